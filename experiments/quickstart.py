@@ -1,0 +1,64 @@
+"""Three regimes on a graph of 40 entities: who answers OOD compositions, and who only memorises.
+
+grokjax quickstart
+"""
+
+from grokjax.config import default_config
+from grokjax.sweep import grid, product, seeds
+
+REGIMES = ("natural", "both_hop_full", "second_hop_full")
+NUM_SEEDS = 4
+
+
+def get_config(size=""):
+    config = default_config()
+    config.name = "quickstart"
+    config.data.update(
+        {
+            "num_entities": 40,
+            "num_relations": 16,
+            "out_degree": 8,
+            "ood_fraction": 0.15,
+            "iid_test_fraction": 0.05,
+            "phi": float("inf"),
+            "max_probes": 500,
+        }
+    )
+    config.model.update(
+        {
+            "hidden_size": 64,
+            "num_layers": 1,
+            "H_cycles": 2,
+            "L_cycles": 1,
+            "gradient_cycles": 0,
+            "mixer": "attention",
+            "positions": "learned",
+            "num_heads": 4,
+            "mlp_multiple": 64,
+            "num_registers": 0,
+            "register_size": 0,
+            "dtype": "float32",
+        }
+    )
+    config.optimizer.update({"learning_rate": 3e-3, "warmup_steps": 200, "weight_decay": 0.3})
+    config.train.update(
+        {
+            "num_steps": 6000,
+            "batch_size": 128,
+            "loss": "softmax",
+            "eval_every": 100,
+            "chunk_steps": 100,
+        }
+    )
+    config.checkpoint.update({"every": 1000, "analysis_steps_per_decade": 6})
+    if size == "smoke":
+        config.data.update({"num_entities": 20, "num_relations": 8, "out_degree": 4})
+        config.model.update({"hidden_size": 32, "mlp_multiple": 32})
+        config.train.update({"num_steps": 200, "eval_every": 50, "chunk_steps": 50})
+        config.checkpoint.update({"every": 100})
+    return config
+
+
+def sweep(add, size=""):
+    for row in product(grid("data.regime", REGIMES), seeds(NUM_SEEDS)):
+        add(row)

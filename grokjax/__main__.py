@@ -1,0 +1,7 @@
+"""`python -m grokjax`."""
+
+import sys
+
+from grokjax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,129 @@
+"""The `grokjax` command: subcommands and what they call, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from grokjax.errors import UserError
+
+_CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Returns:
+      0; 2 after one line about bad input; 75 after an interruption that the same command resumes.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args, overrides = _parse(arguments)
+        args.run(args, overrides)
+    except UserError as error:
+        print(f"grokjax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("grokjax: stopped", file=sys.stderr)
+        return 130
+    except _interrupted() as stop:
+        from grokjax.interrupt import EXIT_CODE
+
+        print(f"grokjax: {stop}", file=sys.stderr)
+        return EXIT_CODE
+    return 0
+
+
+def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax import figures, loop, summary
+    from grokjax.experiment import load_experiment
+
+    _require_workdir(args.workdir)
+    results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+    picture = figures.curves_figure(results)
+    summaries = summary.summarize(results.runs, results.curves)
+    print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
+    print(f"curves: {picture}\ntables: {results.workdir / 'curves.csv'}")
+
+
+def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    args.config = "experiments/quickstart.py" + (":smoke" if args.smoke else "")
+    args.workdir = args.workdir or "runs/quickstart" + ("-smoke" if args.smoke else "")
+    train(args, overrides)
+
+
+def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.experiment import load_experiment
+    from grokjax.folder import load_dataset, write_folder
+
+    config = load_experiment(args.config, overrides)
+    dataset = load_dataset(config.data, config.seeds.data)
+    write_folder(dataset, args.out)
+    counts = ", ".join(f"{name.removeprefix('num_')} {n:,}" for name, n in dataset.counts.items())
+    print(f"{args.out}: {dataset.name}; {counts}")
+
+
+def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax import bench as benchmark
+
+    benchmark.main(args.only, quick=args.quick)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    args, rest = _parser().parse_known_args(_joined(arguments))
+    unknown = [text for text in rest if not text.startswith("--config.")]
+    if unknown:
+        raise UserError(f"unknown argument '{unknown[0]}'; see grokjax {args.command} --help")
+    return args, [text.removeprefix("--config.") for text in rest]
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--config.a.b VALUE` as `--config.a.b=VALUE`."""
+    joined: list[str] = []
+    for text in arguments:
+        waiting = joined and joined[-1].startswith("--config.") and "=" not in joined[-1]
+        if waiting and not text.startswith("--"):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grokjax", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str, takes_config: bool = False) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run)
+        if takes_config:
+            added.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
+        return added
+
+    added = command("train", train, "train a population; again: resume or extend it", True)
+    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
+    added = command("quickstart", quickstart, "train three regimes and draw when each groks")
+    added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
+    added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
+    added = command("data", data, "write a config's dataset in the authors' JSON format", True)
+    added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    added = command("bench", bench, "measure speed: ratios within one run")
+    added.add_argument("--only", metavar="NAME", help="one benchmark instead of all")
+    added.add_argument("--quick", action="store_true", help="smaller, for a first look")
+    return parser
+
+
+def _require_workdir(workdir: str) -> None:
+    if not workdir.strip():
+        raise UserError("--workdir: the path is empty; give a folder, --workdir=runs/NAME")
+
+
+def _interrupted() -> type[Exception]:
+    from grokjax.interrupt import Interrupted
+
+    return Interrupted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""FLOPs and memory of a population, counted before it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from grokjax.model import ModelConfig, num_parameters
+
+
+def forward_flops(config: ModelConfig, *, cycles: int | None = None, head: bool = True) -> int:
+    """Matrix-product FLOPs of one query's forward pass (a multiply-add counts 2).
+
+    Args:
+      config: the model.
+      cycles: H cycles to count; all when None.
+      head: whether to count the output and halting heads.
+    """
+    s, d = config.length, config.hidden_size
+    if config.mixer == "mlp":
+        mixer = 3 * 2 * s * d * config.inner_size(s)
+    else:
+        mixer = 4 * 2 * s * d * d + 2 * 2 * s * s * d
+    block = mixer + 3 * 2 * s * d * config.inner_size(d)
+    levels = (config.H_cycles if cycles is None else cycles) * (config.L_cycles + 1)
+    heads = 2 * d * (config.seq_len * config.vocab_size + 2) if head else 0
+    return levels * config.num_layers * block + heads
+
+
+def train_flops(config: ModelConfig) -> int:
+    """Of one query's training step: cycles without gradient count forward only."""
+    gradient_cycles = config.gradient_cycles or config.H_cycles
+    return forward_flops(config) + 2 * forward_flops(config, cycles=gradient_cycles)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a population will need. Bytes are per machine on CPU and per device elsewhere."""
+
+    num_runs: int
+    num_parameters: int
+    bytes_needed: int
+    bytes_available: int | None
+    total_flops: float
+    flops_per_second: float
+
+    def __str__(self) -> str:
+        memory = f"{self.bytes_needed / 2**30:.2f} GiB"
+        if self.bytes_available:
+            memory += f" of {self.bytes_available / 2**30:.1f} GiB"
+        seconds = self.total_flops / self.flops_per_second
+        return (
+            f"{self.num_runs} runs x {self.num_parameters:,} parameters, memory {memory}; "
+            f"{self.total_flops:.2g} FLOP: at least {duration(seconds)} "
+            f"at the {self.flops_per_second / 1e9:,.0f} GFLOP/s that matrix products reach here"
+        )
+
+
+def estimate(
+    config: ModelConfig, num_runs: int, num_examples: int, compiled: Any, devices: list
+) -> Estimate:
+    """Memory from the compiled program; time from FLOPs and a matrix product timed on the spot.
+
+    Args:
+      config: the model.
+      num_runs: R.
+      num_examples: training examples that each run still has to see.
+      compiled: the compiled training program.
+      devices: that it runs on.
+    """
+    on_cpu = devices[0].platform == "cpu"
+    share = len(devices) if on_cpu else 1
+    analysis = compiled.memory_analysis()
+    needed = 0
+    if analysis is not None:
+        needed = share * (
+            analysis.temp_size_in_bytes
+            + analysis.argument_size_in_bytes
+            + analysis.output_size_in_bytes
+            - analysis.alias_size_in_bytes
+        )
+    return Estimate(
+        num_runs=num_runs,
+        num_parameters=num_parameters(config),
+        bytes_needed=needed,
+        bytes_available=_available_bytes(devices[0]),
+        total_flops=float(train_flops(config)) * num_examples * num_runs,
+        flops_per_second=len(devices) * matmul_ceiling(config.dtype, devices[0]),
+    )
+
+
+def matmul_ceiling(dtype: str, device: Any, size: int | None = None) -> float:
+    """FLOP/s of one large square matrix product on one device, the best of a few."""
+    size = size or (1024 if device.platform == "cpu" else 8192)
+    x = jax.device_put(jnp.ones((size, size), dtype), device)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(x, x))
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x, x))
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h` or `2.1 days`."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            digits = 1 if name == "h" else 0
+            return f"{seconds / unit:.{digits}f} {name}"
+    return f"{seconds / 86_400:,.1f} days"
+
+
+def _available_bytes(device: Any) -> int | None:
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    stats = device.memory_stats()
+    return stats.get("bytes_limit") if stats else None

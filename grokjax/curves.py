@@ -1,0 +1,121 @@
+"""The tables of a workdir: `curves.csv`, a row per run and evaluation, and `runs.csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from grokjax.errors import UserError
+from grokjax.files import write_atomically
+
+CURVES, RUNS = "curves.csv", "runs.csv"
+
+
+class CurveWriter:
+    """Appends evaluations to `curves.csv`; each (run_id, step) appears once, resumed or not.
+
+    Args:
+      workdir: exists.
+      start_step: the step that training starts from. Rows beyond it, left by a process that was
+        stopped after its last checkpoint, are dropped: they will be made again.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, start_step: int = 0):
+        self._path = pathlib.Path(workdir) / CURVES
+        self._columns: list[str] | None = None
+        if self._path.exists():
+            self._rewind(start_step)
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes rows through to the disk. Floats are written so that they read back exactly."""
+        if self._columns is None:
+            self._columns = list(rows[0])
+            self._write("a", [self._columns])
+        if any(list(row) != self._columns for row in rows):
+            raise ValueError(f"{self._path}: a row has other columns than the table")
+        self._write("a", [[_text(row[name]) for name in self._columns] for row in rows])
+
+    def _rewind(self, start_step: int) -> None:
+        lines = self._path.read_text().splitlines(keepends=True)
+        header = next(csv.reader(lines[:1]), None)
+        if not header or "step" not in header:
+            self._path.unlink()
+            return
+        step = header.index("step")
+        kept = [
+            row
+            for line in lines[1:]
+            if line.endswith("\n")  # a torn last line is none
+            and len(row := next(csv.reader([line]))) == len(header)
+            and int(row[step]) <= start_step
+        ]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *kept])
+        write_atomically(self._path, text.getvalue())
+        self._columns = header
+
+    def _write(self, mode: str, rows: Sequence[Sequence[str]]) -> None:
+        with open(self._path, mode, newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def write_runs(workdir: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces `runs.csv`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows([[_text(value) for value in row.values()] for row in rows])
+    write_atomically(pathlib.Path(workdir) / RUNS, text.getvalue())
+
+
+def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
+    """`curves.csv` or `runs.csv` as written.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = pathlib.Path(workdir) / name
+    try:
+        return pd.read_csv(path, float_precision="round_trip", dtype={"run_hash": str})
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; has this workdir been trained in?") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise UserError(f"{path}: not a table; restore it or train again") from None
+
+
+def _text(value: Any) -> str:
+    """Numbers by `repr`, the shortest text that reads back as the same number; NaN is empty."""
+    if isinstance(value, float):
+        return "" if value != value else repr(value)
+    return str(value)
+
+
+def usable_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs that statistics may use: those that have not diverged."""
+    return runs[runs.status != "diverged"]
+
+
+def bands(runs: pd.DataFrame, curves: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Median and band of a metric over the usable runs of each regime, at each step.
+
+    Returns:
+      Columns regime, step, median, low, high, n. The band is the full range of up to 9 runs, and
+      the 10th to 90th percentile of more.
+    """
+    own = curves.merge(usable_runs(runs)[["run_id", "regime"]], on="run_id")
+    grouped = own.dropna(subset=[metric]).groupby(["regime", "step"], sort=False)[metric]
+
+    def band(values: pd.Series) -> pd.Series:
+        edge = 0.0 if len(values) < 10 else 0.1
+        low, median, high = values.quantile([edge, 0.5, 1 - edge])
+        return pd.Series({"median": median, "low": low, "high": high, "n": len(values)})
+
+    return grouped.apply(band).unstack().reset_index()

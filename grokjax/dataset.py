@@ -1,0 +1,307 @@
+"""What a run trains on and is tested on: query tables, tokens and labels, probe sets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Int16
+from ml_collections import ConfigDict
+
+from grokjax.errors import UserError
+from grokjax.graph import (
+    Augmentation,
+    Splits,
+    make_graph,
+    make_splits,
+    random_stream,
+    resolve_augmentation,
+)
+
+PAD = 0
+NUM_TOKENS = 5  # T: head, relation 1, relation 2, answer, </a>
+NUM_DECOYS = 8
+SPECIAL_TOKENS = ("<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>")
+PROBE_TYPES = (
+    "id_atomic",
+    "ood_atomic",
+    "train_inferred",
+    "test_inferred_iid",
+    "test_inferred_ood",
+    "atomic_new",
+    "test_inferred_new",
+    "test_inferred_new_mix",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id: PAD is 0, `tokens[i]` has id i + 1."""
+
+    tokens: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.tokens) + 1
+
+    @property
+    def end_id(self) -> int:
+        """Of `</a>`, which ends every answer."""
+        return self.tokens.index("</a>") + 1
+
+
+def make_vocabulary(num_entities: int, num_relations: int) -> Vocabulary:
+    """`<e_0>` ..., `<r_0>` ..., then the special tokens."""
+    entities = (f"<e_{i}>" for i in range(num_entities))
+    relations = (f"<r_{i}>" for i in range(num_relations))
+    return Vocabulary((*entities, *relations, *SPECIAL_TOKENS))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class QueryTable:
+    """Queries as token ids: head, relation 1, relation 2 (PAD for an atomic fact), answer.
+
+    Rows from `size` on are padding, all 0.
+    """
+
+    query: Int16[np.ndarray | Array, "N 4"]
+    size: Int[np.ndarray | Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """All probe sets of a run in one table."""
+
+    table: QueryTable
+    bridge: Int16[np.ndarray | Array, Q]  # token id; PAD where there is none
+    decoy: Int16[np.ndarray | Array, "Q 8"]  # bridges shuffled within the type, for chance levels
+    kind: Int16[np.ndarray | Array, Q]  # index into names; -1 for padding
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The data of one run, on the host."""
+
+    name: str  # the authors' folder name, or the folder's
+    vocabulary: Vocabulary
+    train: QueryTable
+    probes: Probes
+    id_facts: Int[np.ndarray, "n 3"]  # token ids (head, relation, tail)
+    ood_facts: Int[np.ndarray, "n 3"]
+    counts: Mapping[str, int]  # what was realised: items and facts by kind
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What the model sees and should say; PAD labels are ignored."""
+
+    inputs: Int[Array, "B T"]
+    labels: Int[Array, "B T"]
+    answer_position: Int[Array, B]  # the first PAD of the input
+    identifiers: Int[Array, B]  # rows of the registers' table
+
+
+def make_dataset(data: ConfigDict, seed: int) -> Dataset:
+    """Draws a graph, its splits and its probes as a config's `data` section asks.
+
+    Args:
+      data: settings; `folder` is not looked at.
+      seed: of every draw (protocol 2.1 to 2.3).
+
+    Raises:
+      UserError: settings that no dataset can have.
+    """
+    augmentation = resolve_augmentation(data)
+    graph = make_graph(
+        data.num_entities, data.num_relations, data.out_degree, data.ood_fraction, seed
+    )
+    if data.num_entities + data.num_relations + len(SPECIAL_TOKENS) >= 2**15:
+        raise UserError("data: num_entities and num_relations make over 32,760 tokens; take fewer")
+    splits = make_splits(
+        graph,
+        phi=data.phi,
+        iid_test_fraction=data.iid_test_fraction,
+        augmentation=augmentation,
+        max_probes=data.max_probes,
+        seed=seed,
+    )
+    fact_ids = np.arange(graph.tail.size)
+    ood = graph.is_ood.ravel()
+    id_facts, ood_facts = (
+        fact_tokens(graph.facts(ids), data.num_entities) for ids in (fact_ids[~ood], fact_ids[ood])
+    )
+    tables = {
+        name: composition_tokens(getattr(splits, name), data.num_entities)
+        for name in (field.name for field in dataclasses.fields(Splits))
+    }
+    base, hop1, hop2 = (tables[n] for n in ("train_base", "hop1_added", "hop2_added"))
+
+    def some(rows: np.ndarray, draw: str) -> np.ndarray:
+        return rows[random_stream(seed, draw).permutation(len(rows))[: data.max_probes]]
+
+    probe_rows = {
+        "id_atomic": some(atomic_rows(id_facts), "id atomic probes"),
+        "ood_atomic": some(atomic_rows(ood_facts), "ood atomic probes"),
+        # The pool is shuffled, so its first rows are a sample, and the same one for every phi.
+        "train_inferred": base[: data.max_probes],
+        "test_inferred_iid": tables["test_inferred_iid"],
+        "test_inferred_ood": tables["test_inferred_ood"],
+    }
+    train = np.concatenate([atomic_rows(id_facts), atomic_rows(ood_facts), base, hop1, hop2])
+    counts = {
+        "num_id_facts": len(id_facts),
+        "num_ood_facts": len(ood_facts),
+        "num_base": len(base),
+        "num_hop1_added": len(hop1),
+        "num_hop2_added": len(hop2),
+    }
+    return assemble(
+        folder_name(data.num_entities, data.num_relations, data.phi, augmentation),
+        make_vocabulary(data.num_entities, data.num_relations),
+        train,
+        probe_rows,
+        id_facts,
+        ood_facts,
+        counts,
+        seed,
+    )
+
+
+def assemble(
+    name: str,
+    vocabulary: Vocabulary,
+    train: Int[np.ndarray, "n 5"],
+    probe_rows: Mapping[str, Int[np.ndarray, "n 5"]],
+    id_facts: Int[np.ndarray, "n 3"],
+    ood_facts: Int[np.ndarray, "n 3"],
+    counts: Mapping[str, int],
+    seed: int,
+) -> Dataset:
+    """A Dataset from rows of token ids (head, relation 1, bridge, relation 2, answer)."""
+    names = tuple(probe_rows)
+    rows = np.concatenate([probe_rows[n] for n in names])
+    kind = np.repeat(np.arange(len(names)), [len(probe_rows[n]) for n in names])
+    bridge = rows[:, 2]
+    rng = random_stream(seed, "decoys")
+    decoys = np.concatenate(
+        [
+            np.stack([rng.permutation(probe_rows[n][:, 2]) for _ in range(NUM_DECOYS)], axis=1)
+            for n in names
+        ]
+    )
+    return Dataset(
+        name=name,
+        vocabulary=vocabulary,
+        train=query_table(train),
+        probes=Probes(
+            query_table(rows),
+            bridge.astype(np.int16),
+            decoys.astype(np.int16),
+            kind.astype(np.int16),
+            names,
+        ),
+        id_facts=id_facts,
+        ood_facts=ood_facts,
+        counts=dict(counts)
+        | {"num_train": len(train)}
+        | {f"num_{n}": len(probe_rows[n]) for n in names},
+    )
+
+
+def query_table(rows: Int[np.ndarray, "n 5"]) -> QueryTable:
+    return QueryTable(rows[:, [0, 1, 3, 4]].astype(np.int16), np.asarray(len(rows), np.int32))
+
+
+def fact_tokens(facts: Int[np.ndarray, "n 3"], num_entities: int) -> Int[np.ndarray, "n 3"]:
+    """Token ids of (head, relation, tail)."""
+    return facts + np.array([1, 1 + num_entities, 1])
+
+
+def composition_tokens(rows: Int[np.ndarray, "n 5"], num_entities: int) -> Int[np.ndarray, "n 5"]:
+    """Token ids of (head, relation 1, bridge, relation 2, tail)."""
+    return rows + np.array([1, 1 + num_entities, 1, 1 + num_entities, 1])
+
+
+def atomic_rows(facts: Int[np.ndarray, "n 3"]) -> Int[np.ndarray, "n 5"]:
+    """Facts as one-hop queries: no bridge, no second relation."""
+    rows = np.full((len(facts), 5), PAD)
+    rows[:, [0, 1, 4]] = facts
+    return rows
+
+
+def folder_name(
+    num_entities: int, num_relations: int, phi: float, augmentation: Augmentation
+) -> str:
+    """The authors' name for a dataset, e.g. `composition.2000.200.18.0_factaug_h1ratio0.5_...`."""
+    a = augmentation
+    return (
+        f"composition.{num_entities}.{num_relations}.{float(phi)}_factaug"
+        f"_h1ratio{float(a.hop1_ratio)}_h1k{a.hop1_k}_h2ratio{float(a.hop2_ratio)}_h2k{a.hop2_k}"
+    )
+
+
+def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
+    """Inputs and labels of queries (protocol 2.4); an all-PAD query asks and answers nothing.
+
+    Two hops: input `h r1 r2`, labels `h r1 r2 t </a>`; one hop: input `h r`, labels `h r t </a>`.
+    """
+    head, relation1, relation2, answer = query.astype(jnp.int32).T
+    nothing = jnp.zeros_like(head)
+    two_hops = relation2 != PAD
+    end = jnp.where(head == PAD, PAD, end_id)
+    labels = [
+        head,
+        relation1,
+        jnp.where(two_hops, relation2, answer),
+        jnp.where(two_hops, answer, end),
+        jnp.where(two_hops, end, PAD),
+    ]
+    return Batch(
+        inputs=jnp.stack([head, relation1, relation2, nothing, nothing], axis=1),
+        labels=jnp.stack(labels, axis=1),
+        answer_position=jnp.where(two_hops, 3, 2),
+        identifiers=nothing,
+    )
+
+
+def stack_datasets(datasets: Sequence[Dataset]) -> tuple[QueryTable, Probes]:
+    """Training tables and probes of R runs with a leading run axis, padded to the largest.
+
+    Raises:
+      UserError: the runs have different vocabularies.
+    """
+    if any(d.vocabulary != datasets[0].vocabulary for d in datasets):
+        raise UserError("data: the runs of a population must share one vocabulary")
+    names = tuple(n for n in PROBE_TYPES if any(n in d.probes.names for d in datasets))
+
+    def stack(arrays: Sequence[np.ndarray], fill: int = PAD) -> np.ndarray:
+        longest = max(len(a) for a in arrays)
+        shape = (len(arrays), longest, *arrays[0].shape[1:])
+        stacked = np.full(shape, fill, arrays[0].dtype)
+        for row, array in zip(stacked, arrays, strict=True):
+            row[: len(array)] = array
+        return stacked
+
+    def tables(all_tables: Sequence[QueryTable]) -> QueryTable:
+        sizes = np.array([t.size for t in all_tables], np.int32)
+        return QueryTable(stack([np.asarray(t.query) for t in all_tables]), sizes)
+
+    kinds = []
+    for d in datasets:
+        place = np.array([names.index(n) for n in d.probes.names], np.int16)
+        kinds.append(place[np.asarray(d.probes.kind)])
+    probes = Probes(
+        table=tables([d.probes.table for d in datasets]),
+        bridge=stack([np.asarray(d.probes.bridge) for d in datasets]),
+        decoy=stack([np.asarray(d.probes.decoy) for d in datasets]),
+        kind=stack(kinds, fill=-1),
+        names=names,
+    )
+    return tables([d.train for d in datasets]), probes

@@ -1,0 +1,8 @@
+"""The one exception that users see."""
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: what is wrong, where, and how to mend it.
+
+    The command line prints it and exits with code 2; nothing has been written by then.
+    """

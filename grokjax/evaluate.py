@@ -1,0 +1,160 @@
+"""Probe accuracies and lens rates of one run, on the device (definitions: protocol section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from grokjax.dataset import Batch, Probes, make_batch
+from grokjax.lens import found_anywhere, top_tokens
+from grokjax.model import Buffers, ModelConfig, Params, forward, stage_names
+
+COMPOSITION_METRICS = ("bridge_found", "bridge_found_strict", "bridge_chance")
+METRICS = ("answer_accuracy", "exact_match", "target_found", *COMPOSITION_METRICS)
+TRAINING_TYPES = ("id_atomic", "ood_atomic", "train_inferred")
+ID_COMPOSITIONS = ("train_inferred", "test_inferred_iid")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What shapes the evaluation program."""
+
+    model: ModelConfig
+    batch_size: int
+    end_id: int
+    path_stage: str = "best"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hits:
+    """What each query got right. N queries, G stages."""
+
+    answer: Bool[Array, N]
+    exact: Bool[Array, N]
+    target: Bool[Array, N]
+    bridge: Bool[Array, N]
+    chance: Float[Array, N]
+    bridge_by_stage: Bool[Array, "N G"]  # first choice at the answer position
+
+
+def evaluate(
+    config: EvaluateConfig, params: Params, buffers: Buffers, probes: Probes
+) -> dict[str, Float[Array, ...]]:
+    """All measures of one run on its probe sets.
+
+    Returns:
+      `<probe type>/<metric>` for every type and metric that applies to it, `training_accuracy`
+      (the mean exact match of the types in TRAINING_TYPES), and `path_stage` (index of the stage
+      that bridge_found_strict reads). A type without queries gives NaN.
+    """
+    hits = probe_hits(config, params, buffers, probes)
+    is_type = {name: probes.kind == i for i, name in enumerate(probes.names)}
+    query = probes.table.query
+    has_bridge = jnp.asarray(probes.bridge) > 0
+    # A bridge that is also an input or the answer can be read without being computed.
+    strict = has_bridge & (probes.bridge != query[:, 0]) & (probes.bridge != query[:, 3])
+
+    id_compositions = strict & (
+        sum((is_type[n] for n in ID_COMPOSITIONS if n in is_type), jnp.zeros_like(strict))
+    )
+    by_stage = jax.vmap(_mean_where, in_axes=(1, None))(hits.bridge_by_stage, id_compositions)
+    path_stage = _path_stage(config, by_stage)
+
+    values = {
+        "answer_accuracy": hits.answer,
+        "exact_match": hits.exact,
+        "target_found": hits.target,
+        "bridge_found": hits.bridge,
+        "bridge_found_strict": jnp.take(hits.bridge_by_stage, path_stage, axis=1),
+        "bridge_chance": hits.chance,
+    }
+    metrics: dict[str, Array] = {}
+    for name, of_type in is_type.items():
+        for metric, value in values.items():
+            if metric in COMPOSITION_METRICS:
+                if "atomic" in name:
+                    continue
+                where = of_type & (strict if metric == "bridge_found_strict" else has_bridge)
+            else:
+                where = of_type
+            metrics[f"{name}/{metric}"] = _mean_where(value, where)
+    trained = [metrics[f"{n}/exact_match"] for n in TRAINING_TYPES if n in is_type]
+    if trained:
+        metrics["training_accuracy"] = jnp.nanmean(jnp.stack(trained))
+    metrics["path_stage"] = path_stage
+    return metrics
+
+
+def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes: Probes) -> Hits:
+    """Runs every probe query, `batch_size` at a time."""
+    num_queries = probes.table.query.shape[0]
+    batch_size = min(config.batch_size, num_queries)
+    num_batches = -(-num_queries // batch_size)
+    columns = (probes.table.query, probes.bridge, probes.decoy)
+
+    def split(x):
+        pad = [(0, num_batches * batch_size - num_queries)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, pad).reshape(num_batches, batch_size, *x.shape[1:])
+
+    def one_batch(columns):
+        query, bridge, decoy = columns
+        batch = make_batch(query, config.end_id)
+        output = forward(config.model, params, buffers, batch)
+        top = top_tokens(config.model, params, output.trace)
+        predicted = jnp.argmax(output.logits, axis=-1)
+        answer = query[:, 3]
+        return Hits(
+            answer=_at(predicted, batch.answer_position) == answer,
+            exact=exact_match(predicted, batch, config.end_id),
+            target=found_anywhere(top, answer),
+            bridge=found_anywhere(top, bridge),
+            chance=jnp.mean(
+                jax.vmap(found_anywhere, in_axes=(None, 1))(top, decoy).astype(jnp.float32), axis=0
+            ),
+            bridge_by_stage=(
+                jax.vmap(_at, in_axes=(0, None))(top, batch.answer_position) == bridge
+            ).T,
+        )
+
+    hits = jax.lax.map(one_batch, jax.tree.map(split, columns))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_queries], hits)
+
+
+def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool[Array, B]:
+    """The authors' rule: PADs dropped, the text before the first `</a>` equals the target's."""
+    num_tokens = predicted.shape[1]
+    kept = predicted != 0
+    place = jnp.cumsum(kept, axis=1) - 1
+    is_at = kept[:, :, None] & (place[:, :, None] == jnp.arange(num_tokens))  # [B, from, to]
+    text = jnp.sum(jnp.where(is_at, predicted[:, :, None], 0), axis=1)
+    length = batch.answer_position + 1  # copied input and the answer
+    position = jnp.arange(num_tokens)
+    before_end = position < length[:, None]
+    same = jnp.all((text == batch.labels) | ~before_end, axis=1)
+    after = jnp.sum(jnp.where(position == length[:, None], text, 0), axis=1)
+    # Behind the answer: `</a>`, or nothing at all where every kept token has been compared.
+    return same & ((after == end_id) | (jnp.sum(kept, axis=1) == length))
+
+
+def path_stage_name(config: EvaluateConfig, index: int) -> str:
+    return stage_names(config.model)[index]
+
+
+def _path_stage(config: EvaluateConfig, by_stage: Float[Array, G]) -> Int[Array, ""]:
+    """The declared stage, or the one that reads the bridge best on ID compositions."""
+    if config.path_stage == "best":
+        return jnp.argmax(jnp.nan_to_num(by_stage))
+    return jnp.asarray(stage_names(config.model).index(config.path_stage))
+
+
+def _mean_where(value: Array, where: Bool[Array, N]) -> Float[Array, ""]:
+    """Mean over the queries in question, NaN without any."""
+    return jnp.sum(jnp.where(where, value, 0)) / jnp.sum(where)
+
+
+def _at(x: Int[Array, "B T"], position: Int[Array, B]) -> Int[Array, B]:
+    return jnp.take_along_axis(x, position[:, None], axis=1)[:, 0]

@@ -1,0 +1,145 @@
+"""Experiment files: Python modules with `get_config()` and, if they sweep, `sweep(add)`."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import pathlib
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from grokjax.errors import UserError
+from grokjax.sweep import Sweep, flatten, rows_of, set_setting, unknown_setting
+
+_CHOICES = {
+    "model.kind": ("recursive",),
+    "model.mixer": ("mlp", "attention"),
+    "model.positions": ("none", "rotary", "learned"),
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "train.loss": ("stablemax", "softmax"),
+}
+_POSITIVE = (
+    "model.hidden_size", "model.num_layers", "model.H_cycles", "model.L_cycles", "model.num_heads",
+    "model.mlp_multiple", "train.num_steps", "train.batch_size", "train.eval_every",
+    "train.chunk_steps", "train.batch_devices", "evaluate.batch_size", "checkpoint.every",
+    "checkpoint.keep", "data.max_probes",
+)  # fmt: skip
+
+
+def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()) -> ConfigDict:
+    """The config of an experiment file, its sweep's rows in `config.runs`.
+
+    Args:
+      path: `experiments/x.py`, or `experiments/x.py:ARG` to pass ARG to its functions.
+      overrides: {setting: value}, or texts `setting=value` as on the command line.
+
+    Raises:
+      UserError: no such file, a bad override, or one that the sweep varies.
+    """
+    file, _, argument = path.partition(":")
+    module = _load_module(file)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{file}: has no get_config(); is it an experiment file?")
+    config = _call(module.get_config, argument, path)
+    if not isinstance(overrides, Mapping):
+        overrides = dict(_parse(text, config) for text in overrides)
+    for name, value in overrides.items():
+        set_setting(config, name, value)
+    if hasattr(module, "sweep"):
+        sweep = Sweep()
+        takes_argument = len(inspect.signature(module.sweep).parameters) > 1
+        module.sweep(sweep, argument) if takes_argument else module.sweep(sweep)
+        varied = {name for row in sweep.rows for name in row}
+        clash = sorted(varied & set(overrides))
+        if clash:
+            raise UserError(
+                f"--config.{clash[0]}: the sweep of {file} varies it; edit its sweep(add), or use"
+                " an experiment without one"
+            )
+        config.runs = rows_of(sweep.rows)
+    validate(config)
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every setting that can be wrong by itself.
+
+    Raises:
+      UserError: one line with the setting, its value and what would do.
+    """
+    flat = flatten(config)
+    for name, choices in _CHOICES.items():
+        if flat[name] not in choices:
+            raise UserError(f"{name}: '{flat[name]}' is none of {', '.join(choices)}")
+    for name in _POSITIVE:
+        if flat[name] < 1:
+            raise UserError(f"{name}: {flat[name]} must be at least 1")
+    m, t = config.model, config.train
+    if m.mixer == "attention" and m.hidden_size % m.num_heads:
+        raise UserError(
+            f"model.num_heads: {m.num_heads} heads do not divide hidden_size {m.hidden_size}"
+        )
+    if m.positions == "rotary" and (m.mixer != "attention" or m.hidden_size // m.num_heads % 2):
+        raise UserError("model.positions: rotary needs the attention mixer and an even head size")
+    if not 0 <= m.gradient_cycles <= m.H_cycles:
+        raise UserError(f"model.gradient_cycles: {m.gradient_cycles} is outside 0..{m.H_cycles}")
+    if m.num_registers < 0 or not 0 <= m.register_size <= m.num_registers * m.hidden_size:
+        raise UserError(
+            f"model.register_size: {m.register_size} values do not fit {m.num_registers} registers"
+            f" of {m.hidden_size}"
+        )
+    if t.eval_every % t.chunk_steps:
+        raise UserError(
+            f"train.chunk_steps: {t.chunk_steps} does not divide eval_every {t.eval_every}"
+        )
+    if config.checkpoint.every % t.eval_every:
+        raise UserError(
+            f"checkpoint.every: {config.checkpoint.every} is no multiple of train.eval_every"
+            f" {t.eval_every}"
+        )
+
+
+def _load_module(file: str) -> ModuleType:
+    path = pathlib.Path(file)
+    if not path.is_file():  # from anywhere: the experiments beside the package
+        path = pathlib.Path(__file__).parent.parent / file
+    if not path.is_file():
+        raise UserError(f"--config={file}: no such file; give an experiment, experiments/NAME.py")
+    spec = importlib.util.spec_from_file_location(f"grokjax_experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"--config={file}: line {error.lineno}: {error.msg}") from None
+    return module
+
+
+def _call(get_config, argument: str, path: str) -> ConfigDict:
+    takes_argument = bool(inspect.signature(get_config).parameters)
+    if argument and not takes_argument:
+        raise UserError(f"--config={path}: its get_config takes no argument; drop ':{argument}'")
+    return get_config(argument) if argument else get_config()
+
+
+def _parse(text: str, config: ConfigDict) -> tuple[str, Any]:
+    """`train.num_steps=2000` -> (name, value of the setting's type)."""
+    name, equals, value = text.partition("=")
+    known = flatten(config)
+    if name not in known or name.startswith("runs"):
+        raise UserError(unknown_setting(name, known))
+    if not equals:
+        raise UserError(f"--config.{name}: give a value, --config.{name}=VALUE")
+    kind = type(known[name])
+    try:
+        if kind is bool:
+            return name, {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        if kind is int:
+            return name, int(value.replace("_", ""))
+        return name, kind(value)
+    except (ValueError, KeyError):
+        raise UserError(f"--config.{name}: '{value}' is not of type {kind.__name__}") from None

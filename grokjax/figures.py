@@ -1,0 +1,88 @@
+"""Pictures of a workdir. Data are saved beside each picture."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from grokjax.curves import bands, usable_runs
+from grokjax.results import Results
+from grokjax.summary import BRIDGE_CHANCE, BRIDGE_FOUND, OOD_ACCURACY, TRAINING_ACCURACY
+
+# Okabe and Ito's colours, told apart by line style as well.
+CURVES = (
+    (TRAINING_ACCURACY, "training accuracy", "#000000", "-"),
+    (OOD_ACCURACY, "OOD answer accuracy", "#0072B2", "-"),
+    (BRIDGE_FOUND, "OOD bridge found", "#D55E00", "--"),
+)
+_CHANCE_COLOUR = "#999999"
+_STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def curves_figure(results: Results) -> pathlib.Path:
+    """`figures/curves.png`: one panel per regime, a median line and a band of the seeds each.
+
+    Returns:
+      The picture's path; `curves_bands.csv` beside it holds what is drawn.
+    """
+    regimes = list(dict.fromkeys(results.runs.regime))
+    data = {
+        metric: bands(results.runs, results.curves, metric)
+        for metric in (*(curve[0] for curve in CURVES), BRIDGE_CHANCE)
+    }
+    columns = min(len(regimes), 3)
+    rows = math.ceil(len(regimes) / columns)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(4.1 * columns, 3.1 * rows + 0.9), sharey=True, squeeze=False
+        )
+        for axis, regime in zip(axes.flat, regimes, strict=False):
+            _regime_panel(axis, regime, data, usable_runs(results.runs))
+        for axis in list(axes.flat)[len(regimes) :]:
+            axis.set_visible(False)
+        for row in axes:
+            row[0].set_ylabel("share of queries")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="upper center", ncols=len(handles), frameon=False)
+        n = usable_runs(results.runs).groupby("regime").size()
+        band = "full range" if n.max() < 10 else "10th to 90th percentile"
+        figure.text(
+            0.5,
+            0.005,
+            f"line: median over seeds; band: {band}; EMA weights",
+            ha="center",
+            fontsize=9,
+        )
+        figure.tight_layout(rect=(0, 0.03, 1, 0.92))
+        folder = results.workdir / "figures"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / "curves.png", dpi=150)
+        plt.close(figure)
+    table = pd.concat([frame.assign(metric=metric) for metric, frame in data.items()])
+    table.to_csv(folder / "curves_bands.csv", index=False)
+    return folder / "curves.png"
+
+
+def _regime_panel(axis, regime: str, data: dict[str, pd.DataFrame], runs: pd.DataFrame) -> None:
+    for metric, label, colour, style in CURVES:
+        frame = data[metric][data[metric].regime == regime]
+        thousands = frame.step / 1000
+        axis.plot(thousands, frame["median"], style, color=colour, label=label, linewidth=1.8)
+        axis.fill_between(thousands, frame.low, frame.high, color=colour, alpha=0.18, linewidth=0)
+    frame = data[BRIDGE_CHANCE][data[BRIDGE_CHANCE].regime == regime]
+    axis.plot(
+        frame.step / 1000, frame["median"], ":", color=_CHANCE_COLOUR, label="bridge, by chance"
+    )
+    num_seeds = int((runs.regime == regime).sum())
+    axis.set_title(f"{regime} ({num_seeds} seeds)", fontsize=11)
+    axis.set_xlabel("training step (thousands)")
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.25, linewidth=0.6)

@@ -1,0 +1,214 @@
+"""Training a population from start to end: the whole story, and all that touches the host."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from grokjax.checkpoint import Checkpoints, log_spaced_steps
+from grokjax.cost import Estimate, estimate
+from grokjax.curves import CurveWriter, write_runs
+from grokjax.dataset import Dataset
+from grokjax.devices import setup_devices
+from grokjax.errors import UserError
+from grokjax.experiment import validate
+from grokjax.folder import load_dataset
+from grokjax.interrupt import Interrupt, Interrupted
+from grokjax.model import stage_names
+from grokjax.population import Population
+from grokjax.progress import Progress, headline
+from grokjax.results import Results, load, run_table, write_timing
+from grokjax.sweep import expand, swept_settings
+from grokjax.tensorboard import TensorBoardWriters
+from grokjax.train import DIVERGED, DONE, RUNNING, STATUS_NAMES, RunState
+from grokjax.workdir import open_workdir, write_config
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Results:
+    """Trains every run of `config` in one program; the workdir holds whatever comes of it.
+
+    The same call again resumes where the last one stopped, or finds that nothing is left to do; a
+    larger `train.num_steps` extends.
+
+    Args:
+      config: from `grokjax.load_experiment`, or an experiment file's `get_config`.
+      workdir: a folder of its own; made if need be.
+
+    Returns:
+      What `grokjax.load(workdir)` gives.
+
+    Raises:
+      UserError: bad settings, data or workdir; nothing has been written then.
+      Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
+    """
+    setup_devices()
+    validate(config)
+    path = open_workdir(workdir, config)
+    runs = expand(config)
+    datasets = make_datasets(runs)
+    population = Population(config, runs, datasets)
+    num_steps, eval_every = config.train.num_steps, config.train.eval_every
+
+    with (
+        Interrupt() as interrupt,
+        Checkpoints(path / "checkpoints", keep=config.checkpoint.keep) as saved,
+    ):
+        step, state = restore_or_init(saved, population)
+        progress = Progress(len(runs), step, num_steps)
+        if step >= num_steps:
+            progress.say(f"{path}: done at step {step:,}; a larger train.num_steps extends it")
+            return load(path)
+        needs = check_memory(config, population, state, num_steps - step)
+        progress.say(f"{path}: resuming at step {step:,}" if step else str(needs))
+        write_config(path, config, datasets[0].vocabulary.size)
+        log = Log(config, runs, datasets, population, path, step)
+        analysis_steps = log_spaced_steps(
+            num_steps, config.checkpoint.analysis_steps_per_decade, eval_every
+        )
+        if step == 0:
+            log.expect(0, population.evaluate(state), None)
+            saved.save_analysis(0, weights(population, state))
+        while step < num_steps and not interrupt.requested:
+            end = min(step - step % config.train.chunk_steps + config.train.chunk_steps, num_steps)
+            state, metrics = population.train(state, end - step)
+            step = end
+            rows = log.fetch()  # of the evaluation before, while this chunk runs
+            if step % eval_every == 0 or step == num_steps:
+                log.expect(step, population.evaluate(state), metrics)
+            # Whatever is saved must leave the device before the next chunk consumes it.
+            if step in analysis_steps:
+                saved.save_analysis(step, weights(population, state))
+            if step % config.checkpoint.every == 0 or step == num_steps or interrupt.requested:
+                rows = log.fetch() or rows
+                saved.save(step, population.real_runs(state))
+            progress.update(step, log.headline(rows) if rows else None, last=step == num_steps)
+            if rows and log.all_diverged(rows):
+                break
+        log.close(step)
+    if step < num_steps and interrupt.requested:
+        raise Interrupted(f"{path}: saved at step {step:,}; the same command goes on from there")
+    return load(path)
+
+
+def make_datasets(runs: Sequence[ConfigDict]) -> list[Dataset]:
+    """Each run's data; runs with the same settings and data seed share one."""
+    made: dict[tuple, Dataset] = {}
+    for run in runs:
+        key = (run.data.to_json(), run.seeds.data)
+        if key not in made:
+            made[key] = load_dataset(run.data, run.seeds.data)
+    return [made[run.data.to_json(), run.seeds.data] for run in runs]
+
+
+def restore_or_init(saved: Checkpoints, population: Population) -> tuple[int, RunState]:
+    """The newest whole checkpoint, or the state before the first step."""
+    restored = saved.restore_latest(population.abstract_state())
+    if restored is None:
+        return 0, population.init()
+    return restored[0], population.place(restored[1])
+
+
+def weights(population: Population, state: RunState) -> dict[str, Any]:
+    """What the analysis reads of a state."""
+    kept = {name: getattr(state, name) for name in ("params", "ema_params", "buffers")}
+    return population.real_runs(kept)
+
+
+def check_memory(
+    config: ConfigDict, population: Population, state: RunState, num_steps: int
+) -> Estimate:
+    """Compiles the training program and says what it will take, before anything is written."""
+    program = population.train_program(state, min(config.train.chunk_steps, num_steps))
+    needs = estimate(
+        population.train_config.model,
+        population.num_runs,
+        num_steps * config.train.batch_size,
+        program,
+        list(population.mesh.devices.flat),
+    )
+    if needs.bytes_available and needs.bytes_needed > needs.bytes_available:
+        raise UserError(
+            f"memory: {needs}; train fewer runs at once, lower train.batch_size, or split batches"
+            " over devices with train.batch_devices"
+        )
+    return needs
+
+
+class Log:
+    """Curves, TensorBoard, run table and timing of one process's share of the training."""
+
+    def __init__(self, config, runs, datasets, population: Population, workdir, start_step: int):
+        self._population, self._workdir = population, workdir
+        self._table = run_table(config, runs, datasets)
+        write_runs(workdir, self._table)
+        self._curves = CurveWriter(workdir, start_step)
+        names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
+        hparams = [{n: row[n] for n in names} for row in self._table]
+        self._board = TensorBoardWriters(workdir / "tensorboard", self._table, hparams, start_step)
+        self._start_step, self._start = start_step, time.perf_counter()
+        self._evaluations, self._evaluate_seconds = 0, 0.0
+        self._pending: tuple | None = None
+
+    def expect(self, step: int, measured: dict, metrics: Any) -> None:
+        """Notes an evaluation that the devices are still busy with."""
+        self._pending = (step, measured, metrics)
+
+    def fetch(self) -> list[dict]:
+        """Waits for the noted evaluation and writes it down; its rows, or none."""
+        if self._pending is None:
+            return []
+        rows = self._rows(*self._pending)
+        self._pending = None
+        self._curves.append(rows)
+        self._board.append(rows)
+        return rows
+
+    def headline(self, rows: list[dict]) -> str:
+        return headline([run["regime"] for run in self._table], rows)
+
+    def all_diverged(self, rows: list[dict]) -> bool:
+        return all(run["status"] == STATUS_NAMES[DIVERGED] for run in self._table)
+
+    def close(self, step: int) -> None:
+        """Writes what is left: final statuses, event files, timing."""
+        self.fetch()
+        for run in self._table:
+            if run["status"] == STATUS_NAMES[RUNNING]:
+                run["status"] = STATUS_NAMES[DONE]
+        write_runs(self._workdir, self._table)
+        self._board.close()
+        write_timing(
+            self._workdir,
+            {
+                "start_step": self._start_step,
+                "end_step": step,
+                "num_runs": len(self._table),
+                "num_devices": self._population.mesh.size,
+                "compile_seconds": self._population.compile_seconds,
+                "seconds": time.perf_counter() - self._start,
+            },
+        )
+
+    def _rows(self, step: int, measured: dict, metrics: Any) -> list[dict]:
+        """One row per run, in the order of `runs.csv`."""
+        measured, metrics = jax.device_get((measured, metrics))
+        measured = {name: np.asarray(x) for name, x in measured.items()}
+        stages = stage_names(self._population.train_config.model)
+        rows = []
+        for i, run in enumerate(self._table):
+            values = {name: x[i] for name, x in measured.items()}
+            run["step"] = int(values.pop("step"))
+            run["status"] = STATUS_NAMES[int(values.pop("status"))]
+            row = {"run_id": run["run_id"], "step": step}
+            row["loss"] = float(metrics.loss[i]) if metrics is not None else float("nan")
+            for name, value in values.items():
+                is_stage = name.endswith("path_stage")
+                row[name] = stages[int(value)] if is_stage else float(value)
+            rows.append(row)
+        return rows

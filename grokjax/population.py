@@ -1,0 +1,198 @@
+"""A population: functions of one run under `vmap`, spread over devices by runs (and by batch).
+
+The only place where a run axis exists. `over_runs` maps a function of one run over all of them;
+nothing in it communicates, so a run's numbers do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from grokjax.dataset import Dataset, Probes, QueryTable, stack_datasets
+from grokjax.evaluate import EvaluateConfig, evaluate
+from grokjax.model import ModelConfig
+from grokjax.optim import HYPERPARAMETERS, Hyperparameters
+from grokjax.train import RunState, StepMetrics, TrainConfig, init_run, train_chunk
+
+BY_RUN = PartitionSpec("run")
+
+
+def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mesh:
+    """The mesh ("run", "batch") that fits `num_runs` with the fewest idle places.
+
+    Args:
+      num_runs: R.
+      batch_devices: devices that share one run's batch.
+      devices: to use; all visible ones when None.
+    """
+    devices = jax.devices() if devices is None else devices
+    rows = max(len(devices) // batch_devices, 1)
+    rows = -(-num_runs // -(-num_runs // rows))
+    grid = np.array(devices[: rows * batch_devices]).reshape(rows, batch_devices)
+    return Mesh(grid, ("run", "batch"), axis_types=(AxisType.Auto,) * 2)
+
+
+def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable:
+    """Maps a function of one run over the leading run axis of all its arguments, compiled.
+
+    Every device holds whole runs; the step communicates only where a run's batch is split.
+    """
+    mapped = jax.shard_map(
+        _map_runs(function, mesh), mesh=mesh, in_specs=BY_RUN, out_specs=BY_RUN, axis_names={"run"}
+    )
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def _map_runs(function: Callable, mesh: Mesh) -> Callable:
+    """`vmap`, or on CPU one run after the other: there a run's state is what fits the cache."""
+    if mesh.devices.flat[0].platform == "cpu":
+        return lambda *args: jax.lax.map(lambda arg: function(*arg), args)
+    return jax.vmap(function)
+
+
+def make_init(config: TrainConfig, mesh: Mesh) -> Callable[..., RunState]:
+    """(hyper [R], init seeds [R], order seeds [R]) -> the population's first state."""
+    return over_runs(functools.partial(init_run, config), mesh)
+
+
+def make_train_chunk(
+    config: TrainConfig, mesh: Mesh, num_steps: int
+) -> Callable[[RunState, Hyperparameters, QueryTable], tuple[RunState, StepMetrics]]:
+    """(state, hyper, tables) -> (state after `num_steps`, mean metrics [R]). Consumes the state."""
+
+    def split_batch(query: Array) -> Array:
+        if mesh.shape["batch"] == 1:
+            return query
+        return jax.lax.with_sharding_constraint(query, PartitionSpec("batch"))
+
+    def chunk(state, hyper, table):
+        return train_chunk(config, num_steps, state, hyper, table, split_batch)
+
+    return over_runs(chunk, mesh, donate=(0,))
+
+
+def make_evaluate(
+    config: EvaluateConfig, mesh: Mesh, raw_weights: bool = False
+) -> Callable[[RunState, Probes], dict[str, Array]]:
+    """(state, probes) -> metrics, [R] each: of the EMA weights and, if asked, `raw/...`."""
+
+    def measure(state: RunState, probes: Probes) -> dict[str, Array]:
+        metrics = evaluate(config, state.ema_params, state.buffers, probes)
+        if raw_weights:
+            raw = evaluate(config, state.params, state.buffers, probes)
+            metrics |= {f"raw/{name}": value for name, value in raw.items()}
+        return metrics | {"step": state.step, "status": state.status}
+
+    return over_runs(measure, mesh)
+
+
+def pad_runs(tree: Any, mesh: Mesh) -> Any:
+    """Repeats the last run until the runs divide over the mesh."""
+    missing = -jax.tree.leaves(tree)[0].shape[0] % mesh.shape["run"]
+    if not missing:
+        return tree
+    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)]), tree)
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Puts stacked arrays on the mesh, padded to it, whole runs to each device."""
+    return jax.device_put(pad_runs(tree, mesh), NamedSharding(mesh, BY_RUN))
+
+
+class Population:
+    """R runs with their data on the devices, and the compiled programs that move them on.
+
+    Args:
+      config: the shared settings.
+      runs: each run's resolved settings, R of them.
+      datasets: each run's data, R of them.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        runs: Sequence[ConfigDict],
+        datasets: Sequence[Dataset],
+    ):
+        vocabulary = datasets[0].vocabulary
+        model = model_config(config, vocabulary.size)
+        self.num_runs = len(runs)
+        self.train_config = TrainConfig(
+            model, config.train.batch_size, config.train.loss, vocabulary.end_id
+        )
+        self.evaluate_config = EvaluateConfig(
+            model, config.evaluate.batch_size, vocabulary.end_id, config.evaluate.path_stage
+        )
+        self.raw_weights = config.evaluate.raw_weights
+        self.mesh = make_mesh(self.num_runs, config.train.batch_devices)
+        tables, probes = stack_datasets(datasets)
+        seeds = tuple(jnp.array([run.seeds[kind] for run in runs]) for kind in ("init", "order"))
+        self.hyper, self.tables, self.probes, self._seeds = place(
+            (hyperparameters(runs, model.param_dtype), tables, probes, seeds), self.mesh
+        )
+        self.compile_seconds = 0.0
+        self._programs: dict[Any, Any] = {}
+
+    def init(self) -> RunState:
+        return make_init(self.train_config, self.mesh)(self.hyper, *self._seeds)
+
+    def abstract_state(self) -> RunState:
+        """Shapes and dtypes of the R runs' state, as checkpoints hold it."""
+        shapes = jax.eval_shape(make_init(self.train_config, self.mesh), self.hyper, *self._seeds)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((self.num_runs, *x.shape[1:]), x.dtype), shapes
+        )
+
+    def place(self, state: RunState) -> RunState:
+        return place(state, self.mesh)
+
+    def real_runs(self, tree: Any) -> Any:
+        """Without the copies that fill up the mesh."""
+        return jax.tree.map(
+            lambda x: x if x.shape[0] == self.num_runs else x[: self.num_runs], tree
+        )
+
+    def train_program(self, state: RunState, num_steps: int) -> Any:
+        """Compiled: state -> (state, metrics) over `num_steps`. Consumes the state."""
+        chunk = make_train_chunk(self.train_config, self.mesh, num_steps)
+        return self._compile(num_steps, chunk, state, self.hyper, self.tables)
+
+    def train(self, state: RunState, num_steps: int) -> tuple[RunState, StepMetrics]:
+        program = self.train_program(state, num_steps)
+        return program(state, self.hyper, self.tables)
+
+    def evaluate(self, state: RunState) -> dict[str, Array]:
+        measure = make_evaluate(self.evaluate_config, self.mesh, self.raw_weights)
+        return self._compile("evaluate", measure, state, self.probes)(state, self.probes)
+
+    def _compile(self, name: Any, function: Any, *args: Any) -> Any:
+        if name not in self._programs:
+            start = time.perf_counter()
+            self._programs[name] = function.lower(*args).compile()
+            self.compile_seconds += time.perf_counter() - start
+        return self._programs[name]
+
+
+def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
+    """The static model settings of a config."""
+    return ModelConfig(vocab_size=vocab_size, **config.model.to_dict())
+
+
+def hyperparameters(runs: Sequence[ConfigDict], dtype: Any = jnp.float32) -> Hyperparameters:
+    """Each run's numbers, [R] each."""
+    return Hyperparameters(
+        **{
+            name: jnp.array([run.optimizer[name] for run in runs], dtype)
+            for name in HYPERPARAMETERS
+        }
+    )

@@ -1,0 +1,102 @@
+"""What a workdir holds, read back: settings, tables and each run's parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pandas as pd
+from ml_collections import ConfigDict
+
+from grokjax import curves, model
+from grokjax.checkpoint import Checkpoints
+from grokjax.dataset import Dataset
+from grokjax.folder import load_dataset
+from grokjax.graph import regime_name, resolve_augmentation
+from grokjax.population import model_config
+from grokjax.sweep import expand, flatten, settings_hash, swept_settings
+from grokjax.train import STATUS_NAMES
+from grokjax.workdir import read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A population's workdir. Tables are as on disk; `curves` has a row per run and evaluation."""
+
+    workdir: pathlib.Path
+    config: ConfigDict
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+
+    def run_config(self, run_id: int) -> ConfigDict:
+        """The resolved settings of one run."""
+        return expand(self.config)[run_id]
+
+    def dataset(self, run_id: int) -> Dataset:
+        """The data of one run, made or read again."""
+        run = self.run_config(run_id)
+        return load_dataset(run.data, run.seeds.data)
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps whose parameters are stored."""
+        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
+            return checkpoints.steps("analysis")
+
+    def parameters(self, run_id: int, step: int | None = None) -> dict[str, Any]:
+        """One run's {"params", "ema_params", "buffers"} at a stored step, the last by default."""
+        config = model_config(self.config, self.dataset(run_id).vocabulary.size)
+        one_run = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
+        num_runs = len(self.runs)
+        params, buffers = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((num_runs, *x.shape), x.dtype), one_run
+        )
+        like = {"params": params, "ema_params": params, "buffers": buffers}
+        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
+            step = checkpoints.steps("analysis")[-1] if step is None else step
+            return jax.tree.map(jnp.asarray, checkpoints.restore_analysis(step, like, run_id))
+
+
+def load(workdir: str | os.PathLike) -> Results:
+    """Reads a workdir that `train_and_evaluate` has written.
+
+    Raises:
+      UserError: it holds no run, or a file of it is damaged.
+    """
+    path = pathlib.Path(workdir)
+    config = read_config(path)
+    return Results(
+        path, config, curves.read_table(path, curves.RUNS), curves.read_table(path, curves.CURVES)
+    )
+
+
+def run_table(config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence[Dataset]):
+    """Rows of `runs.csv`: who each run is, what it varies, what its data came to."""
+    swept = [name for name in swept_settings(config) if name != "data.regime"]
+    rows = []
+    for run_id, (run, dataset) in enumerate(zip(runs, datasets, strict=True)):
+        flat = flatten(run)
+        regime = (
+            pathlib.Path(run.data.folder).name
+            if run.data.folder
+            else regime_name(resolve_augmentation(run.data))
+        )
+        rows.append(
+            {"run_id": run_id, "run_hash": settings_hash(run), "regime": regime}
+            | {name: flat[name] for name in swept}
+            | {"status": STATUS_NAMES[0], "step": 0}
+            | dict(dataset.counts)
+        )
+    return rows
+
+
+def write_timing(workdir: pathlib.Path, session: dict[str, Any]) -> None:
+    """Appends what one process spent to `timing.json`."""
+    path = workdir / "timing.json"
+    sessions = json.loads(path.read_text()) if path.exists() else []
+    curves.write_atomically(path, json.dumps([*sessions, session], indent=1) + "\n")

@@ -1,0 +1,119 @@
+"""TensorBoard event files, without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+from tensorboard.plugins.hparams.api_pb2 import DataType, HParamInfo, MetricInfo, MetricName
+from tensorboard.plugins.hparams.api_pb2 import Experiment as HParamsExperiment
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+HEADLINE_METRICS = (
+    "training_accuracy",
+    "test_inferred_ood/answer_accuracy",
+    "test_inferred_ood/bridge_found",
+)
+
+
+class TensorBoardWriters:
+    """One event folder per run, with its hyperparameters.
+
+    Args:
+      directory: gets a folder per run.
+      runs: rows of `runs.csv`; `run_id` and `regime` name the folders.
+      hparams: settings of each run to list in the HPARAMS tab.
+      start_step: steps beyond it in older files are purged by the reader.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        runs: Sequence[Mapping[str, Any]],
+        hparams: Sequence[Mapping[str, Any]],
+        start_step: int = 0,
+    ):
+        root = pathlib.Path(directory)
+        self._writers = {}
+        for run, values in zip(runs, hparams, strict=True):
+            folder = root / run_folder(run)
+            resumed = folder.is_dir()
+            writer = EventFileWriter(str(folder), max_queue_size=100, flush_secs=60)
+            self._writers[run["run_id"]] = writer
+            if resumed:
+                log = SessionLog(status=SessionLog.START)
+                writer.add_event(Event(step=start_step + 1, session_log=log, wall_time=time.time()))
+            else:
+                for summary in _hparams_summaries(values):
+                    writer.add_event(Event(summary=summary, wall_time=time.time()))
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes each row's numbers as scalars."""
+        for row in rows:
+            values = [
+                Summary.Value(tag=tag, simple_value=float(value))
+                for tag, value in row.items()
+                if tag not in ("run_id", "step", "path_stage") and value == value
+            ]
+            event = Event(step=row["step"], summary=Summary(value=values), wall_time=time.time())
+            self._writers[row["run_id"]].add_event(event)
+
+    def flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def run_folder(run: Mapping[str, Any]) -> str:
+    """`003-both_hop_full`: sorts by run and says what it is."""
+    return f"{run['run_id']:03d}-{run['regime']}"
+
+
+def _hparams_summaries(values: Mapping[str, Any]) -> list[Summary]:
+    """What the HPARAMS tab reads: the experiment's columns, and this session's values."""
+    experiment = HParamsExperiment(
+        hparam_infos=[
+            HParamInfo(
+                name=name,
+                type=DataType.DATA_TYPE_STRING
+                if isinstance(value, str)
+                else DataType.DATA_TYPE_FLOAT64,
+            )
+            for name, value in values.items()
+        ],
+        metric_infos=[MetricInfo(name=MetricName(tag=tag)) for tag in HEADLINE_METRICS],
+    )
+    start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+    for name, value in values.items():
+        if isinstance(value, str):
+            start.hparams[name].string_value = value
+        else:
+            start.hparams[name].number_value = float(value)
+    contents = (
+        (metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment)),
+        (
+            metadata.SESSION_START_INFO_TAG,
+            plugin_data_pb2.HParamsPluginData(session_start_info=start),
+        ),
+    )
+    return [_hparams_summary(tag, content) for tag, content in contents]
+
+
+def _hparams_summary(tag: str, content: plugin_data_pb2.HParamsPluginData) -> Summary:
+    content.version = metadata.PLUGIN_DATA_VERSION
+    plugin = SummaryMetadata.PluginData(
+        plugin_name=metadata.PLUGIN_NAME, content=content.SerializeToString()
+    )
+    value = Summary.Value(
+        tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=metadata.NULL_TENSOR
+    )
+    return Summary(value=[value])

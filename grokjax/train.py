@@ -1,0 +1,154 @@
+"""One run: its state, how it starts and one optimiser step. No population axis anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from grokjax import losses
+from grokjax.dataset import Batch, QueryTable, make_batch
+from grokjax.model import Buffers, ModelConfig, Params, forward
+from grokjax.model import init as init_model
+from grokjax.optim import Hyperparameters, make_optimizer, update_ema
+from grokjax.order import batch_indices
+
+RUNNING, DONE, DIVERGED = 0, 1, 2
+STATUS_NAMES = ("running", "done", "diverged")
+
+_HALTING_WEIGHT = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What shapes the training program, besides the model."""
+
+    model: ModelConfig
+    batch_size: int
+    loss: str
+    end_id: int  # token id of </a>
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """Everything that a step changes. A diverged run stays as it was before the bad step."""
+
+    step: Int[Array, ""]
+    params: Params
+    ema_params: Params
+    buffers: Buffers
+    opt_state: Any
+    carry: tuple[()]
+    status: Int[Array, ""]
+    key: Array  # typed; the order of items derives from it, through `fold_in` alone
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepMetrics:
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+def init_run(
+    config: TrainConfig, hyper: Hyperparameters, init_seed: Int[Array, ""], order_seed: Array
+) -> RunState:
+    """The state before the first step, a function of its two seeds."""
+    params, buffers = init_model(config.model, jax.random.key(init_seed))
+    return RunState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=params,
+        buffers=buffers,
+        opt_state=make_optimizer(hyper).init(params),
+        carry=(),
+        status=jnp.full((), RUNNING, jnp.int32),
+        key=jax.random.key(order_seed),
+    )
+
+
+def batch_loss(
+    config: TrainConfig, params: Params, buffers: Buffers, batch: Batch
+) -> Float[Array, ""]:
+    """Sum over the batch of answer loss and half the halting loss, divided by the batch size."""
+    output = forward(config.model, params, buffers, batch)
+    answer = losses.sequence_losses(config.loss, output.logits, batch.labels)
+    correct = losses.sequences_correct(output.logits, batch.labels)
+    halting = losses.halting_losses(output.q_logits[:, 0], correct)
+    return jnp.sum(answer + _HALTING_WEIGHT * halting) / batch.labels.shape[0]
+
+
+def apply_batch(
+    config: TrainConfig, state: RunState, hyper: Hyperparameters, batch: Batch
+) -> tuple[RunState, StepMetrics]:
+    """One optimiser step on a given batch: gradient, sign-SGD and AdamW, EMA."""
+    loss, grads = jax.value_and_grad(batch_loss, argnums=1)(
+        config, state.params, state.buffers, batch
+    )
+    present = jnp.zeros(config.model.num_identifiers, bool).at[batch.identifiers].set(True)
+    updates, opt_state = make_optimizer(hyper).update(
+        grads, state.opt_state, state.params, present=present
+    )
+    params = optax.apply_updates(state.params, updates)
+    metrics = StepMetrics(loss, optax.tree.norm(grads))
+    stepped = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        ema_params=update_ema(hyper.ema_rate, state.ema_params, params),
+        opt_state=opt_state,
+    )
+    return _keep_if_finite(state, stepped, metrics), metrics
+
+
+def train_step(
+    config: TrainConfig,
+    state: RunState,
+    hyper: Hyperparameters,
+    table: QueryTable,
+    split_batch: Callable[[Array], Array] = lambda query: query,
+) -> tuple[RunState, StepMetrics]:
+    """One step on the run's next batch.
+
+    Args:
+      config: static settings.
+      state: from `init_run` or the step before.
+      hyper: the run's numbers.
+      table: the run's training items, on the device.
+      split_batch: places a batch's rows [B, 4] on devices.
+    """
+    rows = batch_indices(state.key, state.step, config.batch_size, jnp.asarray(table.size))
+    batch = make_batch(split_batch(table.query[rows]), config.end_id)
+    return apply_batch(config, state, hyper, batch)
+
+
+def train_chunk(
+    config: TrainConfig,
+    num_steps: int,
+    state: RunState,
+    hyper: Hyperparameters,
+    table: QueryTable,
+    split_batch: Callable[[Array], Array] = lambda query: query,
+) -> tuple[RunState, StepMetrics]:
+    """`num_steps` steps as one scan; metrics are means over the chunk."""
+
+    def body(state, _):
+        return train_step(config, state, hyper, table, split_batch)
+
+    state, metrics = jax.lax.scan(body, state, length=num_steps)
+    return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+
+
+def _keep_if_finite(old: RunState, new: RunState, metrics: StepMetrics) -> RunState:
+    """The new state if the run still trains, else the old one, marked if this step broke it."""
+    finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
+    running: Bool[Array, ""] = old.status == RUNNING
+    kept = jax.tree.map(lambda n, o: jnp.where(running & finite, n, o), new, old)
+    status = jnp.where(running & ~finite, DIVERGED, old.status)
+    return dataclasses.replace(kept, status=status)

@@ -1,0 +1,111 @@
+"""The workdir: whose run it holds, and whether a command may go on in it (design section 7)."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import ml_collections
+
+from grokjax.errors import UserError
+from grokjax.files import write_atomically
+from grokjax.sweep import config_difference, from_json, to_json
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
+_FILES = ("config.json", "runs.csv", "curves.csv", "checkpoints")
+
+
+def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Checks that `config` may train in `path`; writes nothing.
+
+    Raises:
+      UserError: the path is empty or not a folder, it holds something else, or it belongs to
+        another config (the differing settings are named). More steps than before are welcome.
+    """
+    if not str(path).strip():
+        raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
+    workdir = pathlib.Path(path)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir}: this is a file; give a folder")
+    if not (workdir / "config.json").exists():
+        strangers = [name for name in _FILES if (workdir / name).exists()]
+        if strangers:
+            raise UserError(
+                f"workdir {workdir}: has {strangers[0]} but no config.json; give another folder"
+            )
+        return workdir
+    before = read_config(workdir)
+    differences = config_difference(before, config)
+    steps, wanted = before.train.num_steps, config.train.num_steps
+    if wanted > steps:
+        differences = [d for d in differences if not d.startswith("train.num_steps:")]
+    if differences:
+        shown = "; ".join(differences[:4]) + (
+            f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+        )
+        raise UserError(
+            f"workdir {workdir}: holds another config ({shown}); give another --workdir or the"
+            " settings it was started with (train.num_steps alone may grow)"
+        )
+    return workdir
+
+
+def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The resolved settings that a workdir was started with."""
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        version, config = content["schema_version"], content["config"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this a grokjax workdir?") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{path}: not a grokjax config; restore it or use a new workdir") from None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {version}, this grokjax reads {SCHEMA_VERSION};"
+            " use the version that wrote it"
+        )
+    return from_json(config)
+
+
+def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict, vocab_size: int) -> None:
+    """config.json, replaced as a whole: settings and everything needed to repeat them."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "config": to_json(config),
+        "vocab_size": vocab_size,
+        "commit": _commit(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
+        | {"python": sys.version.split()[0]},
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "platform": jax.default_backend(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "command": sys.argv,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    write_atomically(workdir / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def _commit() -> str:
+    """The commit of the source tree that runs, with `+` if it was changed since."""
+
+    def git(*args: str) -> str:
+        here = pathlib.Path(__file__).parent
+        done = subprocess.run(
+            ["git", "-C", str(here), *args], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain", "-uno") else "")
+    except OSError:
+        return ""
