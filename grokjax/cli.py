@@ -65,9 +65,9 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax import bench as benchmark
+    from grokjax.bench import main as run_benchmarks
 
-    benchmark.main(args.only, quick=args.quick)
+    run_benchmarks(args.only, quick=args.quick)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

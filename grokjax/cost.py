@@ -90,22 +90,23 @@ def estimate(
         bytes_needed=needed,
         bytes_available=_available_bytes(devices[0]),
         total_flops=float(train_flops(config)) * num_examples * num_runs,
-        flops_per_second=len(devices) * matmul_ceiling(config.dtype, devices[0]),
+        flops_per_second=matmul_ceiling(config.dtype, devices),
     )
 
 
-def matmul_ceiling(dtype: str, device: Any, size: int | None = None) -> float:
-    """FLOP/s of one large square matrix product on one device, the best of a few."""
-    size = size or (1024 if device.platform == "cpu" else 8192)
-    x = jax.device_put(jnp.ones((size, size), dtype), device)
+def matmul_ceiling(dtype: str, devices: list, size: int | None = None) -> float:
+    """FLOP/s of large square matrix products, one on each device at once, the best of a few."""
+    size = size or (1024 if devices[0].platform == "cpu" else 8192)
+    inputs = [jax.device_put(jnp.ones((size, size), dtype), device) for device in devices]
     product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(x, x))
-    best = float("inf")
-    for _ in range(5):
+
+    def seconds() -> float:
         start = time.perf_counter()
-        jax.block_until_ready(product(x, x))
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+        jax.block_until_ready([product(x, x) for x in inputs])
+        return time.perf_counter() - start
+
+    seconds()  # compiles
+    return len(devices) * 2 * size**3 / min(seconds() for _ in range(5))
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,8 @@ from grokjax.graph import (
 PAD = 0
 NUM_TOKENS = 5  # T: head, relation 1, relation 2, answer, </a>
 NUM_DECOYS = 8
+MAX_TOKENS = 2**15 - 1  # ids are stored in 16 bits
+TOKEN = re.compile(r"<[^<>]*>")
 SPECIAL_TOKENS = ("<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>")
 PROBE_TYPES = (
     "id_atomic",
@@ -45,12 +49,47 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
+        """V: the tokens and PAD."""
         return len(self.tokens) + 1
 
     @property
     def end_id(self) -> int:
         """Of `</a>`, which ends every answer."""
-        return self.tokens.index("</a>") + 1
+        return self.ids["</a>"]
+
+    @functools.cached_property
+    def ids(self) -> Mapping[str, int]:
+        """Id by token."""
+        return {token: i + 1 for i, token in enumerate(self.tokens)}
+
+    @functools.cached_property
+    def entity_ids(self) -> frozenset[int]:
+        """Ids of `<e_...>`."""
+        return frozenset(i for token, i in self.ids.items() if token.startswith("<e_"))
+
+    @functools.cached_property
+    def relation_ids(self) -> frozenset[int]:
+        """Ids of `<r_...>`."""
+        return frozenset(i for token, i in self.ids.items() if token.startswith("<r_"))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text such as `<e_0><r_1>`.
+
+        Raises:
+          UserError: the text has an unknown token, or something between tokens.
+        """
+        pieces = TOKEN.findall(text)
+        if "".join(pieces) != text:
+            raise UserError(f"text outside of tokens in {text[:60]!a}; write <e_0><r_1>")
+        try:
+            return [self.ids[piece] for piece in pieces]
+        except KeyError as error:
+            unknown = str(error.args[0])[:60]
+            raise UserError(f"unknown token {unknown!a}; the vocabulary lacks it") from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids, PADs dropped."""
+        return "".join(self.tokens[i - 1] for i in ids if i != PAD)
 
 
 def make_vocabulary(num_entities: int, num_relations: int) -> Vocabulary:
@@ -119,11 +158,15 @@ def make_dataset(data: ConfigDict, seed: int) -> Dataset:
       UserError: settings that no dataset can have.
     """
     augmentation = resolve_augmentation(data)
+    num_tokens = data.num_entities + data.num_relations + len(SPECIAL_TOKENS)
+    if num_tokens > MAX_TOKENS:
+        raise UserError(
+            f"data: num_entities and num_relations make {num_tokens:,} tokens; tables hold ids up"
+            f" to {MAX_TOKENS:,}, so lower one"
+        )
     graph = make_graph(
         data.num_entities, data.num_relations, data.out_degree, data.ood_fraction, seed
     )
-    if data.num_entities + data.num_relations + len(SPECIAL_TOKENS) >= 2**15:
-        raise UserError("data: num_entities and num_relations make over 32,760 tokens; take fewer")
     splits = make_splits(
         graph,
         phi=data.phi,
@@ -216,22 +259,23 @@ def assemble(
 
 
 def query_table(rows: Int[np.ndarray, "n 5"]) -> QueryTable:
+    """Rows of token ids (head, relation 1, bridge, relation 2, answer) without their bridges."""
     return QueryTable(rows[:, [0, 1, 3, 4]].astype(np.int16), np.asarray(len(rows), np.int32))
 
 
 def fact_tokens(facts: Int[np.ndarray, "n 3"], num_entities: int) -> Int[np.ndarray, "n 3"]:
     """Token ids of (head, relation, tail)."""
-    return facts + np.array([1, 1 + num_entities, 1])
+    return facts + np.array([1, 1 + num_entities, 1], np.int32)
 
 
 def composition_tokens(rows: Int[np.ndarray, "n 5"], num_entities: int) -> Int[np.ndarray, "n 5"]:
     """Token ids of (head, relation 1, bridge, relation 2, tail)."""
-    return rows + np.array([1, 1 + num_entities, 1, 1 + num_entities, 1])
+    return rows + np.array([1, 1 + num_entities, 1, 1 + num_entities, 1], np.int32)
 
 
 def atomic_rows(facts: Int[np.ndarray, "n 3"]) -> Int[np.ndarray, "n 5"]:
     """Facts as one-hop queries: no bridge, no second relation."""
-    rows = np.full((len(facts), 5), PAD)
+    rows = np.full((len(facts), 5), PAD, np.int32)
     rows[:, [0, 1, 4]] = facts
     return rows
 
@@ -249,6 +293,10 @@ def folder_name(
 
 def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
     """Inputs and labels of queries (protocol 2.4); an all-PAD query asks and answers nothing.
+
+    Args:
+      query: head, relation 1, relation 2 (PAD for an atomic fact), answer.
+      end_id: of `</a>`.
 
     Two hops: input `h r1 r2`, labels `h r1 r2 t </a>`; one hop: input `h r`, labels `h r t </a>`.
     """
@@ -273,6 +321,14 @@ def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
 
 def stack_datasets(datasets: Sequence[Dataset]) -> tuple[QueryTable, Probes]:
     """Training tables and probes of R runs with a leading run axis, padded to the largest.
+
+    Probe names are the union over the runs, in the order of `PROBE_TYPES`.
+
+    Args:
+      datasets: one per run.
+
+    Returns:
+      Tables query [R, N, 4] with size [R], and probes [R, Q, ...]; kind is -1 on padding.
 
     Raises:
       UserError: the runs have different vocabularies.

@@ -37,7 +37,7 @@ def _started() -> bool:
 
 def _setup_cache() -> None:
     """Programs compiled once are found again by the next process; never a reason to fail."""
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
         return
     folder = pathlib.Path(os.environ.get(_CACHE_ENV, "~/.cache/grokjax/xla")).expanduser()
     try:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from grokjax.dataset import Batch, Probes, make_batch
 from grokjax.lens import found_anywhere, top_tokens
-from grokjax.model import Buffers, ModelConfig, Params, forward, stage_names
+from grokjax.model import Buffers, ModelConfig, Params, forward
 
 COMPOSITION_METRICS = ("bridge_found", "bridge_found_strict", "bridge_chance")
 METRICS = ("answer_accuracy", "exact_match", "target_found", *COMPOSITION_METRICS)
@@ -140,15 +140,11 @@ def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool
     return same & ((after == end_id) | (jnp.sum(kept, axis=1) == length))
 
 
-def path_stage_name(config: EvaluateConfig, index: int) -> str:
-    return stage_names(config.model)[index]
-
-
 def _path_stage(config: EvaluateConfig, by_stage: Float[Array, G]) -> Int[Array, ""]:
     """The declared stage, or the one that reads the bridge best on ID compositions."""
     if config.path_stage == "best":
         return jnp.argmax(jnp.nan_to_num(by_stage))
-    return jnp.asarray(stage_names(config.model).index(config.path_stage))
+    return jnp.asarray(config.model.stages.index(config.path_stage))
 
 
 def _mean_where(value: Array, where: Bool[Array, N]) -> Float[Array, ""]:

@@ -31,7 +31,7 @@ def first_crossing(
     above = np.asarray(values, float) >= threshold
     for i in range(len(above) - consecutive + 1):
         if above[i : i + consecutive].all():
-            return float(steps[i])
+            return float(np.asarray(steps)[i])
     return math.inf
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from grokjax.errors import UserError
+from grokjax.model import stage_names
 from grokjax.sweep import Sweep, flatten, rows_of, set_setting, unknown_setting
 
 _CHOICES = {
@@ -90,6 +91,12 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"model.register_size: {m.register_size} values do not fit {m.num_registers} registers"
             f" of {m.hidden_size}"
+        )
+    stages = stage_names(m.H_cycles, m.L_cycles)
+    if config.evaluate.path_stage not in ("best", *stages):
+        raise UserError(
+            f"evaluate.path_stage: '{config.evaluate.path_stage}' is none of best,"
+            f" {', '.join(stages)}"
         )
     if t.eval_every % t.chunk_steps:
         raise UserError(

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from grokjax.dataset import PAD, PROBE_TYPES, Dataset, Vocabulary, assemble, make_dataset
+from grokjax.dataset import (
+    MAX_TOKENS,
+    PAD,
+    PROBE_TYPES,
+    TOKEN,
+    Dataset,
+    Vocabulary,
+    assemble,
+    make_dataset,
+)
 from grokjax.errors import UserError
+from grokjax.files import write_atomically
 
 _FILES = ("train.json", "valid.json", "test.json", "vocab.json")
-_FACT_FILES = ("id_facts.json", "ood_facts.json")  # only in pretraining folders
-_TOKEN = re.compile(r"<[^<>]*>")
-_MAX_BYTES = 2**30
-_MAX_TOKENS = 2**15 - 1  # ids are stored in 16 bits
-_NEW_TYPES = frozenset(name for name in PROBE_TYPES if "new" in name)
-
-Facts = dict[tuple[int, int], int]
+_FACT_FILES = ("id_facts.json", "ood_facts.json")  # of pretraining folders only
+_MAX_BYTES = 2**28  # four times the paper's largest file
+_NEW_TYPES = tuple(name for name in PROBE_TYPES if "new" in name)  # of finetuning folders only
+_OLD_TYPES = tuple(name for name in PROBE_TYPES if "new" not in name)
 
 
 def load_dataset(data: ConfigDict, seed: int) -> Dataset:
@@ -29,12 +37,13 @@ def load_dataset(data: ConfigDict, seed: int) -> Dataset:
     return read_folder(data.folder, seed) if data.folder else make_dataset(data, seed)
 
 
-def read_folder(folder: str | pathlib.Path, seed: int = 0) -> Dataset:
+def read_folder(folder: str | os.PathLike, seed: int = 0) -> Dataset:
     """The dataset of a folder; its token order, items and probe types are kept.
 
-    In a pretraining folder every composition must follow from the atomic facts. In a finetuning
-    folder (one without fact files) the authors' generator breaks that rule now and then:
-    contradictions and missing facts are counted in `counts`.
+    In a pretraining folder every item must follow from the atomic facts. In a finetuning folder
+    (no fact files, and probes of new facts) the authors' generator breaks that rule now and then:
+    such compositions are counted in `counts` under `num_missing_facts` and `num_contradictions`.
+    Bridges there come from the two-token items of train.json and test.json; a later one wins.
 
     Args:
       folder: holds train, valid, test and vocab.json, and for pretraining id and ood_facts.json.
@@ -44,45 +53,88 @@ def read_folder(folder: str | pathlib.Path, seed: int = 0) -> Dataset:
       UserError: a file is missing or breaks the format; names file and item.
     """
     path = pathlib.Path(folder)
-    if not path.is_dir():
-        raise UserError(f"data.folder {path}: no such folder")
+    try:
+        if not path.is_dir():
+            raise UserError(f"data.folder {path}: no such folder; give a data folder")
+        return _read(path, seed)
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "too large for this machine's memory"
+        raise UserError(f"data.folder {path}: cannot be read ({reason})") from None
+
+
+def _read(path: pathlib.Path, seed: int) -> Dataset:
     reader = _Reader(path)
-    pretraining = any((path / name).exists() for name in _FACT_FILES)
-    vocabulary = reader.vocabulary()
-    id_facts, ood_facts = (
-        (reader.facts(name) if pretraining else np.zeros((0, 3), int)) for name in _FACT_FILES
-    )
-    train, _ = reader.items("train.json", typed=False)
+    train, _ = reader.items("train.json")
     test, kinds = reader.items("test.json", typed=True)
-    reader.items("valid.json", typed=False)
-    if not len(train):
-        raise UserError(f"{path / 'train.json'}: no items; there is nothing to train on")
-
-    facts: Facts = {}
-    if pretraining:
-        for rows in (id_facts, ood_facts):
-            facts |= {(int(h), int(r)): int(t) for h, r, t in rows}
-    else:
-        for rows in (train, test):
-            one_hop = rows[rows[:, 3] == PAD]
-            facts |= {(int(h), int(r)): int(t) for h, r, t in one_hop[:, [0, 1, 4]]}
-    counts = {"num_id_facts": len(id_facts), "num_ood_facts": len(ood_facts)}
-    problems = {"num_missing_facts": 0, "num_contradictions": 0}
+    valid, _ = reader.items("valid.json")
     for name, rows in (("train.json", train), ("test.json", test)):
-        for kind, item, text in _resolve_bridges(rows, facts):
-            if pretraining:
-                raise UserError(f"{path / name}: item {item} {text}; make the folder again")
-            problems[kind] += 1
-    probe_rows = {
-        name: test[[k == name for k in kinds]] for name in PROBE_TYPES if name in set(kinds)
-    }
+        if not len(rows):
+            raise UserError(f"{path / name}: has no items; make the folder again")
+
+    pretraining = any((path / name).exists() for name in _FACT_FILES)
+    if not pretraining and not np.any(np.isin(kinds, _NEW_TYPES)):
+        raise UserError(
+            f"{path / 'id_facts.json'}: missing; only a finetuning folder does without, and"
+            f" test.json has no items of type {', '.join(_NEW_TYPES)}"
+        )
+    if pretraining:
+        id_facts, ood_facts = reader.facts()
+        facts = np.concatenate([id_facts, ood_facts])
+    else:
+        id_facts = ood_facts = np.zeros((0, 3), np.int32)
+        both = np.concatenate([train, test])
+        facts = both[both[:, 3] == PAD][:, [0, 1, 4]]
+
+    tail_of = _lookup(facts)
+    problems = {"num_missing_facts": 0, "num_contradictions": 0}
+    for name, rows in (("train.json", train), ("test.json", test), ("valid.json", valid)):
+        two_hops = rows[:, 3] != PAD
+        bridge = tail_of(rows[:, 0], rows[:, 1])
+        implied = np.where(two_hops, tail_of(bridge, rows[:, 3]), bridge)
+        rows[:, 2] = np.where(two_hops, bridge, PAD)
+        missing = implied == PAD
+        contradicts = ~missing & (implied != rows[:, 4])
+        if pretraining and np.any(missing | contradicts):
+            item = int(np.argmax(missing | contradicts))
+            wrong = "needs a fact that id_facts.json and ood_facts.json lack"
+            if contradicts[item]:
+                wrong = "has an answer that contradicts id_facts.json and ood_facts.json"
+            raise UserError(f"{path / name}: item {item} {wrong}; make the folder again")
+        if name != "valid.json":  # which repeats items of test.json
+            problems["num_missing_facts"] += int(np.sum(missing & two_hops))
+            problems["num_contradictions"] += int(np.sum(contradicts & two_hops))
+
+    counts = {"num_id_facts": len(id_facts), "num_ood_facts": len(ood_facts)}
+    if pretraining:
+        ood_tail_of = _lookup(ood_facts)
+        two_hops = train[:, 3] != PAD
+        hop1 = ood_tail_of(train[:, 0], train[:, 1]) != PAD
+        hop2 = ood_tail_of(train[:, 2], train[:, 3]) != PAD
+        counts |= {
+            "num_base": int(np.sum(two_hops & ~hop1 & ~hop2)),
+            "num_hop1_added": int(np.sum(two_hops & hop1)),
+            "num_hop2_added": int(np.sum(two_hops & ~hop1 & hop2)),
+        }
+    # A dataset without queries of some type reads back as it was written.
+    names = [n for n in PROBE_TYPES if n in _OLD_TYPES or not pretraining or n in kinds]
     return assemble(
-        path.name, vocabulary, train, probe_rows, id_facts, ood_facts, counts | problems, seed
+        path.resolve().name,
+        reader.vocabulary,
+        train,
+        {name: test[kinds == name] for name in names},
+        id_facts,
+        ood_facts,
+        counts | problems,
+        seed,
     )
 
 
-def write_folder(dataset: Dataset, folder: str | pathlib.Path) -> None:
+def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
     """Writes a dataset so that the authors' code trains on it.
+
+    Args:
+      dataset: what to write; without any facts it becomes a finetuning folder.
+      folder: made if need be.
 
     Raises:
       UserError: the folder holds a dataset already, or cannot be written.
@@ -90,145 +142,156 @@ def write_folder(dataset: Dataset, folder: str | pathlib.Path) -> None:
     path = pathlib.Path(folder)
     if not str(folder).strip():
         raise UserError("--out: the path is empty; give a new folder")
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"{path}: is a file; give a new folder")
     for name in (*_FILES, *_FACT_FILES):
-        if (path / name).exists():
+        if os.path.lexists(path / name):
             raise UserError(f"{path / name}: exists already; give a new folder")
-    tokens = ("<PAD>", *dataset.vocabulary.tokens)
+    tokens = ("", *dataset.vocabulary.tokens)  # PAD is no text
 
-    def item(row: np.ndarray) -> dict[str, str]:
-        head, relation1, relation2, answer = row
-        asked = tokens[head] + tokens[relation1] + (tokens[relation2] if relation2 != PAD else "")
-        return {"input_text": asked, "target_text": f"{asked}{tokens[answer]}</a>"}
+    def items(query: Int[np.ndarray, "n 4"]) -> list[dict[str, str]]:
+        asked = [tokens[h] + tokens[r1] + tokens[r2] for h, r1, r2, _ in query.tolist()]
+        answers = query[:, 3].tolist()
+        return [
+            {"input_text": a, "target_text": f"{a}{tokens[t]}</a>"}
+            for a, t in zip(asked, answers, strict=True)
+        ]
 
     probes = dataset.probes
-    test = [
-        item(row) | {"type": probes.names[kind]}
-        for row, kind in zip(probes.table.query, probes.kind, strict=True)
-    ]
+    test = items(np.asarray(probes.table.query))
+    types = [probes.names[kind] for kind in probes.kind]
     contents: dict[str, Any] = {
-        "train.json": [item(row) for row in dataset.train.query],
-        "valid.json": [
-            {k: v for k, v in i.items() if k != "type"}
-            for i in test
-            if i["type"] == "test_inferred_ood"
-        ],
-        "test.json": test,
+        "train.json": items(np.asarray(dataset.train.query)),
+        "valid.json": [i for i, t in zip(test, types, strict=True) if t == "test_inferred_ood"],
+        "test.json": [i | {"type": t} for i, t in zip(test, types, strict=True)],
         "vocab.json": list(dataset.vocabulary.tokens),
     }
-    for name, facts in zip(_FACT_FILES, (dataset.id_facts, dataset.ood_facts), strict=True):
-        if len(facts):
-            contents[name] = [[tokens[token] for token in fact] for fact in facts]
+    if len(dataset.id_facts) or len(dataset.ood_facts):
+        for name, facts in zip(_FACT_FILES, (dataset.id_facts, dataset.ood_facts), strict=True):
+            contents[name] = [[tokens[token] for token in fact] for fact in facts.tolist()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            (path / name).write_text(json.dumps(content))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+            write_atomically(path / name, json.dumps(content))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason})") from None
 
 
 class _Reader:
-    """Reads the files of one folder against one vocabulary."""
+    """Reads the files of one folder against its vocabulary."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
-        self._ids: Mapping[str, int] = {}
-
-    def vocabulary(self) -> Vocabulary:
-        path = self._folder / "vocab.json"
+        path = folder / "vocab.json"
         tokens = self._json("vocab.json")
-        if not all(isinstance(t, str) and _TOKEN.fullmatch(t) for t in tokens):
-            raise UserError(f'{path}: not a list of tokens such as "<e_0>"')
-        if len(set(tokens)) != len(tokens) or len(tokens) > _MAX_TOKENS:
-            raise UserError(f"{path}: a token is listed twice, or there are over {_MAX_TOKENS}")
+        for number, token in enumerate(tokens):
+            if not isinstance(token, str) or not TOKEN.fullmatch(token):
+                raise UserError(f"{path}: item {number} is not a token such as <e_0>")
+        if len(set(tokens)) != len(tokens) or len(tokens) > MAX_TOKENS:
+            raise UserError(f"{path}: a token is listed twice, or there are over {MAX_TOKENS:,}")
         if "</a>" not in tokens:
-            raise UserError(f"{path}: has no token </a>, which ends every answer")
-        self._ids = {token: i + 1 for i, token in enumerate(tokens)}
-        return Vocabulary(tuple(tokens))
+            raise UserError(f"{path}: has no token </a>, which ends every answer; add it")
+        self.vocabulary = Vocabulary(tuple(tokens))
 
-    def facts(self, name: str) -> np.ndarray:
-        """Token ids (head, relation, tail), [n, 3]."""
-        rows = []
-        for number, fact in enumerate(self._json(name)):
-            if not (isinstance(fact, list) and len(fact) == 3):
-                raise UserError(f"{self._folder / name}: item {number} is not [head, r, tail]")
-            rows.append([self._id(name, number, token) for token in fact])
-        return np.array(rows, int).reshape(-1, 3)
+    def facts(self) -> tuple[Int[np.ndarray, "n 3"], Int[np.ndarray, "m 3"]]:
+        """Token ids (head, relation, tail) of ID and OOD facts, each pair with one tail."""
+        seen: set[tuple[int, int]] = set()
+        tables = []
+        for name in _FACT_FILES:
+            rows = []
+            for number, fact in enumerate(self._json(name)):
+                where = f"{self._folder / name}: item {number}"
+                if not isinstance(fact, list) or not all(isinstance(t, str) for t in fact):
+                    raise UserError(f"{where} is not a list of tokens [head, relation, tail]")
+                row = [self._id(where, token) for token in fact]
+                if len(fact) != 3 or not self._has_roles(row, "ere"):
+                    raise UserError(f"{where} is not [head, relation, tail], such as <e_0>, <r_0>")
+                if (row[0], row[1]) in seen:
+                    raise UserError(f"{where} repeats the head and relation of another fact")
+                seen.add((row[0], row[1]))
+                rows.append(row)
+            tables.append(np.array(rows, np.int32).reshape(-1, 3))
+        return tables[0], tables[1]
 
-    def items(self, name: str, typed: bool) -> tuple[np.ndarray, list[str]]:
-        """Rows (head, relation 1, bridge, relation 2, answer) with no bridge yet, and types."""
+    def items(self, name: str, typed: bool = False) -> tuple[Int[np.ndarray, "n 5"], np.ndarray]:
+        """Rows (head, relation 1, bridge, relation 2, answer), the bridge still PAD; and types."""
         rows, kinds = [], []
+        path, end = self._folder / name, self.vocabulary.end_id
+        entities = self.vocabulary.entity_ids
+        texts = ("input_text", "target_text", "type") if typed else ("input_text", "target_text")
         for number, item in enumerate(self._json(name)):
-            where = f"{self._folder / name}: item {number}"
-            texts = ("input_text", "target_text", *(("type",) if typed else ()))
+            where = f"{path}: item {number}"
             if not isinstance(item, dict) or not all(isinstance(item.get(t), str) for t in texts):
                 raise UserError(f"{where} has no text under {', '.join(texts)}")
-            asked = self._tokens(name, number, item["input_text"])
-            target = self._tokens(name, number, item["target_text"])
-            hops = len(asked) - 1
-            if hops not in (1, 2):
-                raise UserError(f"{where} asks with {len(asked)} tokens; give 2 or 3")
-            if (
-                target[:-2] != asked
-                or len(target) != len(asked) + 2
-                or target[-1] != self._ids["</a>"]
-            ):
-                raise UserError(f"{where}: target_text is not input_text, one answer and </a>")
-            second = asked[2] if hops == 2 else PAD
-            rows.append([asked[0], asked[1], PAD, second, target[-2]])
+            question, target = item["input_text"], item["target_text"]
+            asked = self._encode(where, question)
+            if not (self._has_roles(asked, "er") or self._has_roles(asked, "err")):
+                raise UserError(f"{where}: input_text is not a head and one or two relations")
+            rest = self._encode(where, target.removeprefix(question))
+            if not target.startswith(question) or rest[1:] != [end] or rest[0] not in entities:
+                raise UserError(f"{where}: target_text is not input_text, an entity and </a>")
+            second = asked[2] if len(asked) == 3 else PAD
+            rows.append((asked[0], asked[1], PAD, second, rest[0]))
             if typed:
                 if item["type"] not in PROBE_TYPES:
-                    raise UserError(f"{where} has unknown type '{item['type'][:40]}'")
+                    raise UserError(
+                        f"{where} has the unknown type {item['type'][:40]!a}; give one of"
+                        f" {', '.join(PROBE_TYPES)}"
+                    )
                 kinds.append(item["type"])
-        return np.array(rows, int).reshape(-1, 5), kinds
+        return np.array(rows, np.int32).reshape(-1, 5), np.array(kinds, str)
 
-    def _tokens(self, name: str, number: int, text: str) -> list[int]:
-        tokens = _TOKEN.findall(text)
-        if "".join(tokens) != text:
-            raise UserError(f"{self._folder / name}: item {number} has text outside of tokens")
-        return [self._id(name, number, token) for token in tokens]
+    def _has_roles(self, ids: list[int], roles: str) -> bool:
+        """Whether tokens are entities (e) and relations (r) as `roles` says."""
+        sets = {"e": self.vocabulary.entity_ids, "r": self.vocabulary.relation_ids}
+        return len(ids) == len(roles) and all(
+            i in sets[role] for i, role in zip(ids, roles, strict=True)
+        )
 
-    def _id(self, name: str, number: int, token: Any) -> int:
-        known = self._ids.get(token) if isinstance(token, str) else None
-        if known is None:
-            raise UserError(
-                f"{self._folder / name}: item {number} has token {str(token)[:40]!r}, which"
-                " vocab.json lacks"
-            )
-        return known
+    def _id(self, where: str, token: str) -> int:
+        if token not in self.vocabulary.ids:
+            raise UserError(f"{where}: unknown token {token[:60]!a}; the vocabulary lacks it")
+        return self.vocabulary.ids[token]
+
+    def _encode(self, where: str, text: str) -> list[int]:
+        try:
+            return self.vocabulary.encode(text)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
     def _json(self, name: str) -> list:
         """A file's list. Nothing outside the folder is read, and nothing is executed."""
         path = self._folder / name
         if not path.exists():
-            raise UserError(f"{path}: missing; a data folder needs {', '.join(_FILES)}")
+            raise UserError(f"{path}: missing; make the folder again")
         if not path.resolve().is_relative_to(self._folder.resolve()) or not path.is_file():
-            raise UserError(f"{path}: not a plain file of this folder")
+            raise UserError(f"{path}: not a plain file of this folder; put the file itself there")
         if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path}: over {_MAX_BYTES >> 20} MiB")
+            raise UserError(f"{path}: over {_MAX_BYTES >> 20} MiB; make a smaller dataset")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not JSON ({str(error)[:80]})") from None
         if not isinstance(content, list):
-            raise UserError(f"{path}: not a JSON list")
+            raise UserError(f"{path}: not a JSON list; make the folder again")
         return content
 
 
-def _resolve_bridges(rows: np.ndarray, facts: Facts) -> Iterable[tuple[str, int, str]]:
-    """Fills in the bridges of two-hop rows; yields (kind, item, what is wrong) as it meets it."""
-    for number, row in enumerate(rows):
-        head, relation1, _, relation2, answer = (int(x) for x in row)
-        if relation2 == PAD:
-            known = facts.get((head, relation1))
-            if known is None:
-                yield "num_missing_facts", number, "is an atomic fact that no fact file has"
-            elif known != answer:
-                yield "num_contradictions", number, "contradicts the fact files"
-            continue
-        bridge = facts.get((head, relation1))
-        target = facts.get((bridge, relation2)) if bridge is not None else None
-        row[2] = bridge or PAD
-        if target is None:
-            yield "num_missing_facts", number, "composes facts that are absent"
-        elif target != answer:
-            yield "num_contradictions", number, "has an answer that contradicts its facts"
+def _lookup(
+    facts: Int[np.ndarray, "n 3"],
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Tails by (head, relation), PAD where there is no such fact; a later duplicate wins."""
+    wide = facts.astype(np.int64)
+    keys = wide[:, 0] * (MAX_TOKENS + 1) + wide[:, 1]
+    order = np.argsort(keys, kind="stable")
+    keys, tails = keys[order], facts[order, 2]
+
+    def tail_of(head: np.ndarray, relation: np.ndarray) -> np.ndarray:
+        if not len(keys):
+            return np.full(len(head), PAD, np.int32)
+        wanted = head.astype(np.int64) * (MAX_TOKENS + 1) + relation
+        place = np.searchsorted(keys, wanted, side="right") - 1
+        return np.where(keys[place] == wanted, tails[place], PAD)
+
+    return tail_of

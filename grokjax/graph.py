@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 
 from grokjax.errors import UserError
 
+MAX_COMPOSITIONS = 2**27  # 160 times the paper's; some 10 GB while they are sorted out
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +200,12 @@ def make_splits(
         )
     if max_probes < 1:
         raise UserError(f"data.max_probes: {max_probes} is under 1; give queries per probe type")
+    num_compositions = graph.tail.size * graph.out_degree
+    if num_compositions > MAX_COMPOSITIONS:
+        raise UserError(
+            f"data: this graph has {num_compositions:,} compositions, over the"
+            f" {MAX_COMPOSITIONS:,} that are built in memory; lower out_degree or num_entities"
+        )
     first, second = _chained_facts(graph)
     ood = graph.is_ood.ravel()
     both_id = ~ood[first] & ~ood[second]

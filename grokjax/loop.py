@@ -20,7 +20,6 @@ from grokjax.errors import UserError
 from grokjax.experiment import validate
 from grokjax.folder import load_dataset
 from grokjax.interrupt import Interrupt, Interrupted
-from grokjax.model import stage_names
 from grokjax.population import Population
 from grokjax.progress import Progress, headline
 from grokjax.results import Results, load, run_table, write_timing
@@ -199,7 +198,7 @@ class Log:
         """One row per run, in the order of `runs.csv`."""
         measured, metrics = jax.device_get((measured, metrics))
         measured = {name: np.asarray(x) for name, x in measured.items()}
-        stages = stage_names(self._population.train_config.model)
+        stages = self._population.train_config.model.stages
         rows = []
         for i, run in enumerate(self._table):
             values = {name: x[i] for name, x in measured.items()}

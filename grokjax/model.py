@@ -61,6 +61,11 @@ class ModelConfig:
         return self.num_registers + self.seq_len
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of what the lens and patches see, in order."""
+        return stage_names(self.H_cycles, self.L_cycles)
+
+    @property
     def param_dtype(self) -> Any:
         return jnp.float64 if self.dtype == "float64" else jnp.float32
 
@@ -108,11 +113,11 @@ class Output:
     trace: Trace
 
 
-def stage_names(config: ModelConfig) -> tuple[str, ...]:
+def stage_names(H_cycles: int, L_cycles: int) -> tuple[str, ...]:
     """`Init`, then `H{i}_L{j}_Thinking` after each z_L and `H{i}_Commit` after each z_H update."""
     names = ["Init"]
-    for h in range(config.H_cycles):
-        names += [f"H{h}_L{j}_Thinking" for j in range(config.L_cycles)] + [f"H{h}_Commit"]
+    for h in range(H_cycles):
+        names += [f"H{h}_L{j}_Thinking" for j in range(L_cycles)] + [f"H{h}_Commit"]
     return tuple(names)
 
 
@@ -230,7 +235,7 @@ def forward(
         q_logits=q_logits.astype(config.param_dtype),
         carry=(z_out, _batch_first(z_L)),
         embedding=_batch_first(unpatched_embedding),
-        trace=Trace(trace_H, trace_L, stage_names(config)),
+        trace=Trace(trace_H, trace_L, config.stages),
     )
 
 

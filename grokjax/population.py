@@ -116,6 +116,7 @@ class Population:
       config: the shared settings.
       runs: each run's resolved settings, R of them.
       datasets: each run's data, R of them.
+      devices: to train on; all visible ones when None.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Population:
         config: ConfigDict,
         runs: Sequence[ConfigDict],
         datasets: Sequence[Dataset],
+        devices: Sequence[Any] | None = None,
     ):
         vocabulary = datasets[0].vocabulary
         model = model_config(config, vocabulary.size)
@@ -134,7 +136,7 @@ class Population:
             model, config.evaluate.batch_size, vocabulary.end_id, config.evaluate.path_stage
         )
         self.raw_weights = config.evaluate.raw_weights
-        self.mesh = make_mesh(self.num_runs, config.train.batch_devices)
+        self.mesh = make_mesh(self.num_runs, config.train.batch_devices, devices)
         tables, probes = stack_datasets(datasets)
         seeds = tuple(jnp.array([run.seeds[kind] for run in runs]) for kind in ("init", "order"))
         self.hyper, self.tables, self.probes, self._seeds = place(

@@ -19,7 +19,6 @@ from grokjax.model import (
     forward,
     init,
     num_parameters,
-    stage_names,
 )
 from grokjax.train import TrainConfig, batch_loss
 
@@ -179,7 +178,7 @@ def test_every_shape_runs(mixer, positions, registers):
     })  # fmt: skip
     output = forward(config, params, buffers, batch)
     assert output.logits.shape == (2, 5, 11)
-    assert output.trace.z_H.shape == (len(stage_names(config)), 2, 5 + num_registers, 16)
+    assert output.trace.z_H.shape == (len(config.stages), 2, 5 + num_registers, 16)
     assert jnp.isfinite(output.logits).all()
 
 

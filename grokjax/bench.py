@@ -1,0 +1,202 @@
+"""Speed, as ratios within one run: `grokjax bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from grokjax.cost import forward_flops, matmul_ceiling, train_flops
+from grokjax.dataset import make_batch
+from grokjax.devices import setup_devices
+from grokjax.errors import UserError
+from grokjax.experiment import load_experiment
+from grokjax.folder import load_dataset
+from grokjax.order import batch_indices
+from grokjax.population import Population, over_runs
+from grokjax.sweep import expand
+from grokjax.train import batch_loss
+
+# Seconds a step of the official PyTorch code with the paper's architecture, batch 512, vocabulary
+# 2,207, float32, on 4 quiet threads of a machine like the one that this project is tested on.
+OFFICIAL_SECONDS = {64: 2.1, 128: 4.0, 256: 10.4}
+
+
+def main(only: str | None = None, quick: bool = False) -> None:
+    """Prints one line per measurement. `quick` takes fewer repetitions and the small sizes."""
+    setup_devices()
+    if only is not None and only not in BENCHMARKS:
+        raise UserError(f"--only={only}: unknown benchmark; choose of {', '.join(BENCHMARKS)}")
+    device = jax.devices()[0]
+    print(f"{len(jax.devices())} x {device.device_kind}, jax {jax.__version__}")
+    for name in [only] if only else BENCHMARKS:
+        print(f"\n{name}: {BENCHMARKS[name].__doc__}", flush=True)
+        BENCHMARKS[name](quick)
+
+
+def bench_quickstart(quick: bool) -> None:
+    """the quickstart's step on one device, by part, against a large matrix product"""
+    config = _pretrain()
+    population = _population(config, 1, jax.devices()[:1])
+    state = population.init()
+    length = 10 if quick else 40
+    model = population.train_config.model
+    batch_size = config.train.batch_size
+    forward = _repeat(population, length, lambda c, s, b: batch_loss(c, s.params, s.buffers, b))
+
+    def gradient(c, s, b):
+        return jax.grad(batch_loss, argnums=1)(c, s.params, s.buffers, b)
+
+    backward = _repeat(population, length, gradient)
+    program = population.train_program(state, length)
+    seconds = {
+        "forward": best(lambda: forward(state, population.tables)) / length,
+        "forward and backward": best(lambda: backward(state, population.tables)) / length,
+        "whole step": _train_seconds(population, program, state) / length,
+    }
+    for name, value in seconds.items():
+        print(f"  {name:22s} {1e3 * value:8.2f} ms")
+    ratio = seconds["forward and backward"] / seconds["forward"] - 1
+    print(f"  backward / forward     {ratio:8.2f}   (FLOPs say 2)")
+    rate = train_flops(model) * batch_size / seconds["whole step"]
+    ceiling = matmul_ceiling("float32", list(population.mesh.devices.flat))
+    print(f"  forward                {forward_flops(model) * batch_size / 1e9:8.3f} GFLOP")
+    print(
+        f"  whole step             {rate / 1e9:8.1f} GFLOP/s, {rate / ceiling:.2f} of the"
+        f" {ceiling / 1e9:.0f} that a large matrix product reaches on it"
+    )
+
+
+def bench_population(quick: bool) -> None:
+    """cost per member-step on one device and on all, relative to one run alone"""
+    sizes = (1, 8) if quick or jax.default_backend() == "cpu" else (1, 8, 64, 256, 1024)
+    alone = None
+    for devices in dict.fromkeys((1, len(jax.devices()))):
+        for num_runs in sizes:
+            if num_runs < devices:
+                continue
+            population = _population(_pretrain(), num_runs, jax.devices()[:devices])
+            length = 10 if quick else 20
+            state = population.init()
+            program = population.train_program(state, length)
+            seconds = _train_seconds(population, program, state) / (length * num_runs)
+            alone = alone or seconds
+            rate = train_flops(population.train_config.model) * 128 / seconds / devices
+            print(
+                f"  {num_runs:5d} runs on {devices} devices: {1 / seconds:8.1f} member-steps/s,"
+                f" {seconds * devices / alone:5.2f} of one run's device-seconds a member-step,"
+                f" {rate / 1e9:.1f} GFLOP/s a device"
+            )
+
+
+def bench_paper(quick: bool) -> None:
+    """the paper's architecture, one run at batch 512, its batch split over all devices"""
+    for hidden in (64,) if quick else OFFICIAL_SECONDS:
+        config = load_experiment("experiments/paper.py")
+        config.runs = ()
+        config.model.update({"hidden_size": hidden, "register_size": hidden, "dtype": "float32"})
+        config.train.batch_devices = len(jax.devices())
+        config.data.phi = 1.0
+        population = _population(config, 1, jax.devices())
+        state = population.init()
+        program = population.train_program(state, 1)
+        seconds = _train_seconds(population, program, state, 3)
+        flops = train_flops(population.train_config.model) * config.train.batch_size
+        print(
+            f"  hidden {hidden:4d}: {seconds:6.2f} s a step,"
+            f" {seconds / OFFICIAL_SECONDS[hidden]:.2f} of the official code's {OFFICIAL_SECONDS[hidden]} s; {flops / 1e9:.0f} GFLOP,"
+            f" {flops / seconds / 1e9:.0f} GFLOP/s, compiled in {population.compile_seconds:.0f} s"
+        )
+
+
+def bench_host(quick: bool) -> None:
+    """what the host adds between chunks of the quickstart's length, and compilation"""
+    config = _pretrain()
+    population = _population(config, len(jax.devices()), jax.devices())
+    state = population.init()
+    steps = 20 if quick else config.train.chunk_steps
+    program = population.train_program(state, steps)
+    population.evaluate(state)
+    print(f"  compiled training and evaluation in {population.compile_seconds:.1f} s")
+    chunk = _train_seconds(population, program, state)
+    state = population.init()
+    jax.block_until_ready(state)
+    count = 3 if quick else 5
+    start = time.perf_counter()
+    pending = None
+    for _ in range(count):
+        state, metrics = population.train(state, steps)
+        if pending is not None:
+            jax.device_get(pending)
+        pending = metrics
+    jax.block_until_ready(state)
+    looped = (time.perf_counter() - start) / count
+    print(f"  host overhead          {100 * (looped / chunk - 1):8.2f} % of a {chunk:.2f} s chunk")
+
+
+BENCHMARKS: dict[str, Callable[[bool], None]] = {
+    "quickstart": bench_quickstart,
+    "population": bench_population,
+    "paper": bench_paper,
+    "host": bench_host,
+}
+
+
+def best(function: Callable[[], Any], repetitions: int = 5) -> float:
+    """Seconds of the fastest of a few calls, after one that is not counted."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _pretrain() -> ConfigDict:
+    return load_experiment("experiments/pretrain.py")
+
+
+def _population(config: ConfigDict, num_runs: int, devices: list) -> Population:
+    config = config.copy_and_resolve_references()
+    config.runs = tuple({"seeds.init": i, "seeds.order": i} for i in range(num_runs))
+    runs = expand(config)
+    dataset = load_dataset(runs[0].data, runs[0].seeds.data)
+    return Population(config, runs, [dataset] * num_runs, devices)
+
+
+def _train_seconds(population: Population, program: Any, state: Any, repetitions: int = 5) -> float:
+    """Of one call; the state passes from call to call, as in training."""
+    holder = [state]
+
+    def call():
+        holder[0], metrics = program(holder[0], population.hyper, population.tables)
+        return metrics
+
+    return best(call, repetitions)
+
+
+def _repeat(population: Population, length: int, function: Callable) -> Callable:
+    """A part of the step, scanned over `length` batches so that calls cost nothing."""
+    config = population.train_config
+
+    def run(state, table):
+        def body(step, _):
+            rows = batch_indices(state.key, step, config.batch_size, table.size)
+            batch = make_batch(table.query[rows], config.end_id)
+            # Tied to the step, or XLA would compute it once for all batches.
+            bound = dataclasses.replace(
+                state, params=jax.tree.map(lambda p: p + 0.0 * step, state.params)
+            )
+            result = function(config, bound, batch)
+            total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(result))
+            return step + 1, total
+
+        return jax.lax.scan(body, jnp.int32(0), length=length)[1]
+
+    return over_runs(run, population.mesh)

@@ -1,0 +1,119 @@
+"""Experiment files: every config builds; overrides and settings are checked."""
+
+import pathlib
+
+import pytest
+from conftest import ROOT, tiny_config
+
+from grokjax.errors import UserError
+from grokjax.experiment import load_experiment, validate
+from grokjax.graph import resolve_augmentation
+from grokjax.sweep import expand
+
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced"]}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_every_config_builds(file):
+    for size in SIZES[file.stem]:
+        config = load_experiment(f"{file}:{size}" if size else str(file))
+        runs = expand(config)
+        assert runs and all(resolve_augmentation(run.data) is not None for run in runs)
+    assert "grokjax" in file.read_text().split('"""')[1]  # its docstring has the command
+
+
+def test_quickstart_is_one_population_of_three_regimes():
+    runs = expand(load_experiment(str(ROOT / "experiments/quickstart.py")))
+    regimes = [run.data.regime for run in runs]
+    for regime in ("natural", "both_hop_full", "second_hop_full"):
+        assert regimes.count(regime) >= 3
+
+
+def test_paper_settings():
+    """The study's: spec of the model, optimiser and data."""
+    config = load_experiment(str(ROOT / "experiments/paper.py"))
+    assert {run.data.regime for run in expand(config)} == {
+        "natural",
+        "both_hop_full",
+        "both_hop_half",
+        "first_hop_full",
+        "second_hop_full",
+    }
+    m, o, t = config.model, config.optimizer, config.train
+    assert (m.hidden_size, m.num_layers, m.H_cycles, m.L_cycles) == (1536, 2, 2, 6)
+    assert (m.num_registers, m.register_size, m.mixer, m.dtype) == (16, 1536, "mlp", "bfloat16")
+    assert (o.learning_rate, o.warmup_steps, o.weight_decay) == (4e-5, 2000, 1.0)
+    assert (o.beta1, o.beta2, o.ema_rate) == (0.9, 0.95, 0.999)
+    assert (t.batch_size, t.num_steps, t.loss) == (512, 1_300_000, "stablemax")
+    assert config.data.phi == 18.0 and m.gradient_cycles == 1
+
+
+def test_overrides():
+    file = str(ROOT / "experiments/pretrain.py")
+    config = load_experiment(
+        file,
+        [
+            "train.num_steps=2_000",
+            "data.phi=inf",
+            "data.regime=both_hop_full",
+            "evaluate.raw_weights=true",
+            "optimizer.weight_decay=1",
+        ],
+    )
+    assert config.train.num_steps == 2000 and config.data.phi == float("inf")
+    assert config.evaluate.raw_weights is True and config.optimizer.weight_decay == 1.0
+    assert load_experiment(file, {"seeds.init": 3}).seeds.init == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.num_stepz=1", "did you mean 'train.num_steps'"),
+        ("train.num_steps=many", "'many' is not of type int"),
+        ("evaluate.raw_weights=perhaps", "not of type bool"),
+        ("train.num_steps", "give a value"),
+    ],
+)
+def test_bad_overrides(override, message):
+    with pytest.raises(UserError, match=message):
+        load_experiment(str(ROOT / "experiments/pretrain.py"), [override])
+
+
+def test_an_override_of_what_the_sweep_varies_is_refused():
+    with pytest.raises(UserError, match=r"data.regime: the sweep of .* varies it"):
+        load_experiment(str(ROOT / "experiments/quickstart.py"), ["data.regime=natural"])
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_experiment(str(tmp_path / "x.py"))
+    (tmp_path / "x.py").write_text("def get_config(:\n")
+    with pytest.raises(UserError, match="line 1"):
+        load_experiment(str(tmp_path / "x.py"))
+    (tmp_path / "y.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match="no get_config"):
+        load_experiment(str(tmp_path / "y.py"))
+    pathlib.Path(tmp_path / "z.py").write_text("def get_config():\n    return None\n")
+    with pytest.raises(UserError, match="takes no argument"):
+        load_experiment(str(tmp_path / "z.py") + ":small")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__num_heads": 3}, "3 heads do not divide hidden_size 16"),
+        ({"model__num_heads": 16, "model__positions": "rotary"}, "even head size"),
+        ({"model__mixer": "mlp", "model__positions": "rotary"}, "attention mixer"),
+        ({"model__mixer": "conv"}, "'conv' is none of mlp, attention"),
+        ({"model__register_size": 5}, "5 values do not fit 0 registers"),
+        ({"model__gradient_cycles": 3}, r"3 is outside 0..2"),
+        ({"train__chunk_steps": 3}, "does not divide eval_every"),
+        ({"train__batch_size": 0}, "must be at least 1"),
+        ({"checkpoint__every": 15}, "no multiple of train.eval_every"),
+        ({"evaluate__path_stage": "H7_Commit"}, "path_stage"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(UserError, match=message):
+        validate(tiny_config(**changes))

@@ -1,0 +1,133 @@
+"""Data folders in the authors' format: theirs are read, ours are written as theirs."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from conftest import FINETUNING, PRETRAINING, tiny_config
+
+from grokjax.dataset import make_dataset
+from grokjax.errors import UserError
+from grokjax.folder import read_folder, write_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small dataset of ours, to be broken."""
+    write_folder(make_dataset(tiny_config().data, 0), tmp_path / "d")
+    return tmp_path / "d"
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("source", [PRETRAINING, FINETUNING])
+def test_their_files_come_back_byte_for_byte(source, tmp_path):
+    write_folder(read_folder(source), tmp_path)
+    names = {p.name for p in source.iterdir()}
+    assert {p.name for p in tmp_path.iterdir()} == names
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_written_is_read(tmp_path):
+    ours = make_dataset(tiny_config(data__regime="both_hop_full").data, 3)
+    write_folder(ours, tmp_path)
+    back = read_folder(tmp_path, seed=3)
+    assert back.vocabulary == ours.vocabulary
+    for name in ("id_facts", "ood_facts"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(ours, name))
+    np.testing.assert_array_equal(back.train.query, ours.train.query)
+    np.testing.assert_array_equal(back.probes.table.query, ours.probes.table.query)
+    np.testing.assert_array_equal(back.probes.bridge, ours.probes.bridge)
+    np.testing.assert_array_equal(back.probes.kind, ours.probes.kind)
+    assert back.probes.names == ours.probes.names
+
+
+def test_the_authors_folder():
+    d = read_folder(PRETRAINING)
+    assert d.counts["num_train"] == 8215 and d.counts["num_id_facts"] == 950
+    assert d.counts["num_test_inferred_ood"] == 23 and d.vocabulary.size == 147
+    facts = {(h, r): t for h, r, t in np.concatenate([d.id_facts, d.ood_facts]).tolist()}
+    for head, relation1, relation2, answer in d.train.query.tolist():
+        reached = facts[head, relation1]
+        assert answer == (facts[reached, relation2] if relation2 else reached)
+
+
+def test_a_finetuning_folder_is_counted_not_refused():
+    d = read_folder(FINETUNING)
+    assert d.counts["num_contradictions"] == 1 and d.counts["num_missing_facts"] == 982
+    assert d.counts["num_train"] == 1800 and d.counts["num_atomic_new"] == 200
+    assert "test_inferred_new_mix" in d.probes.names and not len(d.id_facts)
+
+
+def test_nothing_is_written_over(folder):
+    before = (folder / "train.json").read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        write_folder(read_folder(PRETRAINING), folder)
+    assert (folder / "train.json").read_bytes() == before
+
+
+def contradict(items):
+    two_hops = next(i for i in items if i["input_text"].count("<") == 3)
+    answer = two_hops["target_text"].removeprefix(two_hops["input_text"])
+    other = "<e_0></a>" if answer != "<e_0></a>" else "<e_1></a>"
+    two_hops["target_text"] = two_hops["input_text"] + other
+
+
+BROKEN = {
+    "unknown token": ("train.json", lambda c: c[3].update(input_text="<e_0><r_99>"), r"item 3: unknown token '<r_99>'"),
+    "text outside": ("test.json", lambda c: c[1].update(input_text="e_0<r_1>"), "item 1: text outside"),
+    "no target": ("train.json", lambda c: c[2].pop("target_text"), "item 2 has no text"),
+    "other target": ("train.json", lambda c: c[2].update(target_text="<e_0></a>"), "item 2: target_text"),
+    "number": ("train.json", lambda c: c.__setitem__(0, 10**400), "item 0 has no text"),
+    "unknown type": ("test.json", lambda c: c[0].update(type="zero_shot"), "unknown type 'zero_shot'"),
+    "contradiction": ("train.json", contradict, r"train.json: item \d+ has an answer that contradicts"),
+    "absent fact": ("id_facts.json", lambda c: c.clear(), r"train.json: item 0 needs a fact that"),
+    "fact shape": ("ood_facts.json", lambda c: c[1].pop(), "item 1 is not"),
+    "token twice": ("vocab.json", lambda c: c.append("<e_0>"), "listed twice"),
+    "no end": ("vocab.json", lambda c: c.remove("</a>"), "no token </a>"),
+    "nothing to train": ("train.json", lambda c: c.clear(), "no items"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_folder_is_named(folder, what):
+    name, change, message = BROKEN[what]
+    edit(folder / name, change)
+    with pytest.raises(UserError, match=message) as error:
+        read_folder(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["train.json", "valid.json", "test.json", "vocab.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"{name}: missing"):
+        read_folder(folder)
+
+
+def test_hostile_files(folder, tmp_path):
+    path = folder / "train.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not JSON"):
+        read_folder(folder)
+    path.write_bytes(b"\xff\xfe[]")
+    with pytest.raises(UserError, match="not JSON"):
+        read_folder(folder)
+    path.write_text('{"a": 1}')
+    with pytest.raises(UserError, match="not a JSON list"):
+        read_folder(folder)
+    path.unlink()
+    outside = tmp_path / "outside.json"
+    shutil.copy(PRETRAINING / "train.json", outside)
+    os.symlink(outside, path)
+    with pytest.raises(UserError, match="not a plain file of this folder"):
+        read_folder(folder)
+    with pytest.raises(UserError, match="no such folder"):
+        read_folder(tmp_path / "nowhere")
