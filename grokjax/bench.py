@@ -109,7 +109,8 @@ def bench_paper(quick: bool) -> None:
         flops = train_flops(population.train_config.model) * config.train.batch_size
         print(
             f"  hidden {hidden:4d}: {seconds:6.2f} s a step,"
-            f" {seconds / OFFICIAL_SECONDS[hidden]:.2f} of the official code's {OFFICIAL_SECONDS[hidden]} s; {flops / 1e9:.0f} GFLOP,"
+            f" {seconds / OFFICIAL_SECONDS[hidden]:.2f} of the official code's"
+            f" {OFFICIAL_SECONDS[hidden]} s; {flops / 1e9:.0f} GFLOP,"
             f" {flops / seconds / 1e9:.0f} GFLOP/s, compiled in {population.compile_seconds:.0f} s"
         )
 

@@ -81,19 +81,43 @@ def contradict(items):
 
 
 BROKEN = {
-    "unknown token": ("train.json", lambda c: c[3].update(input_text="<e_0><r_99>"), r"item 3: unknown token '<r_99>'"),
-    "text outside": ("test.json", lambda c: c[1].update(input_text="e_0<r_1>"), "item 1: text outside"),
+    "unknown token": (
+        "train.json",
+        lambda c: c[3].update(input_text="<e_0><r_99>"),
+        "item 3: unknown token '<r_99>'",
+    ),
+    "text outside": (
+        "test.json",
+        lambda c: c[1].update(input_text="e_0<r_1>"),
+        "item 1: text outside",
+    ),
     "no target": ("train.json", lambda c: c[2].pop("target_text"), "item 2 has no text"),
-    "other target": ("train.json", lambda c: c[2].update(target_text="<e_0></a>"), "item 2: target_text"),
+    "other target": (
+        "train.json",
+        lambda c: c[2].update(target_text="<e_0></a>"),
+        "item 2: target_text",
+    ),
     "number": ("train.json", lambda c: c.__setitem__(0, 10**400), "item 0 has no text"),
-    "unknown type": ("test.json", lambda c: c[0].update(type="zero_shot"), "unknown type 'zero_shot'"),
-    "contradiction": ("train.json", contradict, r"train.json: item \d+ has an answer that contradicts"),
-    "absent fact": ("id_facts.json", lambda c: c.clear(), r"train.json: item 0 needs a fact that"),
+    "unknown type": (
+        "test.json",
+        lambda c: c[0].update(type="zero_shot"),
+        "unknown type 'zero_shot'",
+    ),
+    "contradiction": (
+        "train.json",
+        contradict,
+        r"train.json: item \d+ has an answer that contradicts",
+    ),
+    "absent fact": (
+        "id_facts.json",
+        lambda c: c.clear(),
+        "train.json: item 0 needs a fact that",
+    ),
     "fact shape": ("ood_facts.json", lambda c: c[1].pop(), "item 1 is not"),
     "token twice": ("vocab.json", lambda c: c.append("<e_0>"), "listed twice"),
     "no end": ("vocab.json", lambda c: c.remove("</a>"), "no token </a>"),
     "nothing to train": ("train.json", lambda c: c.clear(), "no items"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BROKEN)

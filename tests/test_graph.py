@@ -1,6 +1,7 @@
 """Protocol 2.1 to 2.3: the graph, its compositions, what is held out and what is added."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_smaller_settings_are_prefixes(small):
     np.testing.assert_array_equal(little.train_base, much.train_base[: len(little.train_base)])
     steps = [Augmentation(0.3, 2, 0.3, 2), Augmentation(0.6, 2, 0.6, 2), Augmentation(0.6, 5, 1, 9)]
     added = [splits(small, a) for a in steps]
-    for a, b in zip(added, added[1:], strict=False):
+    for a, b in itertools.pairwise(added):
         assert rows(a.hop1_added) < rows(b.hop1_added)
         assert rows(a.hop2_added) < rows(b.hop2_added)
         np.testing.assert_array_equal(a.train_base, b.train_base)

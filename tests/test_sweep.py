@@ -65,7 +65,7 @@ def test_a_folder_keeps_only_init_and_order_seeds():
 def test_unknown_and_static_settings_are_refused():
     with pytest.raises(UserError, match=r"'data.fi'; did you mean 'data.phi'"):
         expand(with_rows({"data.fi": 1.0}))
-    with pytest.raises(UserError, match="'model.hidden_size' shapes the program"):
+    with pytest.raises(UserError, match=r"'model\.hidden_size' shapes the program"):
         expand(with_rows({"model.hidden_size": 8}))
     with pytest.raises(UserError, match="not of type"):
         expand(with_rows({"optimizer.learning_rate": "fast"}))
