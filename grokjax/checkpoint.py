@@ -203,7 +203,7 @@ def verify(folder: pathlib.Path) -> None:
         entries = [(name, entry["size"], entry["sha256"]) for name, entry in files.items()]
     except FileNotFoundError:
         raise UserError(f"{folder}: no such checkpoint") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{folder}: its manifest is damaged") from None
     for name, size, digest in entries:
         path = folder / name

@@ -44,7 +44,8 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     picture = figures.curves_figure(results)
     summaries = summary.summarize(results.runs, results.curves)
     print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
-    print(f"curves: {picture}\ntables: {results.workdir / 'curves.csv'}")
+    print("\n" + summary.verdict(summaries))
+    print(f"\nfigure: {picture}\ntables: {results.workdir / 'curves.csv'}")
 
 
 def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -84,7 +84,7 @@ def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
     """
     path = pathlib.Path(workdir) / name
     try:
-        return pd.read_csv(path, float_precision="round_trip", dtype={"run_hash": str})
+        return pd.read_csv(path, dtype={"run_hash": str})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; has this workdir been trained in?") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):

@@ -64,6 +64,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
             progress.say(f"{path}: done at step {step:,}; a larger train.num_steps extends it")
             return load(path)
         needs = check_memory(config, population, state, num_steps - step)
+        progress.say(describe(datasets))
         progress.say(f"{path}: resuming at step {step:,}" if step else str(needs))
         write_config(path, config, datasets[0].vocabulary.size)
         log = Log(config, runs, datasets, population, path, step)
@@ -73,7 +74,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
         if step == 0:
             log.expect(0, population.evaluate(state), None)
             saved.save_analysis(0, weights(population, state))
-        while step < num_steps and not interrupt.requested:
+        while step < num_steps and not interrupt.requested and not log.all_diverged():
             end = min(step - step % config.train.chunk_steps + config.train.chunk_steps, num_steps)
             state, metrics = population.train(state, end - step)
             step = end
@@ -83,12 +84,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
             # Whatever is saved must leave the device before the next chunk consumes it.
             if step in analysis_steps:
                 saved.save_analysis(step, weights(population, state))
-            if step % config.checkpoint.every == 0 or step == num_steps or interrupt.requested:
+            is_last = step == num_steps or interrupt.requested or log.all_diverged()
+            if step % config.checkpoint.every == 0 or is_last:
                 rows = log.fetch() or rows
+                log.flush()
                 saved.save(step, population.real_runs(state))
-            progress.update(step, log.headline(rows) if rows else None, last=step == num_steps)
-            if rows and log.all_diverged(rows):
-                break
+            progress.update(step, log.headline(rows) if rows else None, last=is_last)
         log.close(step)
     if step < num_steps and interrupt.requested:
         raise Interrupted(f"{path}: saved at step {step:,}; the same command goes on from there")
@@ -103,6 +104,23 @@ def make_datasets(runs: Sequence[ConfigDict]) -> list[Dataset]:
         if key not in made:
             made[key] = load_dataset(run.data, run.seeds.data)
     return [made[run.data.to_json(), run.seeds.data] for run in runs]
+
+
+def describe(datasets: Sequence[Dataset]) -> str:
+    """One line: training items, and what is wrong with a folder that is used all the same."""
+    sizes = sorted({int(d.train.size) for d in datasets})
+    text = f"data: {sizes[0]:,}" + (f" to {sizes[-1]:,}" if len(sizes) > 1 else "")
+    text += " training items a run"
+    missing, contradicting = (
+        max(d.counts.get(name, 0) for d in datasets)
+        for name in ("num_missing_facts", "num_contradictions")
+    )
+    if missing or contradicting:
+        text += (
+            f"; {missing:,} compositions without one of their facts, {contradicting:,} that"
+            " contradict them"
+        )
+    return text
 
 
 def restore_or_init(saved: Checkpoints, population: Population) -> tuple[int, RunState]:
@@ -168,10 +186,15 @@ class Log:
         self._board.append(rows)
         return rows
 
+    def flush(self) -> None:
+        """Event files reach the disk before a checkpoint that comes after them."""
+        self._board.flush()
+
     def headline(self, rows: list[dict]) -> str:
         return headline([run["regime"] for run in self._table], rows)
 
-    def all_diverged(self, rows: list[dict]) -> bool:
+    def all_diverged(self) -> bool:
+        """Whether nothing trains any more, as of the newest evaluation."""
         return all(run["status"] == STATUS_NAMES[DIVERGED] for run in self._table)
 
     def close(self, step: int) -> None:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from grokjax import curves, model
 from grokjax.checkpoint import Checkpoints
 from grokjax.dataset import Dataset
+from grokjax.files import write_atomically
 from grokjax.folder import load_dataset
 from grokjax.graph import regime_name, resolve_augmentation
 from grokjax.population import model_config
@@ -99,4 +100,4 @@ def write_timing(workdir: pathlib.Path, session: dict[str, Any]) -> None:
     """Appends what one process spent to `timing.json`."""
     path = workdir / "timing.json"
     sessions = json.loads(path.read_text()) if path.exists() else []
-    curves.write_atomically(path, json.dumps([*sessions, session], indent=1) + "\n")
+    write_atomically(path, json.dumps([*sessions, session], indent=1) + "\n")

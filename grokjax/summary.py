@@ -12,6 +12,7 @@ from grokjax.curves import usable_runs
 from grokjax.events import Interval, first_crossing, student_interval
 
 MEMORISED_AT = 0.95  # training accuracy
+ANSWERS_AT = 0.90  # OOD accuracy at the end that the verdict asks for
 OOD_ACCURACY = "test_inferred_ood/answer_accuracy"
 BRIDGE_FOUND = "test_inferred_ood/bridge_found"
 BRIDGE_CHANCE = "test_inferred_ood/bridge_chance"
@@ -89,6 +90,16 @@ def summary_table(summaries: Sequence[RegimeSummary], step: int) -> str:
         " compositions, EMA weights; chance: bridge found with bridges shuffled among the queries."
     )
     return "\n".join([*(line.rstrip() for line in lines), note])
+
+
+def verdict(summaries: Sequence[RegimeSummary]) -> str:
+    """One sentence per regime: whether it answers OOD compositions, whatever came out."""
+    return "\n".join(
+        f"{s.regime} answers {_share(s.ood_accuracy)} of OOD compositions:"
+        f" {'' if s.ood_accuracy.mean > ANSWERS_AT else 'not '}over {ANSWERS_AT:.2f}."
+        for s in summaries
+        if s.ood_accuracy.n
+    )
 
 
 def _share(interval: Interval) -> str:

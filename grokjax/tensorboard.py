@@ -43,15 +43,17 @@ class TensorBoardWriters:
         self._writers = {}
         for run, values in zip(runs, hparams, strict=True):
             folder = root / run_folder(run)
-            resumed = folder.is_dir()
+            before = folder.is_dir()
             writer = EventFileWriter(str(folder), max_queue_size=100, flush_secs=60)
             self._writers[run["run_id"]] = writer
-            if resumed:
+            if before:
+                purge_from = start_step + 1 if start_step else 0
                 log = SessionLog(status=SessionLog.START)
-                writer.add_event(Event(step=start_step + 1, session_log=log, wall_time=time.time()))
-            else:
+                writer.add_event(Event(step=purge_from, session_log=log, wall_time=time.time()))
+            if not start_step:
                 for summary in _hparams_summaries(values):
                     writer.add_event(Event(summary=summary, wall_time=time.time()))
+        self.flush()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes each row's numbers as scalars."""

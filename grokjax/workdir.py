@@ -62,7 +62,7 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     path = pathlib.Path(workdir) / "config.json"
     try:
         content = json.loads(path.read_text())
-        version, config = content["schema_version"], content["config"]
+        version, config = content["schema_version"], dict(content["config"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is this a grokjax workdir?") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -1,0 +1,173 @@
+"""Promises of operations section 4 that one process can keep."""
+
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grokjax.checkpoint import MANIFEST, Checkpoints, log_spaced_steps, verify
+from grokjax.errors import UserError
+
+R = 6
+
+
+def make_state(step):
+    rng = np.random.default_rng(step)
+    weights = jnp.asarray(rng.standard_normal((R, 40, 25)), jnp.float32)
+    return {
+        "params": {"w": weights, "layers": (weights[:, 0], weights[:, 1] * 2)},
+        "step": jnp.full((R,), step, jnp.int32),
+        "key": jax.vmap(jax.random.key)(jnp.arange(R)),
+        "carry": (),
+    }
+
+
+def abstract(state):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+
+
+LIKE = abstract(make_state(0))
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Full states at 1, 2, 3, of which two are kept; weights at 1 and 2."""
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, make_state(step))
+            if step < 3:
+                checkpoints.save_analysis(step, {"params": make_state(step)["params"]})
+    return tmp_path
+
+
+def array_file(folder):
+    """The largest file of a step: array data."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def test_what_is_saved_is_restored(saved):
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.steps() == [2, 3] and checkpoints.steps("analysis") == [1, 2]
+    step, state = checkpoints.restore_latest(LIKE)
+    assert step == 3
+    assert_equal(state, make_state(3))
+    weights = checkpoints.restore_analysis(1, {"params": LIKE["params"]})
+    assert_equal(weights["params"], make_state(1)["params"])
+
+
+def test_nothing_saved_is_nothing_restored(tmp_path):
+    assert Checkpoints(tmp_path / "new").restore_latest(LIKE) is None
+    assert not (tmp_path / "new").exists()
+
+
+def flip_a_bit(folder):
+    path = array_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def truncate(folder):
+    path = array_file(folder)
+    os.truncate(path, path.stat().st_size - 1)
+
+
+DAMAGES = {
+    "is damaged": flip_a_bit,
+    "is missing": lambda folder: array_file(folder).unlink(),
+    "damaged": truncate,
+    "manifest is damaged": lambda folder: (folder / MANIFEST).write_text('{"files": 3}'),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_damage_is_named_and_the_step_before_is_used(saved, message, capsys):
+    DAMAGES[message](saved / "state" / "3")
+    step, state = Checkpoints(saved).restore_latest(LIKE)
+    assert step == 2
+    assert_equal(state, make_state(2))
+    printed = capsys.readouterr().out
+    assert message in printed and "state/3" in printed and printed.count("\n") == 1
+
+
+def test_no_whole_step_is_an_error(saved):
+    for step in ("2", "3"):
+        flip_a_bit(saved / "state" / step)
+    checkpoints = Checkpoints(saved)
+    before = sorted(saved.rglob("*"))
+    with pytest.raises(UserError, match="no usable checkpoint"):
+        checkpoints.restore_latest(LIKE)
+    assert sorted(saved.rglob("*")) == before
+
+
+def test_a_step_without_a_manifest_does_not_exist(saved):
+    (saved / "state" / "3" / MANIFEST).unlink()
+    (saved / "state" / "9").mkdir()
+    assert Checkpoints(saved).restore_latest(LIKE)[0] == 2
+    with Checkpoints(saved) as checkpoints:  # and is made again
+        checkpoints.save(3, make_state(30))
+    assert_equal(Checkpoints(saved).restore_latest(LIKE)[1], make_state(30))
+
+
+def test_another_model_is_refused(saved):
+    wider = LIKE | {"step": jax.ShapeDtypeStruct((R + 1,), jnp.int32)}
+    with pytest.raises(UserError, match=r"of another model, step is \(6,\), not \(7,\)"):
+        Checkpoints(saved).restore_latest(wider)
+    more = LIKE | {"momentum": LIKE["step"]}
+    with pytest.raises(UserError, match="it has no array momentum"):
+        Checkpoints(saved).restore_latest(more)
+
+
+def test_files_outside_are_not_followed(saved):
+    folder = saved / "state" / "3"
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"]["../2/" + MANIFEST] = {"size": 1, "sha256": ""}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="is missing"):
+        verify(folder)
+
+
+def test_one_run_is_read_alone(saved):
+    """Equal to its slice of a full restore, also when the others' chunks cannot be read."""
+    checkpoints = Checkpoints(saved)
+    like = {"params": LIKE["params"]}
+    whole = checkpoints.restore_analysis(2, like)
+    for run in (0, R - 1):
+        alone = checkpoints.restore_analysis(2, like, run)
+        assert_equal(alone, jax.tree.map(lambda x, run=run: x[run], whole))
+    chunks = json.loads(next(p for p in (saved / "analysis" / "2").rglob("_METADATA")).read_text())
+    assert chunks["use_ocdbt"]
+
+
+def test_trash_is_swept(saved):
+    assert (saved / "state" / "trash").exists()
+    Checkpoints(saved)
+    assert not (saved / "state" / "trash").exists()
+
+
+def test_a_copied_folder_restores(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "elsewhere", dirs_exist_ok=False)
+    assert Checkpoints(tmp_path / "elsewhere").restore_latest(LIKE)[0] == 3
+
+
+def test_log_spaced_steps():
+    steps = log_spaced_steps(10_000, 4, 100)
+    assert steps[:2] == [0, 100] and steps[-1] == 10_000
+    assert all(step % 100 == 0 for step in steps)
+    ratios = np.array(steps[5:]) / np.array(steps[4:-1])
+    assert np.abs(np.log10(ratios) - 0.25).max() < 0.05
+    assert set(log_spaced_steps(5_000, 4, 100)) - {5_000} <= set(steps)
+    assert log_spaced_steps(70, 4, 100) == [0, 70]

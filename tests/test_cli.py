@@ -1,0 +1,169 @@
+"""The command line as a user types it: one line and exit code 2 for bad input, nothing written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from conftest import PRETRAINING, ROOT
+
+import grokjax
+from grokjax.cli import main
+from grokjax.folder import read_folder
+
+TINY = (
+    f"--config={ROOT}/experiments/pretrain.py:small",
+    "--config.data.num_entities=12",
+    "--config.data.num_relations=6",
+    "--config.model.hidden_size=16",
+    "--config.model.num_heads=2",
+    "--config.train.batch_size=16",
+    "--config.train.num_steps=20",
+    "--config.train.eval_every=10",
+    "--config.train.chunk_steps=10",
+    "--config.checkpoint.every=20",
+)
+CONFIG = f"--config={ROOT}/experiments/pretrain.py"
+
+BAD = {
+    "unknown setting": (["--config.train.num_stepz=3"], "did you mean 'train.num_steps'?"),
+    "of another type": (["--config.train.num_steps=many"], "'many' is not of type int"),
+    "out-degree": (["--config.data.out_degree=99"], "out_degree"),
+    "phi": (["--config.data.phi=500"], "phi"),
+    "heads": (["--config.model.num_heads=3"], "3 heads do not divide hidden_size 64"),
+    "mixer": (["--config.model.mixer=conv"], "'conv' is none of mlp, attention"),
+    "no folder": (["--config.data.folder=nowhere"], "nowhere: no such folder"),
+    "workdir": (["--workdir="], "the path is empty"),
+    "flag": (["--wrkdir=x"], "unknown argument '--wrkdir=x'"),
+    "no experiment": (["--config=experiments/nothing.py"], "no such file"),
+    "regime": (["--config.data.regime=neutral"], "regime"),
+    "entities": (["--config.data.num_entities=40000"], "tokens"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_line(what, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = BAD[what]
+    assert main(["train", CONFIG, "--workdir=w", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("grokjax: error: ") and printed.err.count("\n") == 1
+    assert message in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_then_again_then_more(tmp_path, capsys):
+    command = ["train", *TINY, f"--workdir={tmp_path / 'w'}"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert "member-steps/s" in first and "natural" in first and "OOD accuracy" in first
+    assert (tmp_path / "w/figures/curves.png").stat().st_size > 10_000
+    assert main(command) == 0
+    assert "done at step 20" in capsys.readouterr().out
+    assert main([*command, "--config.train.num_steps", "30"]) == 0
+    assert "resuming at step 20" in capsys.readouterr().out
+    assert grokjax.load(tmp_path / "w").curves.step.max() == 30
+    assert main([*command, "--config.train.batch_size=8", "--config.train.num_steps=30"]) == 2
+    assert "train.batch_size: 16 -> 8" in capsys.readouterr().err
+
+
+def test_a_foreign_checkpoint_is_one_line(tmp_path, capsys):
+    """Of another model, under a config.json that was edited to match."""
+    command = ["train", *TINY, f"--workdir={tmp_path / 'w'}"]
+    assert main(command) == 0
+    path = tmp_path / "w/config.json"
+    content = json.loads(path.read_text())
+    content["config"]["model"]["hidden_size"] = 8
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    more = ["--config.model.hidden_size=8", "--config.train.num_steps=30"]
+    assert main([*command, *more]) == 2
+    printed = capsys.readouterr().err
+    assert "of another model" in printed and printed.count("\n") == 1
+
+
+def test_data_is_written_and_read_back(tmp_path, capsys):
+    out = tmp_path / "composition"
+    assert main(["data", *TINY[:3], f"--out={out}"]) == 0
+    assert f"train {read_folder(out).counts['num_train']:,}" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {
+        "train.json", "valid.json", "test.json", "vocab.json", "id_facts.json", "ood_facts.json",
+    }  # fmt: skip
+    assert main(["data", *TINY[:3], f"--out={out}"]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_data_of_a_folder_is_the_folder(tmp_path):
+    assert main(["data", CONFIG, f"--config.data.folder={PRETRAINING}", f"--out={tmp_path}/d"]) == 0
+    for path in PRETRAINING.iterdir():
+        assert (tmp_path / "d" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_smoke_quickstart_walks_the_whole_path(tmp_path, capsys):
+    assert main(["quickstart", "--smoke", f"--workdir={tmp_path}/q"]) == 0
+    printed = capsys.readouterr().out
+    results = grokjax.load(tmp_path / "q")
+    assert results.runs.groupby("regime").size().min() >= 3
+    for regime in ("natural", "both_hop_full", "second_hop_full"):
+        assert f"{regime} answers" in printed
+    assert (tmp_path / "q/figures/curves.png").exists()
+    assert len(list((tmp_path / "q/tensorboard").iterdir())) == len(results.runs)
+
+
+def test_the_paper_at_reduced_width_takes_two_steps(tmp_path, capsys):
+    """Its data, cycles, registers, bf16 and stablemax loss, on one regime of the five per run."""
+    command = [
+        "train", f"--config={ROOT}/experiments/paper.py:reduced", f"--workdir={tmp_path}/p",
+        "--config.train.num_steps=2", "--config.train.batch_size=8", "--config.data.max_probes=16",
+        "--config.model.hidden_size=16", "--config.model.register_size=16",
+    ]  # fmt: skip
+    assert main(command) == 0
+    results = grokjax.load(tmp_path / "p")
+    assert results.runs.regime.tolist() == [
+        "natural", "both_hop_full", "both_hop_half", "first_hop_full", "second_hop_full",
+    ]  # fmt: skip
+    assert results.config.model.dtype == "bfloat16" and results.config.data.num_entities == 2000
+    assert results.runs.num_train.is_unique and results.runs.num_train.min() > 600_000
+    assert results.curves.loss[results.curves.step == 2].between(1, 100).all()
+    assert "GiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_what_resumes(number, tmp_path):
+    command = [sys.executable, "-m", "grokjax", "train", *TINY, f"--workdir={tmp_path}/w"]
+    command += ["--config.train.num_steps=200000"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    curves = tmp_path / "w/curves.csv"
+    deadline = time.monotonic() + 120
+    while not (curves.exists() and curves.read_text().count("\n") > 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75 and "stopping: saving after this chunk" in output
+    with grokjax.checkpoint.Checkpoints(tmp_path / "w/checkpoints") as saved:
+        step = saved.steps()[-1]
+    assert step % 10 == 0 and step >= grokjax.load(tmp_path / "w").curves.step.max()
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for command in ("train", "quickstart", "data", "bench"):
+        assert command in text
+
+
+def test_bench_names_its_parts(capsys):
+    assert main(["bench", "--only=speed"]) == 2
+    assert "choose of quickstart, population, paper, host" in capsys.readouterr().err
+
+
+def test_jax_sees_four_devices():
+    assert len(jax.devices()) == 4

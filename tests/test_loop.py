@@ -1,0 +1,270 @@
+"""The whole story on a tiny population: stop, go on, extend, refuse."""
+
+import json
+import os
+import random
+import signal
+import threading
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import FINETUNING, PRETRAINING, tiny_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import grokjax
+from grokjax import loop
+from grokjax.checkpoint import Checkpoints
+from grokjax.errors import UserError
+from grokjax.interrupt import Interrupted
+
+
+def sweep_config(**changes):
+    config = tiny_config(**changes)
+    config.runs = tuple(
+        {"data.regime": regime, "seeds.init": seed}
+        for regime in ("natural", "both_hop_full")
+        for seed in range(2)
+    )
+    return config
+
+
+def stop_after(monkeypatch, num_chunks):
+    """As if a SIGTERM came while that chunk was running."""
+    real = loop.Population.train
+    calls = []
+
+    def train(self, state, num_steps):
+        calls.append(num_steps)
+        if len(calls) == num_chunks:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, state, num_steps)
+
+    monkeypatch.setattr(loop.Population, "train", train)
+    return calls
+
+
+def final_arrays(workdir, step):
+    """Everything in the full state on disk."""
+    with Checkpoints(workdir / "checkpoints") as saved:
+        assert saved.steps()[-1] == step
+    population = loop.Population(*_population_of(workdir))
+    with Checkpoints(workdir / "checkpoints") as saved:
+        _, state = saved.restore_latest(population.abstract_state())
+    return jax.tree.leaves(state)
+
+
+def _population_of(workdir):
+    config = grokjax.load(workdir).config
+    runs = loop.expand(config)
+    return config, runs, loop.make_datasets(runs)
+
+
+def raw(leaf):
+    return (
+        jax.random.key_data(leaf)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else leaf
+    )
+
+
+def assert_same_workdir(a, b, step):
+    assert (a / "curves.csv").read_bytes() == (b / "curves.csv").read_bytes()
+    assert (a / "runs.csv").read_bytes() == (b / "runs.csv").read_bytes()
+    for x, y in zip(final_arrays(a, step), final_arrays(b, step), strict=True):
+        np.testing.assert_array_equal(raw(x), raw(y))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("loop") / "whole"
+    return grokjax.train_and_evaluate(sweep_config(), workdir)
+
+
+def test_the_workdir(uninterrupted):
+    r = uninterrupted
+    names = {p.name for p in r.workdir.iterdir()}
+    assert names >= {"config.json", "runs.csv", "curves.csv", "checkpoints", "tensorboard"}
+    assert r.runs.run_id.tolist() == [0, 1, 2, 3] and (r.runs.status == "done").all()
+    assert list(r.runs.columns[:4]) == ["run_id", "run_hash", "regime", "seeds.init"]
+    assert r.curves.step.tolist() == [s for s in (0, 10, 20, 30, 40) for _ in range(4)]
+    for name in ("id_atomic/answer_accuracy", "test_inferred_ood/bridge_found", "loss"):
+        assert name in r.curves
+    stored = json.loads((r.workdir / "config.json").read_text())
+    assert stored["schema_version"] == 1 and stored["config"]["train"]["num_steps"] == 40
+    assert {"commit", "versions", "device", "xla_flags", "command"} <= set(stored)
+    losses = r.curves.groupby("step").loss.mean()
+    assert losses[40] < losses[10]
+
+
+def test_stored_parameters_are_the_runs_own(uninterrupted):
+    """Evaluated again one by one, they give the curves' last row."""
+    r = uninterrupted
+    assert r.checkpoint_steps()[0] == 0 and r.checkpoint_steps()[-1] == 40
+    for run_id in (0, 3):
+        weights = r.parameters(run_id)
+        population = loop.Population(
+            r.config, [r.run_config(run_id)], [r.dataset(run_id)], jax.devices()[:1]
+        )
+        metrics = grokjax.evaluate.evaluate(
+            population.evaluate_config,
+            weights["ema_params"],
+            weights["buffers"],
+            jax.tree.map(lambda x: x[0], population.probes),
+        )
+        last = r.curves[(r.curves.run_id == run_id) & (r.curves.step == 40)].iloc[0]
+        for name in ("test_inferred_ood/answer_accuracy", "train_inferred/target_found"):
+            np.testing.assert_allclose(metrics[name], last[name], atol=1e-6)
+
+
+def test_a_resumed_run_is_bit_identical(uninterrupted, tmp_path, monkeypatch):
+    chunk = random.SystemRandom().randint(1, 7)
+    with monkeypatch.context() as m:
+        stop_after(m, chunk)
+        with pytest.raises(Interrupted, match=f"saved at step {5 * chunk}"):
+            grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    calls = stop_after(monkeypatch, -1)
+    grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    assert len(calls) == 8 - chunk, f"stopped after {chunk} chunks"
+    assert_same_workdir(uninterrupted.workdir, tmp_path, 40)
+    for folder in (tmp_path / "tensorboard").iterdir():
+        reader = EventAccumulator(str(folder))
+        reader.Reload()
+        assert [e.step for e in reader.Scalars("training_accuracy")] == [0, 10, 20, 30, 40]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(uninterrupted, tmp_path, monkeypatch):
+    """No time to save anything: rows beyond the last checkpoint are made again, once."""
+
+    def killed(self, state, num_steps):
+        if killed.calls == 7:  # step 35; checkpoints are every 20 steps
+            raise SystemExit(137)
+        killed.calls += 1
+        return real(self, state, num_steps)
+
+    killed.calls, real = 0, loop.Population.train
+    with monkeypatch.context() as m:
+        m.setattr(loop.Population, "train", killed)
+        with pytest.raises(SystemExit):
+            grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    assert pd.read_csv(tmp_path / "curves.csv").step.max() >= 20
+    grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    assert_same_workdir(uninterrupted.workdir, tmp_path, 40)
+
+
+def test_done_and_extended(uninterrupted, tmp_path, capsys):
+    config = sweep_config(train__num_steps=20)
+    grokjax.train_and_evaluate(config, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    grokjax.train_and_evaluate(config, tmp_path)
+    assert "done at step 20" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+    grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    assert "resuming at step 20" in capsys.readouterr().out
+    assert_same_workdir(uninterrupted.workdir, tmp_path, 40)
+
+
+def test_another_config_is_refused(uninterrupted):
+    before = (uninterrupted.workdir / "config.json").read_bytes()
+    other = sweep_config(optimizer__weight_decay=0.5, train__num_steps=80)
+    with pytest.raises(UserError, match=r"optimizer\.weight_decay: 0\.3 -> 0\.5\)"):
+        grokjax.train_and_evaluate(other, uninterrupted.workdir)
+    fewer = sweep_config(train__num_steps=10)
+    with pytest.raises(UserError, match=r"train\.num_steps: 40 -> 10"):
+        grokjax.train_and_evaluate(fewer, uninterrupted.workdir)
+    swept = sweep_config()
+    swept.runs = swept.runs[:3]
+    with pytest.raises(UserError, match=r"runs\[3\]"):
+        grokjax.train_and_evaluate(swept, uninterrupted.workdir)
+    assert (uninterrupted.workdir / "config.json").read_bytes() == before
+
+
+def test_folders_of_others_are_refused(tmp_path):
+    (tmp_path / "curves.csv").write_text("precious")
+    with pytest.raises(UserError, match=r"has curves\.csv but no config\.json"):
+        grokjax.train_and_evaluate(tiny_config(), tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="not a grokjax config"):
+        grokjax.train_and_evaluate(tiny_config(), tmp_path)
+    with pytest.raises(UserError, match="the path is empty"):
+        grokjax.train_and_evaluate(tiny_config(), " ")
+    assert (tmp_path / "curves.csv").read_text() == "precious"
+
+
+def test_damaged_checkpoints_are_named(tmp_path):
+    config = tiny_config(train__num_steps=20)
+    grokjax.train_and_evaluate(config, tmp_path)
+    for path in (tmp_path / "checkpoints" / "state").rglob("*"):
+        if path.is_file() and path.parent.name == "d" and path.stat().st_size > 1000:
+            content = bytearray(path.read_bytes())
+            content[500] ^= 1
+            path.write_bytes(bytes(content))
+    config.train.num_steps = 40
+    with pytest.raises(UserError, match="no usable checkpoint"):
+        grokjax.train_and_evaluate(config, tmp_path)
+
+
+def test_a_diverged_run_is_marked_and_its_neighbours_curves_are_the_same(tmp_path):
+    healthy, broken = sweep_config(train__num_steps=20), sweep_config(train__num_steps=20)
+    row = dict(broken.runs[1]) | {"optimizer.learning_rate": 1e38}
+    broken.runs = (broken.runs[0], row, *broken.runs[2:])
+    a = grokjax.train_and_evaluate(healthy, tmp_path / "a")
+    b = grokjax.train_and_evaluate(broken, tmp_path / "b")
+    assert b.runs.status.tolist() == ["done", "diverged", "done", "done"]
+    keep = a.curves.run_id != 1
+    pd.testing.assert_frame_equal(a.curves[keep], b.curves[keep])
+
+
+def test_it_ends_when_nothing_trains_any_more(tmp_path):
+    config = tiny_config(optimizer__learning_rate=1e38)
+    results = grokjax.train_and_evaluate(config, tmp_path)
+    assert results.runs.status.tolist() == ["diverged"] and results.curves.step.max() < 40
+
+
+@pytest.mark.parametrize("folder, said", [
+    (PRETRAINING, "data: 8,215 training items a run\n"),
+    (FINETUNING, "982 compositions without one of their facts, 1 that contradict them"),
+])  # fmt: skip
+def test_a_folder_fixes_the_data(folder, said, tmp_path, capsys):
+    """Regimes and data seeds of the sweep fall away; init and order seeds stay."""
+    config = tiny_config(train__num_steps=4, data__folder=str(folder))
+    config.runs = tuple(
+        {"data.regime": regime, "seeds.data": s, "seeds.init": s, "seeds.order": s}
+        for regime in ("natural", "both_hop_full")
+        for s in range(2)
+    )
+    results = grokjax.train_and_evaluate(config, tmp_path)
+    assert results.runs["seeds.init"].tolist() == [0, 1] and "seeds.data" not in results.runs
+    assert results.runs.regime.tolist() == [folder.name] * 2
+    assert said in capsys.readouterr().out
+    assert np.isfinite(results.curves["id_atomic/exact_match"]).all()
+
+
+def test_what_cannot_fit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("grokjax.cost._available_bytes", lambda device: 1000)
+    with pytest.raises(UserError, match=r"memory: .* train fewer runs at once"):
+        grokjax.train_and_evaluate(tiny_config(), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_second_signal_leaves_at_once():
+    with loop.Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_training_in_a_thread_leaves_signals_alone():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work():
+        with loop.Interrupt() as interrupt:
+            assert not interrupt.requested
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before

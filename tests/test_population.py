@@ -1,0 +1,136 @@
+"""Populations: run by run the same numbers, wherever a run is placed and whoever is beside it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny_config
+from jax.sharding import PartitionSpec
+
+from grokjax.folder import load_dataset
+from grokjax.population import Population, make_mesh, over_runs, pad_runs
+from grokjax.sweep import expand
+from grokjax.train import DIVERGED, RUNNING
+
+STEPS = 20
+
+
+def population(rows, devices=4, **changes):
+    config = tiny_config(**changes)
+    config.runs = tuple(rows)
+    runs = expand(config)
+    datasets = [load_dataset(run.data, run.seeds.data) for run in runs]
+    return Population(config, runs, datasets, jax.devices()[:devices])
+
+
+def by_seed(num):
+    return [{"seeds.data": i, "seeds.init": i, "seeds.order": i} for i in range(num)]
+
+
+def trained(p, num_steps=STEPS):
+    """Final state on the host, without the copies that fill up the mesh."""
+    state, _ = p.train(p.init(), num_steps)
+    return jax.device_get(p.real_runs((state.params, state.ema_params, state.status)))
+
+
+def assert_same(a, b, rtol=0.0, atol=0.0):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("num_runs, batch_devices, shape", [
+    (8, 1, (4, 1)), (3, 1, (3, 1)), (5, 1, (3, 1)), (1, 1, (1, 1)), (1, 4, (1, 4)), (2, 2, (2, 2)),
+])  # fmt: skip
+def test_the_mesh_leaves_few_places_idle(num_runs, batch_devices, shape):
+    assert make_mesh(num_runs, batch_devices).devices.shape == shape
+
+
+def test_eight_runs_on_four_devices_are_eight_runs_on_one():
+    spread, single = population(by_seed(8), 4), population(by_seed(8), 1)
+    assert spread.mesh.size == 4 and single.mesh.size == 1
+    assert_same(trained(spread), trained(single), rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_does_not_depend_on_its_place():
+    rows = by_seed(8)
+    forwards, backwards = trained(population(rows)), trained(population(rows[::-1]))
+    assert_same(forwards, jax.tree.map(lambda x: x[::-1], backwards))
+
+
+def test_runs_with_different_data_share_a_program():
+    """Each run of a mixed population equals the same run among its own kind."""
+    rows = [
+        {"data.regime": "natural", "data.phi": 1.0},
+        {"data.regime": "both_hop_full"},
+        {"data.regime": "natural", "optimizer.learning_rate": 1e-2, "optimizer.weight_decay": 0.0},
+        {"data.regime": "second_hop_full", "optimizer.warmup_steps": 1, "optimizer.ema_rate": 0.9},
+    ]
+    mixed = population(rows)
+    sizes = np.asarray(mixed.tables.size)
+    assert len(set(sizes.tolist())) == 4 and mixed.tables.query.shape[1] == sizes.max()
+    together = trained(mixed)
+    for i, row in enumerate(rows):
+        alone = trained(population([row], 1))
+        own = jax.tree.map(lambda x, i=i: x[i : i + 1], together)
+        assert_same(own, alone, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(*[together[0]["embed"][i] for i in (0, 2)], atol=1e-3)
+
+
+def test_nothing_is_communicated():
+    p = population(by_seed(8))
+    text = p.train_program(p.init(), STEPS).as_text()
+    assert "while" in text
+    for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-sc"):
+        assert collective not in text
+
+
+def test_a_split_batch_gives_the_same_run():
+    whole = population(by_seed(1), 1)
+    split = population(by_seed(1), 4, train__batch_devices=4)
+    assert dict(split.mesh.shape) == {"run": 1, "batch": 4}
+    assert "all-reduce" in split.train_program(split.init(), STEPS).as_text()
+    assert_same(trained(whole), trained(split), rtol=1e-5, atol=1e-5)
+
+
+def test_a_diverged_run_leaves_its_neighbours_alone():
+    rows = by_seed(4)
+    healthy = population(rows)
+    # Infinite after one step, whatever the model makes of finite ones.
+    broken = population([*rows[:1], rows[1] | {"optimizer.learning_rate": 1e38}, *rows[2:]])
+    states = [p.train(p.init(), STEPS)[0] for p in (healthy, broken)]
+    metrics = [
+        jax.device_get(p.evaluate(s)) for p, s in zip((healthy, broken), states, strict=True)
+    ]
+    assert states[0].status.tolist() == [RUNNING] * 4
+    assert states[1].status.tolist() == [RUNNING, DIVERGED, RUNNING, RUNNING]
+    others = np.array([0, 2, 3])
+    for a, b in zip(*map(jax.tree.leaves, ((s.params, s.opt_state) for s in states)), strict=True):
+        np.testing.assert_array_equal(a[others], b[others])
+    for name, values in metrics[0].items():
+        np.testing.assert_array_equal(values[others], metrics[1][name][others], err_msg=name)
+    stopped = jax.tree.map(lambda x: x[1], states[1])
+    assert int(stopped.step) < STEPS
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(stopped.params))
+
+
+def test_padding_is_no_run():
+    p = population(by_seed(5))
+    assert p.mesh.shape["run"] == 3
+    state = p.init()
+    assert state.step.shape == (6,) and p.real_runs(state).step.shape == (5,)
+    assert_same(p.place(p.real_runs(state)).params, state.params)
+    np.testing.assert_array_equal(pad_runs(jnp.arange(5), p.mesh), [0, 1, 2, 3, 4, 4])
+
+
+def test_whole_runs_lie_on_each_device():
+    p = population(by_seed(8))
+    state, _ = p.train(p.init(), 2)
+    for leaf in jax.tree.leaves((state, p.tables, p.hyper)):
+        assert leaf.sharding.spec == PartitionSpec("run")
+        assert len(leaf.addressable_shards) == 4
+
+
+def test_over_runs_maps_one_run():
+    mesh = make_mesh(8)
+    doubled = over_runs(lambda x, y: {"sum": x + y}, mesh)(jnp.arange(8.0), jnp.ones((8, 3)))
+    np.testing.assert_array_equal(doubled["sum"], np.arange(8.0)[:, None] + np.ones((8, 3)))

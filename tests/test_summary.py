@@ -1,0 +1,81 @@
+"""The closing table and the figure of a workdir whose numbers are known."""
+
+import re
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from grokjax import figures, summary
+from grokjax.results import Results
+
+STEPS = (0, 100, 200, 300, 400)
+
+
+def make_results(folder, num_seeds=3):
+    """Two regimes; run 1 diverged; both_hop_full memorises at 100 and answers 0.9 + seed / 100."""
+    runs, curves = [], []
+    for regime in ("natural", "both_hop_full"):
+        for seed in range(num_seeds):
+            run_id = len(runs)
+            status = "diverged" if run_id == 1 < num_seeds else "done"
+            runs.append({"run_id": run_id, "regime": regime, "status": status})
+            good = regime == "both_hop_full"
+            for step in STEPS:
+                learned = step >= (100 if good else 300)
+                ood = (0.9 + seed / 100) * learned if good else 0.05
+                curves.append(
+                    {
+                        "run_id": run_id,
+                        "step": step,
+                        summary.TRAINING_ACCURACY: 1.0 * learned,
+                        summary.OOD_ACCURACY: 7.0 if status == "diverged" else ood,
+                        summary.BRIDGE_FOUND: 0.5,
+                        summary.BRIDGE_CHANCE: 0.15,
+                    }
+                )
+    return Results(folder, None, pd.DataFrame(runs), pd.DataFrame(curves))
+
+
+def test_a_row_per_regime(tmp_path):
+    r = make_results(tmp_path)
+    natural, both = summary.summarize(r.runs, r.curves)
+    assert (natural.regime, natural.num_runs, natural.num_diverged) == ("natural", 3, 1)
+    # Two evaluations at the end are one too few to have memorised.
+    assert natural.num_memorised == 0 and both.num_memorised == 3
+    assert both.memorised_at.mean == 100 and both.memorised_at.n == 3
+    # Student-t, n = 3: 0.91 +- 4.3027 * 0.01 / sqrt(3).
+    np.testing.assert_allclose(both.ood_accuracy, [0.91, 0.885159, 0.934841, 3], rtol=1e-5)
+    np.testing.assert_allclose(natural.ood_accuracy[:1], [0.05])
+
+
+def test_the_table_says_it(tmp_path):
+    r = make_results(tmp_path)
+    text = summary.summary_table(summary.summarize(r.runs, r.curves), 400)
+    assert re.search(r"natural +2 \(\+1 diverged\) +0 of 2 ", text)
+    assert re.search(r"both_hop_full +3 +100 .* 0\.91 \[0\.89, 0\.93\] +0\.50 .* 0\.15", text)
+    assert "At step 400; mean [95 % Student-t interval over seeds]" in text
+
+
+def test_the_verdict_states_what_was_measured(tmp_path):
+    r = make_results(tmp_path)
+    text = summary.verdict(summary.summarize(r.runs, r.curves))
+    assert text == (
+        "natural answers 0.05 [0.05, 0.05] of OOD compositions: not over 0.90.\n"
+        "both_hop_full answers 0.91 [0.89, 0.93] of OOD compositions: over 0.90."
+    )
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_the_figure_and_its_data(tmp_path, num_seeds):
+    path = figures.curves_figure(make_results(tmp_path, num_seeds))
+    image = matplotlib.image.imread(path)
+    assert path == tmp_path / "figures" / "curves.png" and image.shape[1] > 1000
+    assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 50
+    data = pd.read_csv(tmp_path / "figures" / "curves_bands.csv")
+    own = data[(data.metric == summary.OOD_ACCURACY) & (data.regime == "both_hop_full")]
+    at_end = own[own.step == 400].iloc[0]
+    middle, high = (0.91, 0.92) if num_seeds == 3 else (0.90, 0.90)
+    np.testing.assert_allclose([at_end["median"], at_end.low, at_end.high], [middle, 0.9, high])
+    assert data.low.max() <= 1  # no diverged run in any band
