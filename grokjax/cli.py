@@ -72,23 +72,11 @@ def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    args, rest = _parser().parse_known_args(_joined(arguments))
-    unknown = [text for text in rest if not text.startswith("--config.")]
-    if unknown:
-        raise UserError(f"unknown argument '{unknown[0]}'; see grokjax {args.command} --help")
-    return args, [text.removeprefix("--config.") for text in rest]
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """`--config.a.b VALUE` as `--config.a.b=VALUE`."""
-    joined: list[str] = []
-    for text in arguments:
-        waiting = joined and joined[-1].startswith("--config.") and "=" not in joined[-1]
-        if waiting and not text.startswith("--"):
-            joined[-1] += f"={text}"
-        else:
-            joined.append(text)
-    return joined
+    """A subcommand's own arguments, and the rest: settings, if it takes a config."""
+    args, rest = _parser().parse_known_args(arguments)
+    if rest and not args.takes_settings:
+        raise UserError(f"unknown argument '{rest[0]}'; see grokjax {args.command} --help")
+    return args, rest
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run, text: str, takes_config: bool = False) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, takes_settings=takes_config)
         if takes_config:
             added.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
         return added
@@ -106,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
     added = command("quickstart", quickstart, "train three regimes and draw when each groks")
     added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
+    added.set_defaults(takes_settings=True)
     added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
     added = command("data", data, "write a config's dataset in the authors' JSON format", True)
     added.add_argument("--out", required=True, metavar="DIR", help="a new folder")

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from grokjax.errors import UserError
 from grokjax.model import stage_names
@@ -35,7 +36,7 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
 
     Args:
       path: `experiments/x.py`, or `experiments/x.py:ARG` to pass ARG to its functions.
-      overrides: {setting: value}, or texts `setting=value` as on the command line.
+      overrides: {setting: value}, or flags `--config.SECTION.NAME=VALUE` as on a command line.
 
     Raises:
       UserError: no such file, a bad override, or one that the sweep varies.
@@ -45,10 +46,11 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
     if not hasattr(module, "get_config"):
         raise UserError(f"{file}: has no get_config(); is it an experiment file?")
     config = _call(module.get_config, argument, path)
-    if not isinstance(overrides, Mapping):
-        overrides = dict(_parse(text, config) for text in overrides)
-    for name, value in overrides.items():
-        set_setting(config, name, value)
+    if isinstance(overrides, Mapping):
+        for name, value in overrides.items():
+            set_setting(config, name, value)
+    else:
+        overrides = _override(config, overrides)
     if hasattr(module, "sweep"):
         sweep = Sweep()
         takes_argument = len(inspect.signature(module.sweep).parameters) > 1
@@ -133,20 +135,25 @@ def _call(get_config, argument: str, path: str) -> ConfigDict:
     return get_config(argument) if argument else get_config()
 
 
-def _parse(text: str, config: ConfigDict) -> tuple[str, Any]:
-    """`train.num_steps=2000` -> (name, value of the setting's type)."""
-    name, equals, value = text.partition("=")
-    known = flatten(config)
-    if name not in known or name.startswith("runs"):
-        raise UserError(unknown_setting(name, known))
-    if not equals:
-        raise UserError(f"--config.{name}: give a value, --config.{name}=VALUE")
-    kind = type(known[name])
+def _override(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
+    """Applies `--config.train.num_steps=2000` and the like; the names of the settings given."""
+    settings = ConfigDict({n: v for n, v in config.items() if n != "runs"})
+    known = flatten(settings)
+    for text in arguments:
+        name = text.partition("=")[0].removeprefix("--config.")
+        if text.startswith("--config.") and name not in known:
+            raise UserError(unknown_setting(name, known))
+    values, command = flags.FlagValues(), ["grokjax", *arguments]
+    config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=command)
     try:
-        if kind is bool:
-            return name, {"true": True, "1": True, "false": False, "0": False}[value.lower()]
-        if kind is int:
-            return name, int(value.replace("_", ""))
-        return name, kind(value)
-    except (ValueError, KeyError):
-        raise UserError(f"--config.{name}: '{value}' is not of type {kind.__name__}") from None
+        rest = values(command)[1:]
+    except flags.UnrecognizedFlagError as error:
+        rest = [f"--{error.flagname}"]
+    except flags.Error as error:
+        raise UserError(str(error).replace("\n", " ")) from None
+    if rest:
+        raise UserError(f"unknown argument '{rest[0]}'; see grokjax --help")
+    overrides = config_flags.get_override_values(values["config"])
+    for name, value in overrides.items():
+        set_setting(config, name, value)
+    return list(overrides)

@@ -31,14 +31,17 @@ CONFIG = f"--config={ROOT}/experiments/pretrain.py"
 
 BAD = {
     "unknown setting": (["--config.train.num_stepz=3"], "did you mean 'train.num_steps'?"),
-    "of another type": (["--config.train.num_steps=many"], "'many' is not of type int"),
+    "of another type": (
+        ["--config.train.num_steps=many"],
+        "num_steps=many: invalid literal",
+    ),
     "out-degree": (["--config.data.out_degree=99"], "out_degree"),
     "phi": (["--config.data.phi=500"], "phi"),
     "heads": (["--config.model.num_heads=3"], "3 heads do not divide hidden_size 64"),
     "mixer": (["--config.model.mixer=conv"], "'conv' is none of mlp, attention"),
     "no folder": (["--config.data.folder=nowhere"], "nowhere: no such folder"),
     "workdir": (["--workdir="], "the path is empty"),
-    "flag": (["--wrkdir=x"], "unknown argument '--wrkdir=x'"),
+    "flag": (["--wrkdir=x"], "unknown argument '--wrkdir'"),
     "no experiment": (["--config=experiments/nothing.py"], "no such file"),
     "regime": (["--config.data.regime=neutral"], "regime"),
     "entities": (["--config.data.num_entities=40000"], "tokens"),

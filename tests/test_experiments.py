@@ -54,11 +54,11 @@ def test_overrides():
     config = load_experiment(
         file,
         [
-            "train.num_steps=2_000",
-            "data.phi=inf",
-            "data.regime=both_hop_full",
-            "evaluate.raw_weights=true",
-            "optimizer.weight_decay=1",
+            "--config.train.num_steps=2_000",
+            "--config.data.phi=inf",
+            "--config.data.regime=both_hop_full",
+            "--config.evaluate.raw_weights",
+            "--config.optimizer.weight_decay=1",
         ],
     )
     assert config.train.num_steps == 2000 and config.data.phi == float("inf")
@@ -69,10 +69,13 @@ def test_overrides():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.num_stepz=1", "did you mean 'train.num_steps'"),
-        ("train.num_steps=many", "'many' is not of type int"),
-        ("evaluate.raw_weights=perhaps", "not of type bool"),
-        ("train.num_steps", "give a value"),
+        ("--config.train.num_stepz=1", "did you mean 'train.num_steps'"),
+        ("--config.train.num_steps=many", "num_steps=many: .*'many'"),
+        ("--config.evaluate.raw_weights=perhaps", "raw_weights=perhaps: .*Non-boolean"),
+        ("--config.train.num_steps", "Missing value for flag"),
+        ("--config.runs=3", "unknown setting 'runs'"),
+        ("--seed=3", "unknown argument '--seed'"),
+        ("stray", "unknown argument 'stray'"),
     ],
 )
 def test_bad_overrides(override, message):
@@ -82,7 +85,7 @@ def test_bad_overrides(override, message):
 
 def test_an_override_of_what_the_sweep_varies_is_refused():
     with pytest.raises(UserError, match=r"data.regime: the sweep of .* varies it"):
-        load_experiment(str(ROOT / "experiments/quickstart.py"), ["data.regime=natural"])
+        load_experiment(str(ROOT / "experiments/quickstart.py"), ["--config.data.regime=natural"])
 
 
 def test_bad_files(tmp_path):
