@@ -35,36 +35,53 @@ def default_config() -> ml_collections.ConfigDict:
             "hop2_ratio": -1.0,
             "hop2_k": -1,
             "max_probes": 3000,  # queries of each probe type
+            "identity_bridge": False,  # also train on (e) -> e, each entity (arXiv 2509.24653)
         }
     )
 
     config.model = ml_collections.ConfigDict(
         {
-            "kind": "recursive",
-            "hidden_size": 1536,
-            "num_layers": 2,
+            "kind": "recursive",  # or "decoder", which reads the settings marked with a D
+            "hidden_size": 1536,  # D
+            "num_layers": 2,  # D
             "H_cycles": 2,
             "L_cycles": 6,
             "gradient_cycles": 1,  # trailing H cycles that carry gradient; 0 means all of them
             "mixer": "mlp",  # "mlp" (across positions) or "attention" (bidirectional)
             "positions": "none",  # "none", "rotary" or "learned"
-            "num_heads": 8,
+            "num_heads": 8,  # D
             "expansion": 4.0,
             "mlp_multiple": 256,  # inner widths are rounded up to a multiple of this
             "num_registers": 16,
             "register_size": 1536,  # learned values, at most num_registers * hidden_size
-            "dtype": "bfloat16",  # compute dtype; parameters stay float32 ("float64" raises both)
+            "tied_head": False,  # the embedding is the output head, as it always is in the decoder
+            "halt_max_steps": 1,  # passes that a sequence may take, its state carried over
+            "halt_exploration": 0.1,  # share of sequences that may not halt before a random pass
+            "num_loops": 1,  # D: 1 is the ordinary transformer, 2 the looped one of Wang et al.
+            "dropout": 0.0,  # D
+            # D: compute dtype; parameters stay float32 ("float64" raises both).
+            "dtype": "bfloat16",
         }
     )
 
     config.optimizer = ml_collections.ConfigDict(
         {
+            "name": "adamw",  # or "adam_atan2"
             "learning_rate": 4e-5,
             "warmup_steps": 2000,
+            "warmup_start": 1,  # what the first update counts as: 0 gives it no learning rate
+            "schedule": "constant",  # after the warm-up; "cosine" falls to 0 at decay_steps
+            "decay_steps": 0,
             "weight_decay": 1.0,
+            "weight_decay_schedule": "constant",  # or "cosine", as above
+            "decay_vectors": True,  # whether biases and norms decay too
             "beta1": 0.9,
             "beta2": 0.95,
             "eps": 1e-8,
+            "clip_norm": float("inf"),  # of the whole gradient
+            "grokfast_alpha": 0.98,  # memory of the gradient's slow part
+            "grokfast_lambda": 0.0,  # its amplification; 0 is off
+            "orthograd": False,  # gradient without its part along the weights
             "register_learning_rate": 1e-4,
             "register_weight_decay": 1.0,
             "ema_rate": 0.999,
@@ -86,6 +103,10 @@ def default_config() -> ml_collections.ConfigDict:
         {
             "batch_size": 1024,  # queries per forward pass
             "path_stage": "best",  # of bridge_found_strict: a stage, or the best on ID queries
+            # Depth of the evaluated model; 0 is that of training.
+            "H_cycles": 0,
+            "L_cycles": 0,
+            "num_loops": 0,
             "raw_weights": False,  # also report the non-averaged weights, in columns "raw/..."
         }
     )

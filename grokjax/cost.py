@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from grokjax.model import ModelConfig, num_parameters
+from grokjax.model import DECODER, ModelConfig, num_parameters
 
 
 def forward_flops(config: ModelConfig, *, cycles: int | None = None, head: bool = True) -> int:
@@ -22,6 +22,9 @@ def forward_flops(config: ModelConfig, *, cycles: int | None = None, head: bool 
       head: whether to count the output and halting heads.
     """
     s, d = config.length, config.hidden_size
+    if config.kind == DECODER:
+        layer = 2 * s * d * 12 * d + 2 * 2 * s * s * d
+        return config.num_loops * config.num_layers * layer + 2 * s * d * config.vocab_size
     if config.mixer == "mlp":
         mixer = 3 * 2 * s * d * config.inner_size(s)
     else:
@@ -34,6 +37,8 @@ def forward_flops(config: ModelConfig, *, cycles: int | None = None, head: bool 
 
 def train_flops(config: ModelConfig) -> int:
     """Of one query's training step: cycles without gradient count forward only."""
+    if config.kind == DECODER:
+        return 3 * forward_flops(config)
     gradient_cycles = config.gradient_cycles or config.H_cycles
     return forward_flops(config) + 2 * forward_flops(config, cycles=gradient_cycles)
 

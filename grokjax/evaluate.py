@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grokjax.dataset import Batch, Probes, make_batch
+from grokjax.dataset import PAD, Batch, Probes, make_batch
 from grokjax.lens import found_anywhere, top_tokens
-from grokjax.model import Buffers, ModelConfig, Params, forward
+from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 
 COMPOSITION_METRICS = ("bridge_found", "bridge_found_strict", "bridge_chance")
 METRICS = ("answer_accuracy", "exact_match", "target_found", *COMPOSITION_METRICS)
@@ -103,10 +103,18 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
     def one_batch(columns):
         query, bridge, decoy = columns
         batch = make_batch(query, config.end_id)
-        output = forward(config.model, params, buffers, batch)
+        output = forward_all_steps(config.model, params, buffers, batch)
         top = top_tokens(config.model, params, output.trace)
         predicted = jnp.argmax(output.logits, axis=-1)
-        answer = query[:, 3]
+        answer, read_at = query[:, 3], batch.answer_position
+        if not config.model.predicts_input:
+            # The question is given; a position before the answer is the one that says it, and
+            # those from the answer on have seen it.
+            position = jnp.arange(predicted.shape[1])
+            asked = position < batch.answer_position[:, None]
+            predicted = jnp.where(asked, batch.labels, predicted)
+            top = jnp.where(asked, top, PAD)
+            read_at = read_at - 1
         return Hits(
             answer=_at(predicted, batch.answer_position) == answer,
             exact=exact_match(predicted, batch, config.end_id),
@@ -115,9 +123,7 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
             chance=jnp.mean(
                 jax.vmap(found_anywhere, in_axes=(None, 1))(top, decoy).astype(jnp.float32), axis=0
             ),
-            bridge_by_stage=(
-                jax.vmap(_at, in_axes=(0, None))(top, batch.answer_position) == bridge
-            ).T,
+            bridge_by_stage=(jax.vmap(_at, in_axes=(0, None))(top, read_at) == bridge).T,
         )
 
     hits = jax.lax.map(one_batch, jax.tree.map(split, columns))
@@ -144,7 +150,7 @@ def _path_stage(config: EvaluateConfig, by_stage: Float[Array, G]) -> Int[Array,
     """The declared stage, or the one that reads the bridge best on ID compositions."""
     if config.path_stage == "best":
         return jnp.argmax(jnp.nan_to_num(by_stage))
-    return jnp.asarray(config.model.stages.index(config.path_stage))
+    return jnp.asarray(config.model.evaluation_stages.index(config.path_stage))
 
 
 def _mean_where(value: Array, where: Bool[Array, N]) -> Float[Array, ""]:

@@ -13,21 +13,24 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from grokjax.errors import UserError
-from grokjax.model import stage_names
-from grokjax.sweep import Sweep, flatten, rows_of, set_setting, unknown_setting
+from grokjax.model import DECODER, decoder_stage_names, stage_names
+from grokjax.sweep import Sweep, expand, flatten, rows_of, set_setting, unknown_setting
 
 _CHOICES = {
-    "model.kind": ("recursive",),
+    "model.kind": ("recursive", "decoder"),
     "model.mixer": ("mlp", "attention"),
     "model.positions": ("none", "rotary", "learned"),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "train.loss": ("stablemax", "softmax"),
+    "optimizer.name": ("adamw", "adam_atan2"),
+    "optimizer.schedule": ("constant", "cosine"),
+    "optimizer.weight_decay_schedule": ("constant", "cosine"),
 }
 _POSITIVE = (
     "model.hidden_size", "model.num_layers", "model.H_cycles", "model.L_cycles", "model.num_heads",
-    "model.mlp_multiple", "train.num_steps", "train.batch_size", "train.eval_every",
-    "train.chunk_steps", "train.batch_devices", "evaluate.batch_size", "checkpoint.every",
-    "checkpoint.keep", "data.max_probes",
+    "model.mlp_multiple", "model.halt_max_steps", "model.num_loops", "train.num_steps",
+    "train.batch_size", "train.eval_every", "train.chunk_steps", "train.batch_devices",
+    "evaluate.batch_size", "checkpoint.every", "checkpoint.keep", "data.max_probes",
 )  # fmt: skip
 
 
@@ -81,25 +84,29 @@ def validate(config: ConfigDict) -> None:
         if flat[name] < 1:
             raise UserError(f"{name}: {flat[name]} must be at least 1")
     m, t = config.model, config.train
-    if m.mixer == "attention" and m.hidden_size % m.num_heads:
+    if (m.kind == DECODER or m.mixer == "attention") and m.hidden_size % m.num_heads:
         raise UserError(
             f"model.num_heads: {m.num_heads} heads do not divide hidden_size {m.hidden_size}"
         )
-    if m.positions == "rotary" and (m.mixer != "attention" or m.hidden_size // m.num_heads % 2):
-        raise UserError("model.positions: rotary needs the attention mixer and an even head size")
-    if not 0 <= m.gradient_cycles <= m.H_cycles:
-        raise UserError(f"model.gradient_cycles: {m.gradient_cycles} is outside 0..{m.H_cycles}")
-    if m.num_registers < 0 or not 0 <= m.register_size <= m.num_registers * m.hidden_size:
-        raise UserError(
-            f"model.register_size: {m.register_size} values do not fit {m.num_registers} registers"
-            f" of {m.hidden_size}"
-        )
-    stages = stage_names(m.H_cycles, m.L_cycles)
+    if m.kind == DECODER:
+        stages = decoder_stage_names(config.evaluate.num_loops or m.num_loops, m.num_layers)
+    else:
+        _validate_recursive(m)
+        depth = (config.evaluate.H_cycles or m.H_cycles, config.evaluate.L_cycles or m.L_cycles)
+        stages = stage_names(*depth)
     if config.evaluate.path_stage not in ("best", *stages):
         raise UserError(
             f"evaluate.path_stage: '{config.evaluate.path_stage}' is none of best,"
             f" {', '.join(stages)}"
         )
+    o = config.optimizer
+    if "cosine" in (o.schedule, o.weight_decay_schedule):
+        for run in expand(config):
+            if run.optimizer.decay_steps <= run.optimizer.warmup_steps:
+                raise UserError(
+                    f"optimizer.decay_steps: {run.optimizer.decay_steps} is not beyond the warm-up"
+                    f" of {run.optimizer.warmup_steps} steps; a cosine ends there"
+                )
     if t.eval_every % t.chunk_steps:
         raise UserError(
             f"train.chunk_steps: {t.chunk_steps} does not divide eval_every {t.eval_every}"
@@ -108,6 +115,18 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"checkpoint.every: {config.checkpoint.every} is no multiple of train.eval_every"
             f" {t.eval_every}"
+        )
+
+
+def _validate_recursive(m: ConfigDict) -> None:
+    if m.positions == "rotary" and (m.mixer != "attention" or m.hidden_size // m.num_heads % 2):
+        raise UserError("model.positions: rotary needs the attention mixer and an even head size")
+    if not 0 <= m.gradient_cycles <= m.H_cycles:
+        raise UserError(f"model.gradient_cycles: {m.gradient_cycles} is outside 0..{m.H_cycles}")
+    if m.num_registers < 0 or not 0 <= m.register_size <= m.num_registers * m.hidden_size:
+        raise UserError(
+            f"model.register_size: {m.register_size} values do not fit {m.num_registers} registers"
+            f" of {m.hidden_size}"
         )
 
 

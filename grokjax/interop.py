@@ -91,6 +91,61 @@ def params_from_official(
     return params, buffers
 
 
+def params_from_gpt2(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Params:
+    """Arrays of a GPT-2 state dict as our decoder's parameters, whatever its number of loops.
+
+    GPT-2 keeps its projections as (in, out), as we do.
+
+    Args:
+      arrays: by name, with or without prefixes such as `lm.transformer.`.
+      config: the decoder; `seq_len` is the length of the table of positions.
+
+    Raises:
+      UserError: an array is missing, unknown or has another shape.
+    """
+    rest = {name.rpartition("transformer.")[2]: np.asarray(v) for name, v in arrays.items()}
+
+    def take(name: str, *shape: int) -> np.ndarray:
+        if name not in rest:
+            raise UserError(f"GPT-2 weights: array '{name}' is missing; is it another model?")
+        array = rest.pop(name)
+        if array.shape != shape:
+            raise UserError(f"GPT-2 weights: '{name}' is {array.shape}, not {shape}")
+        return array
+
+    d = config.hidden_size
+
+    def norm(name: str) -> dict[str, np.ndarray]:
+        return {"scale": take(f"{name}.weight", d), "bias": take(f"{name}.bias", d)}
+
+    def linear(name: str, fan_in: int, fan_out: int) -> dict[str, np.ndarray]:
+        kernel = take(f"{name}.weight", fan_in, fan_out)
+        return {"kernel": kernel, "bias": take(f"{name}.bias", fan_out)}
+
+    params: Params = {
+        "embed": take("wte.weight", config.vocab_size, d),
+        "positions": take("wpe.weight", config.seq_len, d),
+        "final_norm": norm("ln_f"),
+        "layers": {},
+    }
+    for i in range(config.num_layers):
+        params["layers"][str(i)] = {
+            "attention_norm": norm(f"h.{i}.ln_1"),
+            "qkv": linear(f"h.{i}.attn.c_attn", d, 3 * d),
+            "out": linear(f"h.{i}.attn.c_proj", d, d),
+            "mlp_norm": norm(f"h.{i}.ln_2"),
+            "up": linear(f"h.{i}.mlp.c_fc", d, 4 * d),
+            "down": linear(f"h.{i}.mlp.c_proj", 4 * d, d),
+        }
+    # The head is tied; masks are no weights.
+    unknown = [
+        n for n in rest if n != "lm_head.weight" and not n.endswith(("attn.bias", "masked_bias"))
+    ]
+    if unknown:
+        raise UserError(f"GPT-2 weights: unknown array '{unknown[0]}'; is it another model?")
+    return params
+
+
 def _bare(name: str) -> str:
     while name.startswith(_PREFIXES):
         name = name.split(".", 1)[1]

@@ -15,6 +15,8 @@ def lens_stream(stage: str) -> str:
 
 def lens_states(trace: Trace) -> Float[Array, "G B S D"]:
     """Of each stage, the state of its own stream."""
+    if trace.z_L is None:
+        return trace.z_H
     thinking = jnp.array([lens_stream(stage) == "z_L" for stage in trace.stages])
     return jnp.where(thinking[:, None, None, None], trace.z_L, trace.z_H)
 

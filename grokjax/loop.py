@@ -221,7 +221,7 @@ class Log:
         """One row per run, in the order of `runs.csv`."""
         measured, metrics = jax.device_get((measured, metrics))
         measured = {name: np.asarray(x) for name, x in measured.items()}
-        stages = self._population.train_config.model.stages
+        stages = self._population.evaluate_config.model.evaluation_stages
         rows = []
         for i, run in enumerate(self._table):
             values = {name: x[i] for name, x in measured.items()}

@@ -1,8 +1,15 @@
-"""Optimisers, built inside the step from traced numbers: each run of a population has its own."""
+"""Optimisers, built inside the step from traced numbers: each run of a population has its own.
+
+A network's gradient passes Grokfast's filter, clipping and OrthoGrad, in this order and each of
+them off unless asked for, then Adam's moments (AdamW or Adam-atan2), decoupled weight decay and the
+learning rate. Registers have sign-SGD.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,6 +18,22 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from grokjax.model import Params
+
+ATAN2_SCALE = 4 / math.pi  # a, so that a constant gradient moves by the learning rate
+_TINY = 1e-30  # OrthoGrad's guard against weights, or gradients, of zero
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """What shapes the update; one per population."""
+
+    name: str = "adamw"
+    schedule: str = "constant"
+    weight_decay_schedule: str = "constant"
+    # Whether any run uses them; what no run uses costs neither memory nor time.
+    grokfast: bool = False
+    clip: bool = False
+    orthograd: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -27,37 +50,182 @@ class Hyperparameters:
     register_learning_rate: Float[Array, ""]
     register_weight_decay: Float[Array, ""]
     ema_rate: Float[Array, ""]
+    # What the study does without.
+    warmup_start: Float[Array, ""] | float = 1.0
+    decay_steps: Float[Array, ""] | float = 0.0
+    decay_vectors: Float[Array, ""] | float = 1.0
+    clip_norm: Float[Array, ""] | float = math.inf
+    grokfast_alpha: Float[Array, ""] | float = 0.98
+    grokfast_lambda: Float[Array, ""] | float = 0.0
+    orthograd: Float[Array, ""] | float = 0.0
 
 
 HYPERPARAMETERS = tuple(field.name for field in dataclasses.fields(Hyperparameters))
 
 
-def make_optimizer(h: Hyperparameters) -> optax.GradientTransformationExtraArgs:
-    """The study's optimiser: AdamW with linear warm-up; sign-SGD for the registers.
+def make_optimizer(
+    config: OptimizerConfig, h: Hyperparameters
+) -> optax.GradientTransformationExtraArgs:
+    """One run's optimiser.
 
-    Weight decay is decoupled and touches every parameter, biases and embeddings included. The
-    update takes `present`, bool[num_identifiers]: identifiers that the batch holds.
+    Weight decay is decoupled and touches every parameter, embeddings included (biases and norms too
+    unless `decay_vectors` is off). The update takes `present`, bool[num_identifiers]: identifiers
+    that the batch holds.
     """
+    moments = {
+        "adamw": optax.scale_by_adam(h.beta1, h.beta2, h.eps),  # type: ignore[arg-type]
+        "adam_atan2": scale_by_atan2(h.beta1, h.beta2),
+    }[config.name]
+    network = optax.chain(
+        *([grokfast(h.grokfast_alpha, h.grokfast_lambda)] if config.grokfast else []),
+        *([optax.clip_by_global_norm(h.clip_norm)] if config.clip else []),  # type: ignore[arg-type]
+        *([orthograd(jnp.asarray(h.orthograd) > 0)] if config.orthograd else []),
+        moments,
+        decay_weights(
+            lambda n: h.weight_decay * schedule(config.weight_decay_schedule, h)(n), h.decay_vectors
+        ),
+        optax.scale_by_learning_rate(learning_rate(config, h)),
+    )
+    registers = sign_sgd(
+        warmup(h.register_learning_rate, h.warmup_steps, h.warmup_start), h.register_weight_decay
+    )
     return optax.partition(
-        {
-            "network": optax.adamw(
-                warmup(h.learning_rate, h.warmup_steps),
-                b1=h.beta1,  # type: ignore[arg-type]
-                b2=h.beta2,  # type: ignore[arg-type]
-                eps=h.eps,  # type: ignore[arg-type]
-                weight_decay=h.weight_decay,  # type: ignore[arg-type]
-            ),
-            "registers": sign_sgd(
-                warmup(h.register_learning_rate, h.warmup_steps), h.register_weight_decay
-            ),
-        },
+        {"network": network, "registers": registers},
         lambda params: {name: "registers" if name == "registers" else "network" for name in params},
     )
 
 
-def warmup(peak: Float[Array, ""], steps: Float[Array, ""]) -> optax.Schedule:
-    """Linear warm-up, then constant: the n-th update, counted from 1, uses peak * n / steps."""
-    return lambda count: peak * jnp.minimum((count + 1) / jnp.maximum(steps, 1), 1)
+def learning_rate(config: OptimizerConfig, h: Hyperparameters) -> optax.Schedule:
+    """Rate of the update with this many before it: warm-up, then the schedule."""
+    rise = warmup(h.learning_rate, h.warmup_steps, h.warmup_start)
+    fall = schedule(config.schedule, h)
+    return lambda count: rise(count) * fall(count)
+
+
+def warmup(
+    peak: Float[Array, ""], steps: Float[Array, ""], start: Float[Array, ""] | float = 1
+) -> optax.Schedule:
+    """Linear, then constant: the n-th update, counted from `start`, uses peak * n / steps."""
+    return lambda count: peak * jnp.minimum((count + start) / jnp.maximum(steps, 1), 1)
+
+
+def schedule(kind: str, h: Hyperparameters) -> optax.Schedule:
+    """A factor of 1, or half a cosine from 1 at the end of the warm-up to 0 at `decay_steps`."""
+    if kind == "constant":
+        return lambda count: 1.0
+
+    def cosine(count):
+        way = (count - h.warmup_steps) / jnp.maximum(h.decay_steps - h.warmup_steps, 1)
+        return 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(way, 0, 1)))
+
+    return cosine
+
+
+class GrokfastState(NamedTuple):
+    num_updates: Array
+    slow: Params
+
+
+def grokfast(
+    alpha: Float[Array, ""] | float, amplification: Float[Array, ""] | float
+) -> optax.GradientTransformation:
+    """Adds the amplified moving average of gradients to each (Lee et al. 2024, Grokfast-EMA).
+
+    The average h <- alpha h + (1 - alpha) g starts at the first gradient; g + lambda h goes on.
+    """
+
+    def init(params):
+        return GrokfastState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads, state, params=None):
+        del params
+
+        def filtered(slow, grad):
+            before = jnp.where(state.num_updates == 0, grad, slow)
+            return alpha * before + (1 - alpha) * grad
+
+        slow = jax.tree.map(filtered, state.slow, grads)
+        grads = jax.tree.map(lambda g, s: g + amplification * s, grads, slow)
+        return grads, GrokfastState(state.num_updates + 1, slow)
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthograd(on: Bool[Array, ""]) -> optax.GradientTransformation:
+    """Each array's gradient without its part along the weights, of the length that it had.
+
+    Prieto et al. 2025 (arXiv 2501.04697), against softmax's naive growth of the logits.
+    """
+
+    def project(grad, weight):
+        along = jnp.vdot(weight, grad) / (jnp.vdot(weight, weight) + _TINY)
+        across = grad - along * weight
+        length, before = jnp.linalg.norm(across), jnp.linalg.norm(grad)
+        return jnp.where(on, across * (before / (length + _TINY)), grad)
+
+    def update(grads, params):
+        return jax.tree.map(project, grads, params)
+
+    return optax.stateless(update)
+
+
+class Atan2State(NamedTuple):
+    num_updates: Array
+    mean: Params
+    square: Params
+
+
+def scale_by_atan2(
+    beta1: Float[Array, ""], beta2: Float[Array, ""]
+) -> optax.GradientTransformation:
+    """a * atan2(m, sqrt(v)) of Adam's corrected moments: no epsilon, no dependence on scale.
+
+    Adam-atan2 of Everett et al. 2024 (arXiv 2407.05872), with a = 4 / pi and b = 1.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return Atan2State(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(grads, state, params=None):
+        del params
+        n = state.num_updates + 1
+        mean = optax.tree.update_moment(grads, state.mean, beta1, 1)
+        square = optax.tree.update_moment(grads, state.square, beta2, 2)
+        updates = jax.tree.map(
+            lambda m, v: (
+                ATAN2_SCALE * jnp.arctan2(m / (1 - beta1**n), jnp.sqrt(v / (1 - beta2**n)))
+            ),
+            mean,
+            square,
+        )
+        return updates, Atan2State(n, mean, square)
+
+    return optax.GradientTransformation(init, update)
+
+
+class DecayState(NamedTuple):
+    num_updates: Array
+
+
+def decay_weights(
+    rate: Callable[[Array], Array], vectors: Float[Array, ""] | float
+) -> optax.GradientTransformation:
+    """Adds rate(count) * p to each update; for biases and norms, `vectors` times as much."""
+
+    def init(params):
+        del params
+        return DecayState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params):
+        now = rate(state.num_updates)
+
+        def decayed(u, p):
+            return u + (now if p.ndim > 1 else now * vectors) * p
+
+        return jax.tree.map(decayed, updates, params), DecayState(state.num_updates + 1)
+
+    return optax.GradientTransformation(init, update)
 
 
 class SignSGDState(NamedTuple):

@@ -29,9 +29,16 @@ def batch_indices(
     step = step.astype(jnp.uint32)
     # step * B + i, divided by size without ever leaving 32 bits.
     offset = (step % size) * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
-    epoch = (step // size) * batch_size + offset // size
+    return items_at(key, (step // size) * batch_size, offset, size)
+
+
+def items_at(
+    key: Array, epoch: UInt32[Array, ""], offset: UInt32[Array, B], size: UInt32[Array, ""]
+) -> Int[Array, B]:
+    """Items `offset` places after the start of an epoch, which may be in a later one."""
     round_keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
-    return permute(round_keys, epoch, offset % size, size).astype(jnp.int32)
+    items = permute(round_keys, epoch + offset // size, offset % size, size)
+    return items.astype(jnp.int32)
 
 
 def permute(

@@ -6,7 +6,9 @@ nothing in it communicates, so a run's numbers do not depend on its neighbours.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +23,7 @@ from ml_collections import ConfigDict
 from grokjax.dataset import Dataset, Probes, QueryTable, stack_datasets
 from grokjax.evaluate import EvaluateConfig, evaluate
 from grokjax.model import ModelConfig
-from grokjax.optim import HYPERPARAMETERS, Hyperparameters
+from grokjax.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
 from grokjax.train import RunState, StepMetrics, TrainConfig, init_run, train_chunk
 
 BY_RUN = PartitionSpec("run")
@@ -130,10 +132,17 @@ class Population:
         model = model_config(config, vocabulary.size)
         self.num_runs = len(runs)
         self.train_config = TrainConfig(
-            model, config.train.batch_size, config.train.loss, vocabulary.end_id
+            model,
+            config.train.batch_size,
+            config.train.loss,
+            vocabulary.end_id,
+            optimizer_config(config, runs),
         )
         self.evaluate_config = EvaluateConfig(
-            model, config.evaluate.batch_size, vocabulary.end_id, config.evaluate.path_stage
+            evaluated_model(config, model),
+            config.evaluate.batch_size,
+            vocabulary.end_id,
+            config.evaluate.path_stage,
         )
         self.raw_weights = config.evaluate.raw_weights
         self.mesh = make_mesh(self.num_runs, config.train.batch_devices, devices)
@@ -188,6 +197,29 @@ class Population:
 def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
     """The static model settings of a config."""
     return ModelConfig(vocab_size=vocab_size, **config.model.to_dict())
+
+
+def evaluated_model(config: ConfigDict, model: ModelConfig) -> ModelConfig:
+    """The model at the depth that `config.evaluate` asks for."""
+    depth = {
+        name: config.evaluate[name]
+        for name in ("H_cycles", "L_cycles", "num_loops")
+        if config.evaluate[name]
+    }
+    return dataclasses.replace(model, **depth)
+
+
+def optimizer_config(config: ConfigDict, runs: Sequence[ConfigDict]) -> OptimizerConfig:
+    """What shapes the update: a part is there as soon as one run uses it."""
+    o = config.optimizer
+    return OptimizerConfig(
+        o.name,
+        o.schedule,
+        o.weight_decay_schedule,
+        grokfast=any(run.optimizer.grokfast_lambda for run in runs),
+        clip=any(run.optimizer.clip_norm < math.inf for run in runs),
+        orthograd=any(run.optimizer.orthograd for run in runs),
+    )
 
 
 def hyperparameters(runs: Sequence[ConfigDict], dtype: Any = jnp.float32) -> Hyperparameters:

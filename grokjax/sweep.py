@@ -23,12 +23,14 @@ Row = dict[str, Any]
 # Settings that shape the compiled program or the vocabulary: one value per population. The rest
 # of `data`, `seeds` and `optimizer` is data, and may differ from run to run.
 _STATIC_DATA = {"data.folder", "data.num_entities", "data.num_relations", "data.max_probes"}
+_STATIC_OPTIMIZER = {f"optimizer.{name}" for name in ("name", "schedule", "weight_decay_schedule")}
 _TRACED_SECTIONS = ("seeds", "data", "optimizer")
 TRACED = (
     frozenset(
         f"{section}.{name}" for section in _TRACED_SECTIONS for name in default_config()[section]
     )
     - _STATIC_DATA
+    - _STATIC_OPTIMIZER
 )
 
 # What a run's identity leaves out: how long it trains, and whom it trains with.

@@ -13,15 +13,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from grokjax import losses
 from grokjax.dataset import Batch, QueryTable, make_batch
-from grokjax.model import Buffers, ModelConfig, Params, forward
+from grokjax.halting import Halting, continue_or_replace, first_halting, halt
+from grokjax.model import Buffers, ModelConfig, Output, Params, forward
 from grokjax.model import init as init_model
-from grokjax.optim import Hyperparameters, make_optimizer, update_ema
+from grokjax.optim import Hyperparameters, OptimizerConfig, make_optimizer, update_ema
 from grokjax.order import batch_indices
 
 RUNNING, DONE, DIVERGED = 0, 1, 2
 STATUS_NAMES = ("running", "done", "diverged")
 
 _HALTING_WEIGHT = 0.5
+_DROPOUT = 1  # folded into a run's key; its order of items uses the key itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,12 @@ class TrainConfig:
     batch_size: int
     loss: str
     end_id: int  # token id of </a>
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    @property
+    def halts(self) -> bool:
+        """Whether sequences may stay for more than one step."""
+        return self.model.halt_max_steps > 1
 
 
 @jax.tree_util.register_dataclass
@@ -44,7 +52,7 @@ class RunState:
     ema_params: Params
     buffers: Buffers
     opt_state: Any
-    carry: tuple[()]
+    carry: Halting | tuple[()]  # of sequences that go on in the next step
     status: Int[Array, ""]
     key: Array  # typed; the order of items derives from it, through `fold_in` alone
 
@@ -66,8 +74,8 @@ def init_run(
         params=params,
         ema_params=params,
         buffers=buffers,
-        opt_state=make_optimizer(hyper).init(params),
-        carry=(),
+        opt_state=make_optimizer(config.optimizer, hyper).init(params),
+        carry=first_halting(config.model, buffers, config.batch_size) if config.halts else (),
         status=jnp.full((), RUNNING, jnp.int32),
         key=jax.random.key(order_seed),
     )
@@ -76,23 +84,50 @@ def init_run(
 def batch_loss(
     config: TrainConfig, params: Params, buffers: Buffers, batch: Batch
 ) -> Float[Array, ""]:
-    """Sum over the batch of answer loss and half the halting loss, divided by the batch size."""
-    output = forward(config.model, params, buffers, batch)
+    """What a step minimises, on new sequences and without dropout."""
+    return loss_and_output(config, params, buffers, batch)[0]
+
+
+def loss_and_output(
+    config: TrainConfig,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    carry: tuple[Array, ...] | None = None,
+    key: Array | None = None,
+) -> tuple[Float[Array, ""], Output]:
+    """The loss of a batch, and the forward pass that it comes from.
+
+    Recursive model: sum over the batch of each sequence's mean loss and half its halting loss,
+    divided by the batch size. Decoder: mean over the answer's tokens in the batch.
+    """
+    output = forward(config.model, params, buffers, batch, carry=carry, key=key)
+    if not config.model.predicts_input:
+        labels = losses.answer_labels(batch.labels, batch.answer_position)
+        each = losses.token_losses(config.loss, output.logits, labels)
+        return jnp.sum(each) / jnp.maximum(jnp.sum(labels > 0), 1), output
     answer = losses.sequence_losses(config.loss, output.logits, batch.labels)
     correct = losses.sequences_correct(output.logits, batch.labels)
     halting = losses.halting_losses(output.q_logits[:, 0], correct)
-    return jnp.sum(answer + _HALTING_WEIGHT * halting) / batch.labels.shape[0]
+    return jnp.sum(answer + _HALTING_WEIGHT * halting) / batch.labels.shape[0], output
 
 
 def apply_batch(
-    config: TrainConfig, state: RunState, hyper: Hyperparameters, batch: Batch
-) -> tuple[RunState, StepMetrics]:
-    """One optimiser step on a given batch: gradient, sign-SGD and AdamW, EMA."""
-    loss, grads = jax.value_and_grad(batch_loss, argnums=1)(
-        config, state.params, state.buffers, batch
+    config: TrainConfig,
+    state: RunState,
+    hyper: Hyperparameters,
+    batch: Batch,
+    carry: tuple[Array, ...] | None = None,
+) -> tuple[RunState, StepMetrics, Output]:
+    """One optimiser step on a given batch: gradient, the optimiser's update, EMA."""
+    key = None
+    if config.model.dropout:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
+    (loss, output), grads = jax.value_and_grad(loss_and_output, argnums=1, has_aux=True)(
+        config, state.params, state.buffers, batch, carry, key
     )
     present = jnp.zeros(config.model.num_identifiers, bool).at[batch.identifiers].set(True)
-    updates, opt_state = make_optimizer(hyper).update(
+    updates, opt_state = make_optimizer(config.optimizer, hyper).update(
         grads, state.opt_state, state.params, present=present
     )
     params = optax.apply_updates(state.params, updates)
@@ -104,7 +139,7 @@ def apply_batch(
         ema_params=update_ema(hyper.ema_rate, state.ema_params, params),
         opt_state=opt_state,
     )
-    return _keep_if_finite(state, stepped, metrics), metrics
+    return _keep_if_finite(state, stepped, metrics), metrics, output
 
 
 def train_step(
@@ -123,9 +158,18 @@ def train_step(
       table: the run's training items, on the device.
       split_batch: places a batch's rows [B, 4] on devices.
     """
-    rows = batch_indices(state.key, state.step, config.batch_size, jnp.asarray(table.size))
-    batch = make_batch(split_batch(table.query[rows]), config.end_id)
-    return apply_batch(config, state, hyper, batch)
+    size = jnp.asarray(table.size)
+    if not isinstance(state.carry, Halting):
+        rows = batch_indices(state.key, state.step, config.batch_size, size)
+        batch = make_batch(split_batch(table.query[rows]), config.end_id)
+        return apply_batch(config, state, hyper, batch)[:2]
+    going = continue_or_replace(config.model, state.buffers, state.carry, state.key, table)
+    batch = make_batch(split_batch(going.query), config.end_id)
+    stepped, metrics, output = apply_batch(config, state, hyper, batch, going.states)
+    carry = halt(config.model, going, output, state.key, state.step)
+    running = stepped.status == RUNNING
+    carry = jax.tree.map(lambda n, o: jnp.where(running, n, o), carry, state.carry)
+    return dataclasses.replace(stepped, carry=carry), metrics
 
 
 def train_chunk(

@@ -13,13 +13,11 @@ from grokjax.losses import sequence_losses, sequences_correct, token_losses
 from grokjax.model import (
     ModelConfig,
     Patch,
-    _rms_norm,
-    _rotary,
-    _rotate,
     forward,
     init,
     num_parameters,
 )
+from grokjax.model.layers import rms_norm, rotary_angles, rotate
 from grokjax.train import TrainConfig, batch_loss
 
 VOCAB = 41
@@ -123,15 +121,15 @@ def test_bfloat16_statistics():
 
 def test_units():
     u = golden.load("units")
-    np.testing.assert_allclose(_rms_norm(jnp.asarray(u["rms/x"]), -1), u["rms/y"], atol=1e-6)
+    np.testing.assert_allclose(rms_norm(jnp.asarray(u["rms/x"]), -1), u["rms/y"], atol=1e-6)
     config = ModelConfig(
         vocab_size=9, hidden_size=32, num_layers=1, H_cycles=1, L_cycles=1,
         num_heads=4, num_registers=16, positions="rotary", mixer="attention",
     )  # fmt: skip
-    rotary = _rotary(config)
+    rotary = rotary_angles(config)
     np.testing.assert_allclose(rotary[0][:, 0, 0], u["rope/cos"], atol=2e-6)
     q = jnp.asarray(u["rope/q"]).transpose(1, 0, 2, 3)
-    got = _rotate(q, rotary).transpose(1, 0, 2, 3)
+    got = rotate(q, rotary).transpose(1, 0, 2, 3)
     np.testing.assert_allclose(got, u["rope/q_out"], atol=5e-6)
     inner = [config.inner_size(int(width)) for width in u["swiglu/hidden"]]
     assert inner == list(u["swiglu/inter_expansion4"])

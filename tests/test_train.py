@@ -47,7 +47,7 @@ def trained(request):
         states, losses = [state], []
         for i in range(5):
             batch = golden.batch({k: v[i] for k, v in golden.group(z, "batches/").items()})
-            state, metrics = step(config, state, hyper, batch)
+            state, metrics, _ = step(config, state, hyper, batch)
             states.append(state)
             losses.append(metrics.loss)
         yield z, config, states, losses
@@ -168,7 +168,7 @@ def test_divergence_freezes_the_run():
     step = jax.jit(apply_batch, static_argnums=0)
     statuses = []
     for _ in range(40):
-        state, _ = step(config, state, hyper, batch)
+        state, _, _ = step(config, state, hyper, batch)
         statuses.append(int(state.status))
     assert statuses[0] == RUNNING and statuses[-1] == DIVERGED
     assert int(state.step) == statuses.index(DIVERGED)

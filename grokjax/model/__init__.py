@@ -1,0 +1,104 @@
+"""The models: one `init`, `forward` and `readout` for all kinds. The only folder that knows flax.
+
+Axes: B batch, T tokens, P registers, S = P + T, D hidden, V vocabulary, G stages.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from grokjax.dataset import Batch
+from grokjax.model import decoder, recursive
+from grokjax.model.recursive import initial_carry
+from grokjax.model.types import (
+    DECODER,
+    RECURSIVE,
+    Buffers,
+    ModelConfig,
+    Output,
+    Params,
+    Patch,
+    Trace,
+    decoder_stage_names,
+    stage_names,
+)
+
+__all__ = [
+    "DECODER",
+    "RECURSIVE",
+    "Buffers",
+    "ModelConfig",
+    "Output",
+    "Params",
+    "Patch",
+    "Trace",
+    "decoder_stage_names",
+    "forward",
+    "forward_all_steps",
+    "init",
+    "initial_carry",
+    "num_parameters",
+    "readout",
+    "stage_names",
+]
+
+
+def init(config: ModelConfig, key: Array) -> tuple[Params, Buffers]:
+    """Draws parameters (trained) and buffers (never trained) of one run."""
+    return (decoder if config.kind == DECODER else recursive).init(config, key)
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    *,
+    carry: tuple[Array, ...] | None = None,
+    patch: Patch | None = None,
+    key: Array | None = None,
+) -> Output:
+    """One forward pass: training, lens and patching all use it.
+
+    Args:
+      config: static settings.
+      params, buffers: of one run, from `init`.
+      batch: a batch of queries.
+      carry: states to start from, as in `Output.carry`; a new sequence's when None.
+      patch: an intervention, applied after every stage; None runs the same program without.
+      key: for dropout, where there is any; None evaluates.
+    """
+    if config.kind == DECODER:
+        return decoder.forward(config, params, batch, patch=patch, key=key)
+    return recursive.forward(config, params, buffers, batch, carry=carry, patch=patch)
+
+
+def forward_all_steps(
+    config: ModelConfig, params: Params, buffers: Buffers, batch: Batch
+) -> Output:
+    """Every halting step, as an evaluation takes them: the last one's output, all stages."""
+    output = forward(config, params, buffers, batch)
+    traces = [output.trace]
+    for _ in range(config.halt_max_steps - 1):
+        output = forward(config, params, buffers, batch, carry=output.carry)
+        traces.append(output.trace)
+    if len(traces) == 1:
+        return output
+    z_H, z_L = (jnp.concatenate([getattr(t, name) for t in traces]) for name in ("z_H", "z_L"))
+    trace = Trace(z_H, z_L, config.evaluation_stages)
+    return Output(output.logits, output.q_logits, output.carry, output.embedding, trace)
+
+
+def readout(config: ModelConfig, params: Params, z: Float[Array, "*B S D"]) -> Array:
+    """The model's own output head on any state: float32 logits [*B, T, V]."""
+    return (decoder if config.kind == DECODER else recursive).readout(config, params, z)
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Trained parameters of one run, registers included."""
+    shapes, _ = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -1,0 +1,139 @@
+"""What describes a model and what passes through it: settings, traces, interventions, outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Params = dict[str, Any]
+Buffers = dict[str, Array]
+
+RECURSIVE, DECODER = "recursive", "decoder"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What shapes the program. Hashable, so that it can be closed over or passed as static."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    H_cycles: int
+    L_cycles: int
+    kind: str = RECURSIVE
+    seq_len: int = 5
+    gradient_cycles: int = 1  # trailing H cycles with gradient; 0 means all
+    mixer: str = "mlp"
+    positions: str = "none"
+    num_heads: int = 1
+    expansion: float = 4.0
+    mlp_multiple: int = 256
+    num_registers: int = 0
+    register_size: int = 0
+    num_identifiers: int = 1
+    tied_head: bool = False  # the output head is the embedding; always so in the decoder
+    halt_max_steps: int = 1  # forward passes a sequence may take, its state carried over
+    halt_exploration: float = 0.1
+    num_loops: int = 1  # of the decoder: times that the stack of layers runs
+    dropout: float = 0.0  # of the decoder
+    dtype: str = "float32"
+
+    @property
+    def length(self) -> int:
+        """S: positions of a state, registers first."""
+        return self.num_registers + self.seq_len
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of what the lens and patches see in one forward pass, in order."""
+        if self.kind == DECODER:
+            return decoder_stage_names(self.num_loops, self.num_layers)
+        return stage_names(self.H_cycles, self.L_cycles)
+
+    @property
+    def evaluation_stages(self) -> tuple[str, ...]:
+        """The same for an evaluation, which takes every halting step."""
+        if self.halt_max_steps == 1:
+            return self.stages
+        steps = range(self.halt_max_steps)
+        return tuple(f"S{step}_{stage}" for step in steps for stage in self.stages)
+
+    @property
+    def predicts_input(self) -> bool:
+        """Whether every position is predicted at once, the question included; or the rest only."""
+        return self.kind != DECODER
+
+    @property
+    def param_dtype(self) -> Any:
+        return jnp.float64 if self.dtype == "float64" else jnp.float32
+
+    def inner_size(self, width: int) -> int:
+        """The gated MLP's inner width over an axis of `width`, rounded up to `mlp_multiple`."""
+        wanted = round(self.expansion * width * 2 / 3)
+        return -(-wanted // self.mlp_multiple) * self.mlp_multiple
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """Both states after every stage, [G, B, S, D], and the stages' names.
+
+    A model with one stream of states has it in z_H, and None in z_L.
+    """
+
+    z_H: Float[Array, "G B S D"]
+    z_L: Float[Array, "G B S D"] | None
+    stages: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """An intervention as data: after stage g, positions under a mask take the source's value.
+
+    The recursive model injects the embedding again in every L update, so it can be replaced from
+    stage g on. The decoder has z_H alone; the rest is not looked at.
+    """
+
+    z_H: Float[Array, "G B S D"]
+    z_L: Float[Array, "G B S D"]
+    embedding: Float[Array, "B S D"]
+    z_H_mask: Bool[Array, "G S"]
+    z_L_mask: Bool[Array, "G S"]
+    embedding_mask: Bool[Array, "G S"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """One forward pass; `logits[:, t]` are about token t.
+
+    `carry` is (z_H, z_L), [B, S, D] each, for models that continue from it, else (). `q_logits` are
+    zeros for models without a halting head.
+    """
+
+    logits: Float[Array, "B T V"]
+    q_logits: Float[Array, "B 2"]
+    carry: tuple[Array, ...]
+    embedding: Float[Array, "B S D"]
+    trace: Trace
+
+
+def stage_names(H_cycles: int, L_cycles: int) -> tuple[str, ...]:
+    """`Init`, then `H{i}_L{j}_Thinking` after each z_L and `H{i}_Commit` after each z_H update."""
+    names = ["Init"]
+    for h in range(H_cycles):
+        names += [f"H{h}_L{j}_Thinking" for j in range(L_cycles)] + [f"H{h}_Commit"]
+    return tuple(names)
+
+
+def decoder_stage_names(num_loops: int, num_layers: int) -> tuple[str, ...]:
+    """`Init` (the embedding), then `Loop{i}_Layer{j}` after each layer."""
+    return (
+        "Init",
+        *(f"Loop{i}_Layer{j}" for i in range(num_loops) for j in range(num_layers)),
+    )
