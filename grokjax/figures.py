@@ -44,7 +44,7 @@ def curves_figure(results: Results) -> pathlib.Path:
             rows, columns, figsize=(4.1 * columns, 3.1 * rows + 0.9), sharey=True, squeeze=False
         )
         for axis, regime in zip(axes.flat, regimes, strict=False):
-            _regime_panel(axis, regime, data, usable_runs(results.runs))
+            _regime_panel(axis, regime, data)
         for axis in list(axes.flat)[len(regimes) :]:
             axis.set_visible(False)
         for row in axes:
@@ -70,7 +70,7 @@ def curves_figure(results: Results) -> pathlib.Path:
     return folder / "curves.png"
 
 
-def _regime_panel(axis, regime: str, data: dict[str, pd.DataFrame], runs: pd.DataFrame) -> None:
+def _regime_panel(axis, regime: str, data: dict[str, pd.DataFrame]) -> None:
     for metric, label, colour, style in CURVES:
         frame = data[metric][data[metric].regime == regime]
         thousands = frame.step / 1000
@@ -80,7 +80,7 @@ def _regime_panel(axis, regime: str, data: dict[str, pd.DataFrame], runs: pd.Dat
     axis.plot(
         frame.step / 1000, frame["median"], ":", color=_CHANCE_COLOUR, label="bridge, by chance"
     )
-    num_seeds = int((runs.regime == regime).sum())
+    num_seeds = int(frame.n.max()) if len(frame) else 0
     axis.set_title(f"{regime} ({num_seeds} seeds)", fontsize=11)
     axis.set_xlabel("training step (thousands)")
     axis.set_ylim(-0.03, 1.03)

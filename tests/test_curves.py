@@ -43,6 +43,10 @@ def test_a_torn_line_is_dropped(tmp_path):
         file.write("0,20,0.5")
     written(tmp_path, 20, start=20)
     assert read_table(tmp_path, "curves.csv").step.tolist() == [0, 0, 10, 10, 20, 20]
+    with open(tmp_path / "curves.csv", "a") as file:
+        file.write("0,20,0.5,0.1")  # every column, the last one cut short
+    written(tmp_path, 30, start=20)
+    assert read_table(tmp_path, "curves.csv").step.tolist() == [0, 0, 10, 10, 20, 20, 30, 30]
     (tmp_path / "curves.csv").write_text("run_id,st")
     written(tmp_path, 0)
     assert read_table(tmp_path, "curves.csv").step.tolist() == [0, 0]
