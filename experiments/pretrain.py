@@ -45,11 +45,11 @@ def get_config(size=""):
             "dtype": "float32",
         }
     )
-    config.optimizer.update({"learning_rate": 3e-3, "warmup_steps": 200, "weight_decay": 0.3})
+    config.optimizer.update({"learning_rate": 3e-3, "warmup_steps": 200, "weight_decay": 0.6})
     config.train.update(
         {
             "num_steps": 10_000,
-            "batch_size": 128,
+            "batch_size": 64,
             "loss": "softmax",
             "eval_every": 100,
             "chunk_steps": 100,

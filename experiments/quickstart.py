@@ -4,7 +4,7 @@
     grokjax quickstart --smoke         (the same path in half a minute; its numbers mean nothing)
 
 Trains natural, both_hop_full and second_hop_full with four seeds each in one program, seeds of
-data, initialisation and order alike. Cost: @COST@. Expected at the end, mean over four seeds: every run has memorised by
+TODO
 step @MEM@; both_hop_full answers @BOTH@ of OOD compositions, second_hop_full @SECOND@, natural @NATURAL@. The numbers of one such
 run are in `experiments/results/quickstart`.
 """
@@ -46,7 +46,7 @@ def get_config(size=""):
             "dtype": "float32",
         }
     )
-    config.optimizer.update({"learning_rate": 3e-3, "warmup_steps": 200, "weight_decay": 0.3})
+    config.optimizer.update({"learning_rate": 3e-3, "warmup_steps": 200, "weight_decay": 0.6})
     config.train.update(
         {
             "num_steps": 10_000,

@@ -41,7 +41,7 @@ def main(only: str | None = None, quick: bool = False) -> None:
 
 def bench_quickstart(quick: bool) -> None:
     """the quickstart's step on one device, by part"""
-    config = _pretrain()
+    config = _quickstart()
     population = _population(config, 1, jax.devices()[:1])
     state = population.init()
     length = 10 if quick else 40
@@ -78,13 +78,14 @@ def bench_population(quick: bool) -> None:
         for num_runs in sizes:
             if num_runs < devices:
                 continue
-            population = _population(_pretrain(), num_runs, jax.devices()[:devices])
+            population = _population(_quickstart(), num_runs, jax.devices()[:devices])
             length = 10 if quick else 20
             state = population.init()
             program = population.train_program(state, length)
             seconds = _train_seconds(population, program, state) / (length * num_runs)
             alone = alone or seconds
-            rate = train_flops(population.train_config.model) * 128 / seconds / devices
+            batch_size = population.train_config.batch_size
+            rate = train_flops(population.train_config.model) * batch_size / seconds / devices
             print(
                 f"  {num_runs:5d} runs on {devices} devices: {1 / seconds:8.1f} member-steps/s,"
                 f" {seconds * devices / alone:5.2f} of one run's device-seconds a member-step,"
@@ -116,7 +117,7 @@ def bench_paper(quick: bool) -> None:
 
 def bench_host(quick: bool) -> None:
     """what the host adds between chunks of the quickstart's length, and compilation"""
-    config = _pretrain()
+    config = _quickstart()
     jax.config.update("jax_enable_compilation_cache", False)
     population = _population(config, len(jax.devices()), jax.devices())
     state = population.init()
@@ -163,8 +164,8 @@ def best(function: Callable[[], Any], repetitions: int = 5) -> float:
     return min(times)
 
 
-def _pretrain() -> ConfigDict:
-    return load_experiment("experiments/pretrain.py")
+def _quickstart() -> ConfigDict:
+    return load_experiment("experiments/quickstart.py")
 
 
 def _population(config: ConfigDict, num_runs: int, devices: list) -> Population:
