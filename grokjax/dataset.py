@@ -104,6 +104,8 @@ def make_vocabulary(num_entities: int, num_relations: int) -> Vocabulary:
 class QueryTable:
     """Queries as token ids: head, relation 1, relation 2 (PAD for an atomic fact), answer.
 
+    An identity query has no relation at all.
+
     Rows from `size` on are padding, all 0.
     """
 
@@ -258,6 +260,17 @@ def assemble(
     )
 
 
+def with_identity_queries(dataset: Dataset) -> Dataset:
+    """Also trains on `(e) -> e` for each entity, the identity bridge of arXiv 2509.24653."""
+    entities = np.array(sorted(dataset.vocabulary.entity_ids), np.int16)
+    query = np.zeros((len(entities), 4), np.int16)
+    query[:, 0] = query[:, 3] = entities
+    train = np.concatenate([np.asarray(dataset.train.query), query])
+    table = QueryTable(train, np.asarray(len(train), np.int32))
+    counts = dict(dataset.counts) | {"num_train": len(train), "num_identity": len(query)}
+    return dataclasses.replace(dataset, train=table, counts=counts)
+
+
 def query_table(rows: Int[np.ndarray, "n 5"]) -> QueryTable:
     """Rows of token ids (head, relation 1, bridge, relation 2, answer) without their bridges."""
     return QueryTable(rows[:, [0, 1, 3, 4]].astype(np.int16), np.asarray(len(rows), np.int32))
@@ -298,23 +311,28 @@ def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
       query: head, relation 1, relation 2 (PAD for an atomic fact), answer.
       end_id: of `</a>`.
 
-    Two hops: input `h r1 r2`, labels `h r1 r2 t </a>`; one hop: input `h r`, labels `h r t </a>`.
+    Two hops: input `h r1 r2`, labels `h r1 r2 t </a>`; one hop: input `h r`, labels `h r t </a>`;
+    none (an identity query): input `h`, labels `h h </a>`.
     """
     head, relation1, relation2, answer = query.astype(jnp.int32).T
     nothing = jnp.zeros_like(head)
-    two_hops = relation2 != PAD
+    num_hops = (relation1 != PAD).astype(jnp.int32) + (relation2 != PAD)
     end = jnp.where(head == PAD, PAD, end_id)
+
+    def by_hops(*options: Array) -> Array:
+        return jnp.stack(options)[num_hops, jnp.arange(len(head))]
+
     labels = [
         head,
-        relation1,
-        jnp.where(two_hops, relation2, answer),
-        jnp.where(two_hops, answer, end),
-        jnp.where(two_hops, end, PAD),
+        by_hops(answer, relation1, relation1),
+        by_hops(end, answer, relation2),
+        by_hops(nothing, end, answer),
+        by_hops(nothing, nothing, end),
     ]
     return Batch(
         inputs=jnp.stack([head, relation1, relation2, nothing, nothing], axis=1),
         labels=jnp.stack(labels, axis=1),
-        answer_position=jnp.where(two_hops, 3, 2),
+        answer_position=num_hops + 1,
         identifiers=nothing,
     )
 

@@ -21,6 +21,7 @@ from grokjax.dataset import (
     Vocabulary,
     assemble,
     make_dataset,
+    with_identity_queries,
 )
 from grokjax.errors import UserError
 from grokjax.files import write_atomically
@@ -34,7 +35,8 @@ _OLD_TYPES = tuple(name for name in PROBE_TYPES if "new" not in name)
 
 def load_dataset(data: ConfigDict, seed: int) -> Dataset:
     """The dataset of a config's `data` section: from its folder if it names one, or drawn."""
-    return read_folder(data.folder, seed) if data.folder else make_dataset(data, seed)
+    dataset = read_folder(data.folder, seed) if data.folder else make_dataset(data, seed)
+    return with_identity_queries(dataset) if data.identity_bridge else dataset
 
 
 def read_folder(folder: str | os.PathLike, seed: int = 0) -> Dataset:
@@ -83,7 +85,7 @@ def _read(path: pathlib.Path, seed: int) -> Dataset:
     else:
         id_facts = ood_facts = np.zeros((0, 3), np.int32)
         both = np.concatenate([train, test])
-        facts = both[both[:, 3] == PAD][:, [0, 1, 4]]
+        facts = both[(both[:, 1] != PAD) & (both[:, 3] == PAD)][:, [0, 1, 4]]
 
     tail_of = _lookup(facts)
     problems = {"num_missing_facts": 0, "num_contradictions": 0}
@@ -91,6 +93,7 @@ def _read(path: pathlib.Path, seed: int) -> Dataset:
         two_hops = rows[:, 3] != PAD
         bridge = tail_of(rows[:, 0], rows[:, 1])
         implied = np.where(two_hops, tail_of(bridge, rows[:, 3]), bridge)
+        implied = np.where(rows[:, 1] == PAD, rows[:, 0], implied)
         rows[:, 2] = np.where(two_hops, bridge, PAD)
         missing = implied == PAD
         contradicts = ~missing & (implied != rows[:, 4])
@@ -226,13 +229,13 @@ class _Reader:
                 raise UserError(f"{where} has no text under {', '.join(texts)}")
             question, target = item["input_text"], item["target_text"]
             asked = self._encode(where, question)
-            if not (self._has_roles(asked, "er") or self._has_roles(asked, "err")):
-                raise UserError(f"{where}: input_text is not a head and one or two relations")
+            if not any(self._has_roles(asked, roles) for roles in ("err", "er", "e")):
+                raise UserError(f"{where}: input_text is not a head and up to two relations")
             rest = self._encode(where, target.removeprefix(question))
             if not target.startswith(question) or rest[1:] != [end] or rest[0] not in entities:
                 raise UserError(f"{where}: target_text is not input_text, an entity and </a>")
-            second = asked[2] if len(asked) == 3 else PAD
-            rows.append((asked[0], asked[1], PAD, second, rest[0]))
+            head, first, second = (*asked, PAD, PAD)[:3]
+            rows.append((head, first, PAD, second, rest[0]))
             if typed:
                 if item["type"] not in PROBE_TYPES:
                     raise UserError(

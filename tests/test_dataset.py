@@ -3,6 +3,7 @@
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
@@ -10,6 +11,7 @@ from conftest import tiny_config
 from grokjax.config import default_config
 from grokjax.dataset import make_batch, make_dataset, make_vocabulary, stack_datasets
 from grokjax.errors import UserError
+from grokjax.folder import load_dataset
 
 
 def dataset(seed=0, **changes):
@@ -30,7 +32,7 @@ def test_batch_by_hand():
     batch = make_batch(query, end_id=30)
     assert batch.inputs.tolist() == [[3, 20, 21, 0, 0], [4, 22, 0, 0, 0], [0] * 5]
     assert batch.labels.tolist() == [[3, 20, 21, 5, 30], [4, 22, 6, 30, 0], [0] * 5]
-    assert batch.answer_position.tolist() == [3, 2, 2]
+    assert batch.answer_position.tolist() == [3, 2, 1]
     for position, row, answer in zip(batch.answer_position, batch.labels, (5, 6), strict=False):
         assert row[position] == answer
 
@@ -115,3 +117,16 @@ def test_paper_scale_is_fast_and_compact():
     assert time.perf_counter() - start < 10
     assert d.train.query.dtype == np.int16 and d.train.query.nbytes < 6 * 2**20
     assert d.name == "composition.2000.200.18.0_factaug_h1ratio1.0_h1k18_h2ratio1.0_h2k18"
+
+
+def test_identity_queries():
+    """Off by default; on, each entity is asked for itself, and folders carry it."""
+    plain = load_dataset(tiny_config().data, 0)
+    bridged = load_dataset(tiny_config(data__identity_bridge=True).data, 0)
+    added = bridged.train.query[len(plain.train.query) :]
+    assert added.tolist() == [[e, 0, 0, e] for e in range(1, 13)]
+    batch = make_batch(jnp.asarray(added[:2]), plain.vocabulary.end_id)
+    end = plain.vocabulary.end_id
+    assert batch.inputs.tolist() == [[1, 0, 0, 0, 0], [2, 0, 0, 0, 0]]
+    assert batch.labels.tolist() == [[1, 1, end, 0, 0], [2, 2, end, 0, 0]]
+    assert batch.answer_position.tolist() == [1, 1]

@@ -10,7 +10,7 @@ from conftest import FINETUNING, PRETRAINING, tiny_config
 
 from grokjax.dataset import make_dataset
 from grokjax.errors import UserError
-from grokjax.folder import read_folder, write_folder
+from grokjax.folder import load_dataset, read_folder, write_folder
 
 
 @pytest.fixture
@@ -47,6 +47,18 @@ def test_written_is_read(tmp_path):
     np.testing.assert_array_equal(back.probes.bridge, ours.probes.bridge)
     np.testing.assert_array_equal(back.probes.kind, ours.probes.kind)
     assert back.probes.names == ours.probes.names
+
+
+def test_identity_queries_are_written_and_read(tmp_path):
+    ours = load_dataset(tiny_config(data__identity_bridge=True).data, 3)
+    write_folder(ours, tmp_path)
+    assert {"input_text": "<e_4>", "target_text": "<e_4><e_4></a>"} in json.loads(
+        (tmp_path / "train.json").read_text()
+    )
+    np.testing.assert_array_equal(read_folder(tmp_path).train.query, ours.train.query)
+    edit(tmp_path / "train.json", lambda c: c[-1].update(target_text="<e_11><e_0></a>"))
+    with pytest.raises(UserError, match="has an answer that contradicts"):
+        read_folder(tmp_path)
 
 
 def test_the_authors_folder():
