@@ -65,6 +65,13 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(f"{args.out}: {dataset.name}; {counts}")
 
 
+def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax import figures
+    from grokjax.results import load
+
+    print(f"figure: {figures.comparison_figure([load(w) for w in args.workdirs], args.out)}")
+
+
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.bench import main as run_benchmarks
 
@@ -98,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
     added = command("data", data, "write a config's dataset in the authors' JSON format", True)
     added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    added = command("compare", compare, "draw several workdirs' curves in one figure")
+    added.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a trained population")
+    added.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
     added = command("bench", bench, "measure speed: ratios within one run")
     added.add_argument("--only", metavar="NAME", help="one benchmark instead of all")
     added.add_argument("--quick", action="store_true", help="smaller, for a first look")

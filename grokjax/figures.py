@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -13,6 +15,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from grokjax.curves import bands, usable_runs
+from grokjax.errors import UserError
 from grokjax.results import Results
 from grokjax.summary import BRIDGE_CHANCE, BRIDGE_FOUND, OOD_ACCURACY, TRAINING_ACCURACY
 
@@ -22,6 +25,8 @@ CURVES = (
     (OOD_ACCURACY, "OOD answer accuracy", "#0072B2", "-"),
     (BRIDGE_FOUND, "OOD bridge found", "#D55E00", "--"),
 )
+_MODEL_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+_MODEL_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _CHANCE_COLOUR = "#999999"
 _STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -70,12 +75,73 @@ def curves_figure(results: Results) -> pathlib.Path:
     return folder / "curves.png"
 
 
+def comparison_figure(populations: Sequence[Results], path: str | os.PathLike) -> pathlib.Path:
+    """One row per regime, one panel per metric, a line and band per population, by `config.name`.
+
+    Args:
+      populations: of any models; regimes are those that all of them have.
+      path: of the picture; the same name with `.csv` gets what is drawn.
+
+    Raises:
+      UserError: they have no regime in common, or two share a name.
+    """
+    path = pathlib.Path(path)
+    names = [str(p.config.name) for p in populations]
+    if len(set(names)) < len(names):
+        raise UserError(f"compare: two workdirs are named {names}; give each config.name its own")
+    shared = [set(p.runs.regime) for p in populations]
+    regimes = [r for r in dict.fromkeys(populations[0].runs.regime) if all(r in s for s in shared)]
+    if not regimes:
+        raise UserError("compare: the workdirs have no regime in common; train the same ones")
+    frames = [
+        bands(p.runs, p.curves, metric).assign(model=name, metric=metric)
+        for p, name in zip(populations, names, strict=True)
+        for metric, *_ in CURVES
+    ]
+    data = pd.concat(frames)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            len(regimes),
+            len(CURVES),
+            figsize=(3.9 * len(CURVES), 2.8 * len(regimes) + 0.8),
+            sharey=True,
+            squeeze=False,
+        )
+        for row, regime in zip(axes, regimes, strict=True):
+            for axis, (metric, label, *_) in zip(row, CURVES, strict=True):
+                own = data[(data.metric == metric) & (data.regime == regime)]
+                for name, colour, style in zip(names, _MODEL_COLOURS, _MODEL_STYLES, strict=False):
+                    _band(axis, own[own.model == name], name, colour, style)
+                axis.set_title(f"{label}, {regime}", fontsize=10)
+                axis.set_ylim(-0.03, 1.03)
+                axis.grid(alpha=0.25, linewidth=0.6)
+            row[0].set_ylabel("share of queries")
+        for axis in axes[-1]:
+            axis.set_xlabel("training step (thousands)")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="upper center", ncols=len(handles), frameon=False)
+        n = sorted({int(x) for x in data.n})
+        seeds = f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}"
+        note = f"line: median over {seeds} seeds; band: their full range; EMA weights"
+        figure.text(0.5, 0.005, note, ha="center", fontsize=9)
+        figure.tight_layout(rect=(0, 0.03, 1, 0.93))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+    data.to_csv(path.with_suffix(".csv"), index=False)
+    return path
+
+
+def _band(axis, frame: pd.DataFrame, label: str, colour: str, style: Any) -> None:
+    thousands = frame.step / 1000
+    axis.plot(thousands, frame["median"], style, color=colour, label=label, linewidth=1.8)
+    axis.fill_between(thousands, frame.low, frame.high, color=colour, alpha=0.18, linewidth=0)
+
+
 def _regime_panel(axis, regime: str, data: dict[str, pd.DataFrame]) -> None:
     for metric, label, colour, style in CURVES:
         frame = data[metric][data[metric].regime == regime]
-        thousands = frame.step / 1000
-        axis.plot(thousands, frame["median"], style, color=colour, label=label, linewidth=1.8)
-        axis.fill_between(thousands, frame.low, frame.high, color=colour, alpha=0.18, linewidth=0)
+        _band(axis, frame, label, colour, style)
     frame = data[BRIDGE_CHANCE][data[BRIDGE_CHANCE].regime == regime]
     axis.plot(
         frame.step / 1000, frame["median"], ":", color=_CHANCE_COLOUR, label="bridge, by chance"

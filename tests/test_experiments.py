@@ -12,6 +12,7 @@ from grokjax.sweep import expand
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced"]}
+SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 
 from grokjax import figures, summary
+from grokjax.config import default_config
+from grokjax.errors import UserError
 from grokjax.results import Results
 
 STEPS = (0, 100, 200, 300, 400)
 
 
-def make_results(folder, num_seeds=3):
+def make_results(folder, num_seeds=3, name="x"):
     """Two regimes; run 1 diverged; both_hop_full memorises at 100 and answers 0.9 + seed / 100."""
     runs, curves = [], []
     for regime in ("natural", "both_hop_full"):
@@ -35,7 +37,9 @@ def make_results(folder, num_seeds=3):
                         summary.BRIDGE_CHANCE: 0.15,
                     }
                 )
-    return Results(folder, None, pd.DataFrame(runs), pd.DataFrame(curves))
+    config = default_config()
+    config.name = name
+    return Results(folder, config, pd.DataFrame(runs), pd.DataFrame(curves))
 
 
 def test_a_row_per_regime(tmp_path):
@@ -79,3 +83,20 @@ def test_the_figure_and_its_data(tmp_path, num_seeds):
     middle, high = (0.91, 0.92) if num_seeds == 3 else (0.90, 0.90)
     np.testing.assert_allclose([at_end["median"], at_end.low, at_end.high], [middle, 0.9, high])
     assert data.low.max() <= 1  # no diverged run in any band
+
+
+def test_populations_are_compared_by_name(tmp_path):
+    a, b = make_results(tmp_path, name="ordinary"), make_results(tmp_path, name="looped")
+    b.curves[summary.OOD_ACCURACY] *= 0.5
+    path = figures.comparison_figure([a, b], tmp_path / "new" / "comparison.png")
+    assert matplotlib.image.imread(path).shape[1] > 1000
+    data = pd.read_csv(tmp_path / "new" / "comparison.csv")
+    own = data[(data.metric == summary.OOD_ACCURACY) & (data.regime == "both_hop_full")]
+    end = own[own.step == 400].set_index("model")["median"]
+    np.testing.assert_allclose([end["ordinary"], end["looped"]], [0.91, 0.455])
+    with pytest.raises(UserError, match="own"):
+        figures.comparison_figure([a, a], tmp_path / "c.png")
+    a.runs["regime"] = "other"
+    with pytest.raises(UserError, match="no regime in common"):
+        figures.comparison_figure([a, b], tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()
