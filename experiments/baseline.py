@@ -44,6 +44,7 @@ MODELS = {
         "dtype": "float32",
     },
 }
+ARGUMENTS = tuple(MODELS)
 
 
 def get_config(model="recursive"):

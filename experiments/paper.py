@@ -17,6 +17,7 @@ from grokjax.graph import REGIMES
 from grokjax.sweep import grid, product, seeds
 
 NUM_SEEDS = 1
+ARGUMENTS = ("reduced",)
 
 
 def get_config(size=""):

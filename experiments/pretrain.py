@@ -14,6 +14,8 @@ A smaller graph and model: a look at the whole path in a minute.
 
 from grokjax.config import default_config
 
+ARGUMENTS = ("small",)
+
 
 def get_config(size=""):
     config = default_config()

@@ -3,11 +3,11 @@
     grokjax quickstart                 (is: grokjax train --config=experiments/quickstart.py)
     grokjax quickstart --smoke         (the same path in half a minute; its numbers mean nothing)
 
-Trains natural, both_hop_full and second_hop_full with four seeds each in one program; a seed changes
-data, initialisation and order alike. Cost: 7 minutes on 4 CPU cores, 10 on 2. Expected at
-the end, as means over four seeds: all have memorised by about step 2,900; of OOD compositions
-both_hop_full answers 1.00, second_hop_full 0.25 and natural 0.07; the bridge becomes readable in some seeds of
-each. `experiments/results/quickstart` has the curves of such a run.
+Trains natural, both_hop_full and second_hop_full with four seeds each in one program; a seed
+changes data, initialisation and order alike. Cost: 7 minutes on 4 CPU cores, 10 on 2. Expected
+at the end, as means over four seeds: all have memorised by about step 2,900; of OOD compositions
+both_hop_full answers 1.00, second_hop_full 0.25 and natural 0.07; the bridge becomes
+readable in some seeds of each. `experiments/results/quickstart` has the curves of such a run.
 """
 
 from grokjax.config import default_config
@@ -15,6 +15,7 @@ from grokjax.sweep import grid, product, seeds
 
 REGIMES = ("natural", "both_hop_full", "second_hop_full")
 NUM_SEEDS = 4
+ARGUMENTS = ("smoke",)
 
 
 def get_config(size=""):

@@ -108,7 +108,7 @@ def bands(runs: pd.DataFrame, curves: pd.DataFrame, metric: str) -> pd.DataFrame
 
     Returns:
       Columns regime, step, median, low, high, n. The band is the full range of up to 9 runs, and
-      the 10th to 90th percentile of more.
+      the 10th to 90th percentile of more. No rows where there is nothing to show.
     """
     own = curves.merge(usable_runs(runs)[["run_id", "regime"]], on="run_id")
     grouped = own.dropna(subset=[metric]).groupby(["regime", "step"], sort=False)[metric]
@@ -118,4 +118,7 @@ def bands(runs: pd.DataFrame, curves: pd.DataFrame, metric: str) -> pd.DataFrame
         low, median, high = values.quantile([edge, 0.5, 1 - edge])
         return pd.Series({"median": median, "low": low, "high": high, "n": len(values)})
 
+    if not len(grouped):
+        nothing = {name: pd.Series(dtype=float) for name in ("step", "median", "low", "high", "n")}
+        return pd.DataFrame({"regime": pd.Series(dtype=str)} | nothing)
     return grouped.apply(band).unstack().reset_index()

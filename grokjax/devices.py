@@ -31,6 +31,12 @@ def setup_devices(num_cpu_devices: int | None = None) -> None:
     _setup_cache()
 
 
+def setup_precision(dtype: str) -> None:
+    """Lets JAX keep doubles, for the rest of the process, if that is the compute dtype."""
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
 def _started() -> bool:
     return jax._src.xla_bridge.backends_are_initialized()
 

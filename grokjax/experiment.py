@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -30,7 +31,28 @@ _POSITIVE = (
     "model.hidden_size", "model.num_layers", "model.H_cycles", "model.L_cycles", "model.num_heads",
     "model.mlp_multiple", "model.halt_max_steps", "model.num_loops", "train.num_steps",
     "train.batch_size", "train.eval_every", "train.chunk_steps", "train.batch_devices",
-    "evaluate.batch_size", "checkpoint.every", "checkpoint.keep", "data.max_probes",
+    "evaluate.batch_size", "checkpoint.every", "checkpoint.keep",
+    "checkpoint.analysis_steps_per_decade", "data.max_probes",
+)  # fmt: skip
+
+_SEEDS = tuple(f"seeds.{kind}" for kind in ("data", "init", "order"))
+# What a number must be, wherever it is given; no NaN passes.
+_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    ("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31, _SEEDS),
+    ("finite and at least 0", lambda x: 0 <= x < math.inf, (
+        "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.warmup_start",
+        "optimizer.decay_steps", "optimizer.weight_decay", "optimizer.eps",
+        "optimizer.grokfast_lambda", "optimizer.register_learning_rate",
+        "optimizer.register_weight_decay",
+        "evaluate.H_cycles", "evaluate.L_cycles", "evaluate.num_loops",
+    )),
+    ("at least 0 and below 1", lambda x: 0 <= x < 1, (
+        "optimizer.beta1", "optimizer.beta2", "optimizer.ema_rate", "optimizer.grokfast_alpha",
+        "model.dropout",
+    )),
+    ("between 0 and 1", lambda x: 0 <= x <= 1, ("model.halt_exploration",)),
+    ("above 0", lambda x: x > 0, ("optimizer.clip_norm",)),
+    ("finite and above 0", lambda x: 0 < x < math.inf, ("model.expansion",)),
 )  # fmt: skip
 
 
@@ -38,7 +60,8 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
     """The config of an experiment file, its sweep's rows in `config.runs`.
 
     Args:
-      path: `experiments/x.py`, or `experiments/x.py:ARG` to pass ARG to its functions.
+      path: `experiments/x.py`, or `experiments/x.py:ARG` to pass ARG to its functions. A file that
+        has ARGUMENTS takes those alone.
       overrides: {setting: value}, or flags `--config.SECTION.NAME=VALUE` as on a command line.
 
     Raises:
@@ -48,6 +71,9 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
     module = _load_module(file)
     if not hasattr(module, "get_config"):
         raise UserError(f"{file}: has no get_config(); is it an experiment file?")
+    if argument and argument not in getattr(module, "ARGUMENTS", (argument,)):
+        known = ", ".join(f":{name}" for name in module.ARGUMENTS)
+        raise UserError(f"--config={path}: unknown ':{argument}'; {file} knows {known}")
     config = _call(module.get_config, argument, path)
     if isinstance(overrides, Mapping):
         for name, value in overrides.items():
@@ -83,6 +109,11 @@ def validate(config: ConfigDict) -> None:
     for name in _POSITIVE:
         if flat[name] < 1:
             raise UserError(f"{name}: {flat[name]} must be at least 1")
+    for wanted, is_good, names in _RANGES:
+        for name in names:
+            for value in (flat[name], *(row[name] for row in config.runs if name in row)):
+                if not is_good(value):
+                    raise UserError(f"{name}: {value} must be {wanted}")
     m, t = config.model, config.train
     if (m.kind == DECODER or m.mixer == "attention") and m.hidden_size % m.num_heads:
         raise UserError(

@@ -15,7 +15,7 @@ from grokjax.checkpoint import Checkpoints, log_spaced_steps
 from grokjax.cost import Estimate, estimate
 from grokjax.curves import CurveWriter, write_runs
 from grokjax.dataset import Dataset
-from grokjax.devices import setup_devices
+from grokjax.devices import setup_devices, setup_precision
 from grokjax.errors import UserError
 from grokjax.experiment import validate
 from grokjax.folder import load_dataset
@@ -48,6 +48,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
     """
     setup_devices()
     validate(config)
+    setup_precision(config.model.dtype)
     path = open_workdir(workdir, config)
     runs = expand(config)
     datasets = make_datasets(runs)

@@ -21,6 +21,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from grokjax.dataset import Dataset, Probes, QueryTable, stack_datasets
+from grokjax.errors import UserError
 from grokjax.evaluate import EvaluateConfig, evaluate
 from grokjax.model import ModelConfig
 from grokjax.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
@@ -36,8 +37,13 @@ def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mes
       num_runs: R.
       batch_devices: devices that share one run's batch.
       devices: to use; all visible ones when None.
+
+    Raises:
+      UserError: there are fewer devices than a batch is to be split over.
     """
     devices = jax.devices() if devices is None else devices
+    if batch_devices > len(devices):
+        raise UserError(f"train.batch_devices: {batch_devices}, of {len(devices)} devices here")
     rows = max(len(devices) // batch_devices, 1)
     rows = -(-num_runs // -(-num_runs // rows))
     grid = np.array(devices[: rows * batch_devices]).reshape(rows, batch_devices)
@@ -147,6 +153,11 @@ class Population:
         self.raw_weights = config.evaluate.raw_weights
         self.mesh = make_mesh(self.num_runs, config.train.batch_devices, devices)
         tables, probes = stack_datasets(datasets)
+        if self.train_config.batch_size * int(tables.size.max()) >= 2**32:
+            raise UserError(
+                f"train.batch_size: {self.train_config.batch_size:,} times the largest training set"
+                f" of {int(tables.size.max()):,} items must stay below 2**32"
+            )
         seeds = tuple(jnp.array([run.seeds[kind] for run in runs]) for kind in ("init", "order"))
         self.hyper, self.tables, self.probes, self._seeds = place(
             (hyperparameters(runs, model.param_dtype), tables, probes, seeds), self.mesh

@@ -94,12 +94,17 @@ def summary_table(summaries: Sequence[RegimeSummary], step: int) -> str:
 
 def verdict(summaries: Sequence[RegimeSummary]) -> str:
     """One sentence per regime: whether it answers OOD compositions, whatever came out."""
-    return "\n".join(
-        f"{s.regime} answers {_share(s.ood_accuracy)} of OOD compositions:"
-        f" {'' if s.ood_accuracy.mean > ANSWERS_AT else 'not '}over {ANSWERS_AT:.2f}."
-        for s in summaries
-        if s.ood_accuracy.n
-    )
+
+    def sentence(s: RegimeSummary) -> str:
+        if not s.ood_accuracy.n:
+            return f"{s.regime}: all of its runs diverged."
+        if math.isnan(s.ood_accuracy.mean):
+            return f"{s.regime} has no OOD compositions."
+        over = "over" if s.ood_accuracy.mean > ANSWERS_AT else "not over"
+        answers = _share(s.ood_accuracy)
+        return f"{s.regime} answers {answers} of OOD compositions: {over} {ANSWERS_AT:.2f}."
+
+    return "\n".join(sentence(s) for s in summaries)
 
 
 def _share(interval: Interval) -> str:

@@ -102,3 +102,11 @@ def test_bands_of_many_seeds_are_percentiles(tmp_path):
     runs, curves = make_population(tmp_path, 11)
     band = bands(runs, curves, "x").iloc[0]
     np.testing.assert_allclose([band["median"], band.low, band.high], [0.5, 0.1, 0.9])
+
+
+def test_bands_of_nothing_are_empty(tmp_path):
+    runs, curves = make_population(tmp_path, 2, diverged=(0, 1))
+    assert not len(bands(runs, curves, "x")) and "median" in bands(runs, curves, "x")
+    curves["x"] = math.nan
+    runs["status"] = "done"
+    assert not len(bands(runs, curves, "x"))

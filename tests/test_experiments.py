@@ -89,6 +89,18 @@ def test_an_override_of_what_the_sweep_varies_is_refused():
         load_experiment(str(ROOT / "experiments/quickstart.py"), ["--config.data.regime=natural"])
 
 
+def test_numbers_of_the_sweep_are_checked_too():
+    config = tiny_config()
+    config.runs = ({"seeds.init": 0}, {"optimizer.ema_rate": 1.5})
+    with pytest.raises(UserError, match=r"ema_rate: 1\.5 must be at least 0 and below 1"):
+        validate(config)
+
+
+def test_a_file_knows_its_arguments():
+    with pytest.raises(UserError, match=r"unknown ':huge'; .*pretrain\.py knows :small"):
+        load_experiment(str(ROOT / "experiments/pretrain.py") + ":huge")
+
+
 def test_bad_files(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_experiment(str(tmp_path / "x.py"))
@@ -116,6 +128,15 @@ def test_bad_files(tmp_path):
         ({"train__batch_size": 0}, "must be at least 1"),
         ({"checkpoint__every": 15}, "no multiple of train.eval_every"),
         ({"evaluate__path_stage": "H7_Commit"}, "path_stage"),
+        ({"evaluate__H_cycles": -1}, "H_cycles: -1 must be finite and at least 0"),
+        ({"optimizer__learning_rate": float("nan")}, "learning_rate: nan must be finite"),
+        ({"optimizer__beta2": 1.0}, "beta2: 1.0 must be at least 0 and below 1"),
+        ({"optimizer__schedule": "cosine"}, "decay_steps: 0 is not beyond the warm-up"),
+        ({"model__expansion": 0.0}, "expansion: 0.0 must be finite and above 0"),
+        ({"model__dropout": 1.0}, "dropout: 1.0 must be at least 0 and below 1"),
+        ({"model__kind": "decoder", "model__num_heads": 3}, "3 heads do not divide"),
+        ({"seeds__init": -1}, "seeds.init: -1 must be a whole number"),
+        ({"checkpoint__analysis_steps_per_decade": 0}, "must be at least 1"),
     ],
 )
 def test_bad_settings(changes, message):

@@ -14,6 +14,8 @@ from conftest import FINETUNING, PRETRAINING, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import grokjax
+import grokjax.figures
+import grokjax.summary
 from grokjax import loop
 from grokjax.checkpoint import Checkpoints
 from grokjax.errors import UserError
@@ -168,7 +170,7 @@ def test_done_and_extended(uninterrupted, tmp_path, capsys):
 def test_another_config_is_refused(uninterrupted):
     before = (uninterrupted.workdir / "config.json").read_bytes()
     other = sweep_config(optimizer__weight_decay=0.5, train__num_steps=80)
-    with pytest.raises(UserError, match=r"optimizer\.weight_decay: 0\.3 -> 0\.5\)"):
+    with pytest.raises(UserError, match=r"optimizer\.weight_decay: 0\.6 -> 0\.5\)"):
         grokjax.train_and_evaluate(other, uninterrupted.workdir)
     fewer = sweep_config(train__num_steps=10)
     with pytest.raises(UserError, match=r"train\.num_steps: 40 -> 10"):
@@ -239,6 +241,16 @@ def test_a_folder_fixes_the_data(folder, said, tmp_path, capsys):
     assert results.runs.regime.tolist() == [folder.name] * 2
     assert said in capsys.readouterr().out
     assert np.isfinite(results.curves["id_atomic/exact_match"]).all()
+
+
+def test_a_graph_without_ood_facts_has_curves_and_a_figure(tmp_path):
+    config = tiny_config(data__ood_fraction=0.0, train__num_steps=10)
+    results = grokjax.train_and_evaluate(config, tmp_path)
+    assert results.curves["test_inferred_ood/answer_accuracy"].isna().all()
+    assert grokjax.figures.curves_figure(results).exists()
+    table = grokjax.summary.summarize(results.runs, results.curves)
+    assert "natural" in grokjax.summary.summary_table(table, 10)
+    assert grokjax.summary.verdict(table) == "natural has no OOD compositions."
 
 
 def test_what_cannot_fit_is_refused(tmp_path, monkeypatch):

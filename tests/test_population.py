@@ -7,6 +7,7 @@ import pytest
 from conftest import tiny_config
 from jax.sharding import PartitionSpec
 
+from grokjax.errors import UserError
 from grokjax.folder import load_dataset
 from grokjax.population import Population, make_mesh, over_runs, pad_runs
 from grokjax.sweep import expand
@@ -43,6 +44,13 @@ def assert_same(a, b, rtol=0.0, atol=0.0):
 ])  # fmt: skip
 def test_the_mesh_leaves_few_places_idle(num_runs, batch_devices, shape):
     assert make_mesh(num_runs, batch_devices).devices.shape == shape
+
+
+def test_what_no_machine_has_is_refused():
+    with pytest.raises(UserError, match="batch_devices: 8, of 4 devices"):
+        make_mesh(1, 8)
+    with pytest.raises(UserError, match=r"must stay below 2\*\*32"):
+        population(by_seed(1), train__batch_size=2**26)
 
 
 def test_eight_runs_on_four_devices_are_eight_runs_on_one():
