@@ -65,6 +65,23 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(f"{args.out}: {dataset.name}; {counts}")
 
 
+def import_official(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax import bridges
+
+    results = bridges.import_official(
+        args.weights, args.official_config, args.data, args.out, args.step
+    )
+    accuracy = results.curves.training_accuracy.iloc[-1]
+    print(f"{args.out}: one run at step {args.step:,}, training accuracy {accuracy:.4f}")
+
+
+def export_results(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax import bridges
+
+    for folder in bridges.export_results(args.workdir, args.run_id, args.out):
+        print(folder)
+
+
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import figures
     from grokjax.results import load
@@ -105,6 +122,16 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
     added = command("data", data, "write a config's dataset in the authors' JSON format", True)
     added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    added = command("import-official", import_official, "a model of the official code as a workdir")
+    added.add_argument("--weights", required=True, metavar="FILE", help=".npz, or of PyTorch")
+    added.add_argument("--official-config", required=True, metavar="FILE", help="its config.json")
+    added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
+    added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
+    added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
+    added = command("export-results", export_results, "a run's results as the authors' files")
+    added.add_argument("--workdir", required=True, metavar="DIR")
+    added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
+    added.add_argument("--out", required=True, metavar="DIR", help="gets a folder per checkpoint")
     added = command("compare", compare, "draw several workdirs' curves in one figure")
     added.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a trained population")
     added.add_argument("--out", required=True, metavar="FILE.png", help="the figure")

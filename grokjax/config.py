@@ -41,6 +41,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict(
         {
+            "vocab_size": 0,  # 0: the dataset's; an imported model may know one token less
             "kind": "recursive",  # or "decoder", which reads the settings marked with a D
             "hidden_size": 1536,  # D
             "num_layers": 2,  # D

@@ -211,7 +211,9 @@ def make_dataset(data: ConfigDict, seed: int) -> Dataset:
         folder_name(data.num_entities, data.num_relations, data.phi, augmentation),
         make_vocabulary(data.num_entities, data.num_relations),
         train,
-        probe_rows,
+        np.concatenate(list(probe_rows.values())),
+        np.repeat(np.arange(len(probe_rows)), [len(rows) for rows in probe_rows.values()]),
+        tuple(probe_rows),
         id_facts,
         ood_facts,
         counts,
@@ -223,40 +225,44 @@ def assemble(
     name: str,
     vocabulary: Vocabulary,
     train: Int[np.ndarray, "n 5"],
-    probe_rows: Mapping[str, Int[np.ndarray, "n 5"]],
+    probes: Int[np.ndarray, "q 5"],
+    kind: Int[np.ndarray, q],
+    names: tuple[str, ...],
     id_facts: Int[np.ndarray, "n 3"],
     ood_facts: Int[np.ndarray, "n 3"],
     counts: Mapping[str, int],
     seed: int,
 ) -> Dataset:
-    """A Dataset from rows of token ids (head, relation 1, bridge, relation 2, answer)."""
-    names = tuple(probe_rows)
-    rows = np.concatenate([probe_rows[n] for n in names])
-    kind = np.repeat(np.arange(len(names)), [len(probe_rows[n]) for n in names])
-    bridge = rows[:, 2]
+    """A Dataset from rows of token ids (head, relation 1, bridge, relation 2, answer).
+
+    Args:
+      name: of the dataset.
+      vocabulary: that the ids are of.
+      train: rows to train on.
+      probes, kind: rows to test on, in any order, and the index of each one's type in `names`.
+      names: probe types.
+      id_facts, ood_facts: (head, relation, tail).
+      counts: what else to report.
+      seed: shuffles bridges within their type for the chance level.
+    """
     rng = random_stream(seed, "decoys")
-    decoys = np.concatenate(
-        [
-            np.stack([rng.permutation(probe_rows[n][:, 2]) for _ in range(NUM_DECOYS)], axis=1)
-            for n in names
-        ]
-    )
+    decoys = np.zeros((len(probes), NUM_DECOYS), np.int16)
+    for i in range(len(names)):
+        of_type = np.flatnonzero(kind == i)
+        bridges = probes[of_type, 2]
+        decoys[of_type] = np.stack([rng.permutation(bridges) for _ in range(NUM_DECOYS)], axis=1)
     return Dataset(
         name=name,
         vocabulary=vocabulary,
         train=query_table(train),
         probes=Probes(
-            query_table(rows),
-            bridge.astype(np.int16),
-            decoys.astype(np.int16),
-            kind.astype(np.int16),
-            names,
+            query_table(probes), probes[:, 2].astype(np.int16), decoys, kind.astype(np.int16), names
         ),
         id_facts=id_facts,
         ood_facts=ood_facts,
         counts=dict(counts)
         | {"num_train": len(train)}
-        | {f"num_{n}": len(probe_rows[n]) for n in names},
+        | {f"num_{n}": int(np.sum(kind == i)) for i, n in enumerate(names)},
     )
 
 

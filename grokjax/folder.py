@@ -119,12 +119,14 @@ def _read(path: pathlib.Path, seed: int) -> Dataset:
             "num_hop2_added": int(np.sum(two_hops & ~hop1 & hop2)),
         }
     # A dataset without queries of some type reads back as it was written.
-    names = [n for n in PROBE_TYPES if n in _OLD_TYPES or not pretraining or n in kinds]
+    names = tuple(n for n in PROBE_TYPES if n in _OLD_TYPES or not pretraining or n in kinds)
     return assemble(
         path.resolve().name,
         reader.vocabulary,
         train,
-        {name: test[kinds == name] for name in names},
+        test,
+        np.array([names.index(kind) for kind in kinds]),
+        names,
         id_facts,
         ood_facts,
         counts | problems,
@@ -150,28 +152,19 @@ def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
     for name in (*_FILES, *_FACT_FILES):
         if os.path.lexists(path / name):
             raise UserError(f"{path / name}: exists already; give a new folder")
-    tokens = ("", *dataset.vocabulary.tokens)  # PAD is no text
-
-    def items(query: Int[np.ndarray, "n 4"]) -> list[dict[str, str]]:
-        asked = [tokens[h] + tokens[r1] + tokens[r2] for h, r1, r2, _ in query.tolist()]
-        answers = query[:, 3].tolist()
-        return [
-            {"input_text": a, "target_text": f"{a}{tokens[t]}</a>"}
-            for a, t in zip(asked, answers, strict=True)
-        ]
-
     probes = dataset.probes
-    test = items(np.asarray(probes.table.query))
+    tokens = dataset.vocabulary.tokens
+    test = item_texts(dataset.vocabulary, np.asarray(probes.table.query))
     types = [probes.names[kind] for kind in probes.kind]
     contents: dict[str, Any] = {
-        "train.json": items(np.asarray(dataset.train.query)),
+        "train.json": item_texts(dataset.vocabulary, np.asarray(dataset.train.query)),
         "valid.json": [i for i, t in zip(test, types, strict=True) if t == "test_inferred_ood"],
         "test.json": [i | {"type": t} for i, t in zip(test, types, strict=True)],
         "vocab.json": list(dataset.vocabulary.tokens),
     }
     if len(dataset.id_facts) or len(dataset.ood_facts):
         for name, facts in zip(_FACT_FILES, (dataset.id_facts, dataset.ood_facts), strict=True):
-            contents[name] = [[tokens[token] for token in fact] for fact in facts.tolist()]
+            contents[name] = [[tokens[token - 1] for token in fact] for fact in facts.tolist()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -179,6 +172,16 @@ def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason})") from None
+
+
+def item_texts(vocabulary: Vocabulary, query: Int[np.ndarray, "n 4"]) -> list[dict[str, str]]:
+    """`input_text` and `target_text` of queries, as the authors write them."""
+    tokens = ("", *vocabulary.tokens)  # PAD is no text
+    asked = [tokens[h] + tokens[r1] + tokens[r2] for h, r1, r2, _ in query.tolist()]
+    return [
+        {"input_text": a, "target_text": f"{a}{tokens[t]}</a>"}
+        for a, t in zip(asked, query[:, 3].tolist(), strict=True)
+    ]
 
 
 class _Reader:

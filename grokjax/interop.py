@@ -18,6 +18,7 @@ def model_config_from_official(arch: Mapping[str, Any], vocab_size: int, **chang
     """Our static settings from the official `arch` section (paper names on the right there)."""
     mixer = "mlp" if arch["mlp_t"] else "attention"
     positions = {"None": "none", "rope": "rotary", "learned": "learned"}[str(arch["pos_encodings"])]
+    size, hidden = arch["puzzle_emb_ndim"], arch["hidden_size"]
     settings: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": arch["hidden_size"],
@@ -28,8 +29,10 @@ def model_config_from_official(arch: Mapping[str, Any], vocab_size: int, **chang
         "positions": positions,
         "num_heads": arch["num_heads"],
         "expansion": arch["expansion"],
-        "num_registers": arch["puzzle_emb_len"],
-        "register_size": arch["puzzle_emb_ndim"],
+        "num_registers": arch["puzzle_emb_len"] or -(-size // hidden),
+        "register_size": size,
+        "halt_max_steps": arch.get("halt_max_steps", 1),
+        "halt_exploration": arch.get("halt_exploration_prob", 0.1),
         "dtype": arch["forward_dtype"],
     }
     return ModelConfig(**(settings | changes))

@@ -181,7 +181,10 @@ class Log:
         """Waits for the noted evaluation and writes it down; its rows, or none."""
         if self._pending is None:
             return []
-        rows = self._rows(*self._pending)
+        step, measured, metrics = self._pending
+        stages = self._population.evaluate_config.model.evaluation_stages
+        loss = None if metrics is None else metrics.loss
+        rows = curve_rows(self._table, stages, step, measured, loss)
         self._pending = None
         self._curves.append(rows)
         self._board.append(rows)
@@ -218,20 +221,28 @@ class Log:
             },
         )
 
-    def _rows(self, step: int, measured: dict, metrics: Any) -> list[dict]:
-        """One row per run, in the order of `runs.csv`."""
-        measured, metrics = jax.device_get((measured, metrics))
-        measured = {name: np.asarray(x) for name, x in measured.items()}
-        stages = self._population.evaluate_config.model.evaluation_stages
-        rows = []
-        for i, run in enumerate(self._table):
-            values = {name: x[i] for name, x in measured.items()}
-            run["step"] = int(values.pop("step"))
-            run["status"] = STATUS_NAMES[int(values.pop("status"))]
-            row = {"run_id": run["run_id"], "step": step}
-            row["loss"] = float(metrics.loss[i]) if metrics is not None else float("nan")
-            for name, value in values.items():
-                is_stage = name.endswith("path_stage")
-                row[name] = stages[int(value)] if is_stage else float(value)
-            rows.append(row)
-        return rows
+
+def curve_rows(
+    table: Sequence[dict], stages: Sequence[str], step: int, measured: dict, loss: Any
+) -> list[dict]:
+    """Rows of `curves.csv`, one per run; `table` (of `runs.csv`) learns each run's step and status.
+
+    Args:
+      table: rows of the runs.
+      stages: names that a path stage is an index of.
+      step: of the evaluation.
+      measured: what `Population.evaluate` gave, [R] each.
+      loss: [R] over the steps before, or None.
+    """
+    measured, loss = jax.device_get((measured, loss))
+    rows = []
+    for i, run in enumerate(table):
+        values = {name: np.asarray(x)[i] for name, x in measured.items()}
+        run["step"] = int(values.pop("step"))
+        run["status"] = STATUS_NAMES[int(values.pop("status"))]
+        row = {"run_id": run["run_id"], "step": step}
+        row["loss"] = float("nan") if loss is None else float(loss[i])
+        for name, value in values.items():
+            row[name] = stages[int(value)] if name.endswith("path_stage") else float(value)
+        rows.append(row)
+    return rows

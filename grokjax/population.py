@@ -206,8 +206,9 @@ class Population:
 
 
 def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
-    """The static model settings of a config."""
-    return ModelConfig(vocab_size=vocab_size, **config.model.to_dict())
+    """The static model settings of a config; `vocab_size` is the dataset's."""
+    settings = config.model.to_dict()
+    return ModelConfig(**settings | {"vocab_size": settings["vocab_size"] or vocab_size})
 
 
 def evaluated_model(config: ConfigDict, model: ModelConfig) -> ModelConfig:

@@ -35,6 +35,20 @@ def test_their_files_come_back_byte_for_byte(source, tmp_path):
         assert (tmp_path / name).read_bytes() == (source / name).read_bytes()
 
 
+def test_items_keep_their_order(folder):
+    edit(folder / "test.json", lambda c: c.reverse())
+    before = (folder / "test.json").read_text()
+    back = read_folder(folder)
+    items = [back.probes.names[kind] for kind in back.probes.kind]
+    assert items == [item["type"] for item in json.loads(before)]
+    for name in ("train.json", "test.json"):
+        (folder / name).rename(folder / f"{name}.old")
+    for name in ("valid.json", "vocab.json", "id_facts.json", "ood_facts.json"):
+        (folder / name).unlink()
+    write_folder(back, folder)
+    assert (folder / "test.json").read_text() == before
+
+
 def test_written_is_read(tmp_path):
     ours = make_dataset(tiny_config(data__regime="both_hop_full").data, 3)
     write_folder(ours, tmp_path)
