@@ -64,7 +64,7 @@ def import_official(
     Raises:
       UserError: a file is missing or of another kind; nothing has been written then.
     """
-    arrays = read_arrays(weights_file)
+    arrays = interop.bare_names(read_arrays(weights_file))
     arch, training = _read_official_config(config_file)
     vocab_size = _embedding_rows(arrays, weights_file)
     try:
@@ -75,7 +75,7 @@ def import_official(
         if arch.get(name, value) != value:
             raise UserError(f"{config_file}: {name} is {arch[name]}, only {value} is supported")
     if interop.REGISTERS in arrays:  # our queries are all of identifier 0
-        arrays = dict(arrays) | {interop.REGISTERS: arrays[interop.REGISTERS][:1]}
+        arrays[interop.REGISTERS] = arrays[interop.REGISTERS][:1]
     params, buffers = interop.params_from_official(arrays, model)
     config = _imported_config(model, data, step)
     loss = str(training.get("arch", {}).get("loss", {}).get("loss_type", "stablemax_cross_entropy"))

@@ -15,12 +15,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-      0; 2 after one line about bad input; 75 after an interruption that the same command resumes.
+      0; 1 where a comparison fails; 2 after one line about bad input; 75 after an interruption
+      that the same command resumes.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args, overrides = _parse(arguments)
-        args.run(args, overrides)
+        code = args.run(args, overrides)
     except UserError as error:
         print(f"grokjax: error: {error}", file=sys.stderr)
         return 2
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"grokjax: {stop}", file=sys.stderr)
         return EXIT_CODE
-    return 0
+    return code or 0
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -80,6 +81,12 @@ def export_results(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     for folder in bridges.export_results(args.workdir, args.run_id, args.out):
         print(folder)
+
+
+def parity(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from grokjax.parity import main as run_parity
+
+    return 0 if run_parity(args.files) else 1
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -132,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--workdir", required=True, metavar="DIR")
     added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
     added.add_argument("--out", required=True, metavar="DIR", help="gets a folder per checkpoint")
+    added = command("parity", parity, "our numbers against files of the official code's")
+    added.add_argument("files", nargs="+", metavar="FILE.npz")
     added = command("compare", compare, "draw several workdirs' curves in one figure")
     added.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a trained population")
     added.add_argument("--out", required=True, metavar="FILE.png", help="the figure")

@@ -53,7 +53,7 @@ def params_from_official(
     Raises:
       UserError: an array is missing, unknown or has another shape.
     """
-    rest = {_bare(name): np.asarray(value) for name, value in arrays.items()}
+    rest = {name: np.asarray(value) for name, value in bare_names(arrays).items()}
 
     def take(name: str) -> np.ndarray:
         if name not in rest:
@@ -149,7 +149,12 @@ def params_from_gpt2(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> P
     return params
 
 
-def _bare(name: str) -> str:
-    while name.startswith(_PREFIXES):
-        name = name.split(".", 1)[1]
-    return name
+def bare_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the prefixes of `torch.compile` and the wrappers."""
+
+    def bare(name: str) -> str:
+        while name.startswith(_PREFIXES):
+            name = name.split(".", 1)[1]
+        return name
+
+    return {bare(name): value for name, value in arrays.items()}

@@ -1,6 +1,7 @@
 """Training of one run: five official steps, divergence, the order of items."""
 
 import contextlib
+import dataclasses
 
 import golden
 import jax
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from grokjax.interop import params_from_official
 from grokjax.lens import lens_logits
 from grokjax.losses import log_stablemax, sequence_losses, token_losses
 from grokjax.model import ModelConfig, forward
 from grokjax.optim import Hyperparameters, SignSGDState, sign_sgd, warmup
 from grokjax.train import DIVERGED, RUNNING, TrainConfig, apply_batch, init_run
 
-VOCAB = 41
 CASES = {"a64_mlpt": "float64", "a_mlpt": "float32", "b_attn_rope": "float32"}
 
 
@@ -23,13 +24,13 @@ def start(z, config, hyper):
     state = init_run(config, hyper, 0, 0)
     assert jax.tree.structure(state.params) == jax.tree.structure(params)
     replaced = {"params": params, "ema_params": params, "buffers": buffers}
-    return golden.dataclasses.replace(state, **replaced)
+    return dataclasses.replace(state, **replaced)
 
 
 def expect(z, prefix, config):
     arrays = golden.group(z, prefix) | {"H_init": z["H_init"], "L_init": z["L_init"]}
     arrays["puzzle_emb.weights"] = z[prefix.split("/")[0] + "/puzzle_emb.weights"]
-    return golden.interop.params_from_official(arrays, config.model)[0]
+    return params_from_official(arrays, config.model)[0]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -39,7 +40,7 @@ def trained(request):
     scope = jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
     with scope, jax.default_matmul_precision("highest"):
         z = golden.load(f"{request.param}_train")
-        model = golden.model_config(z, VOCAB, dtype=dtype)
+        model = golden.model_config(z)
         config = TrainConfig(model, 7, "stablemax", end_id=40)
         hyper = golden.hyperparameters(z, model.param_dtype)
         state = start(z, config, hyper)
@@ -152,7 +153,7 @@ def test_sign_sgd_units():
 def test_divergence_freezes_the_run():
     model = ModelConfig(11, 16, 1, 1, 1, mlp_multiple=8)
     config = TrainConfig(model, 2, "softmax", end_id=10)
-    names = golden.Hyperparameters.__dataclass_fields__
+    names = Hyperparameters.__dataclass_fields__
     values = dict.fromkeys(names, jnp.float32(0.9)) | {
         "learning_rate": jnp.float32(1e3),
         "warmup_steps": jnp.float32(1),

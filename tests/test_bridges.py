@@ -1,0 +1,159 @@
+"""A model of the official code in, the authors' result files out, all of it byte for byte."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import DATA, PRETRAINING, tiny_config
+
+import grokjax
+from grokjax import bridges, interop
+from grokjax.cli import main
+from grokjax.dataset import make_batch
+from grokjax.model import forward_all_steps
+from grokjax.population import model_config
+
+OFFICIAL = DATA / "official_model"
+STEP = 6400
+
+
+def command(out, weights=OFFICIAL / "weights.npz", **changes):
+    paths = {"weights": weights, "official-config": OFFICIAL / "config.json", "data": PRETRAINING}
+    paths |= {name.replace("_", "-"): value for name, value in changes.items()}
+    flags = [f"--{name}={value}" for name, value in paths.items()]
+    return ["import-official", *flags, f"--out={out}", f"--step={STEP}"]
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bridges") / "workdir"
+    assert main(command(out)) == 0
+    return out
+
+
+def test_the_official_results_come_back_byte_for_byte(imported, tmp_path):
+    assert main(["export-results", f"--workdir={imported}", "--run=0", f"--out={tmp_path}"]) == 0
+    folder = tmp_path / f"checkpoint-{STEP}"
+    for name in ("all_items.json", "logit_lens_ood.json"):
+        assert (folder / name).read_bytes() == (OFFICIAL / name).read_bytes()
+
+
+def test_the_imported_run_has_the_official_accuracies(imported):
+    """The table of the files' README, by the official rule; and a lens rate of their notebook."""
+    last = grokjax.load(imported).curves.iloc[-1]
+    for kind, accuracy in [
+        ("id_atomic", 0.798), ("ood_atomic", 0.66), ("train_inferred", 0.524),
+        ("test_inferred_iid", 6 / 41), ("test_inferred_ood", 8 / 23),
+    ]:  # fmt: skip
+        assert last[f"{kind}/exact_match"] == pytest.approx(accuracy, abs=1e-6)
+    assert last["training_accuracy"] == pytest.approx(0.660667, abs=1e-6)
+    assert last["test_inferred_ood/bridge_found"] == pytest.approx(0.130435, abs=1e-6)
+    assert last["test_inferred_ood/target_found"] == pytest.approx(0.391304, abs=1e-6)
+    assert last.step == STEP
+
+
+def test_the_workdir_is_whole(imported):
+    results = grokjax.load(imported)
+    assert results.config.model.vocab_size == 146 and results.config.model.hidden_size == 48
+    assert results.config.optimizer.learning_rate == 2e-3
+    assert results.runs.status.tolist() == ["done"] and results.checkpoint_steps() == [STEP]
+    assert not [p for p in imported.parent.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.model.inner.", "model.inner."])
+def test_prefixes_are_dropped(prefix, imported, tmp_path):
+    arrays = bare()
+    np.savez(tmp_path / "w.npz", **{prefix + name: value for name, value in arrays.items()})
+    assert main(command(tmp_path / "w", tmp_path / "w.npz")) == 0
+    ours, theirs = (grokjax.load(w).parameters(0)["params"] for w in (tmp_path / "w", imported))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def bare():
+    return interop.bare_names(bridges.read_arrays(OFFICIAL / "weights.npz"))
+
+
+def edited(tmp_path, change):
+    arrays = bare()
+    change(arrays)
+    np.savez(tmp_path / "w.npz", **arrays)
+    return tmp_path / "w.npz"
+
+
+BAD_WEIGHTS = {
+    "'q_head.bias' is missing": lambda a: a.pop("q_head.bias"),
+    "unknown array 'extra.weight'": lambda a: a.update({"extra.weight": np.ones(2)}),
+    "lm_head is (40, 146)": lambda a: a.update({"lm_head.weight": a["lm_head.weight"][:, :40]}),
+    "'embed_tokens.embedding_weight' is missing": lambda a: a.pop("embed_tokens.embedding_weight"),
+}
+
+
+@pytest.mark.parametrize("message", BAD_WEIGHTS)
+def test_bad_weights_are_named(message, tmp_path, capsys):
+    weights = edited(tmp_path, BAD_WEIGHTS[message])
+    assert main(command(tmp_path / "w", weights)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w.npz"]
+
+
+def test_other_bad_input(imported, tmp_path, capsys):
+    (tmp_path / "text.npz").write_text("no")
+    config = json.loads((OFFICIAL / "config.json").read_text())
+    config["model_config"]["rms_norm_eps"] = 1e-3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "short.json").write_text("{}")
+    small = tmp_path / "small"
+    assert main(["data", f"--config={DATA.parent.parent}/experiments/pretrain.py:small",
+                 f"--out={small}"]) == 0  # fmt: skip
+    for arguments, message in [
+        (command(tmp_path / "w", "nowhere.npz"), "nowhere.npz: no such file"),
+        (command(tmp_path / "w", tmp_path / "text.npz"), "not named arrays"),
+        (
+            command(tmp_path / "w", official_config=tmp_path / "config.json"),
+            "rms_norm_eps is 0.001",
+        ),
+        (command(tmp_path / "w", official_config=tmp_path / "short.json"), "no setting 'mlp_t'"),
+        (command(tmp_path / "w", data=tmp_path / "none"), "no such folder"),
+        (command(tmp_path / "w", data=small), "does not go with a model of 146"),
+        (command(imported), "exists already"),
+        (
+            ["export-results", f"--workdir={imported}", "--run=7", f"--out={tmp_path}/e"],
+            "runs 0 to",
+        ),
+    ]:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+    assert not (tmp_path / "w").exists() and not (tmp_path / "e").exists()
+
+
+def test_every_checkpoint_of_a_trained_run_is_exported(tmp_path):
+    config = tiny_config(train__num_steps=20)
+    config.runs = ({"seeds.init": 0}, {"seeds.init": 1})
+    results = grokjax.train_and_evaluate(config, tmp_path / "w")
+    folders = bridges.export_results(tmp_path / "w", 1, tmp_path / "e")
+    assert [f.name for f in folders] == [f"checkpoint-{s}" for s in results.checkpoint_steps()]
+    items = json.loads((folders[-1] / "all_items.json").read_text())
+    right = [i["model_output"].split("</a>")[0] == i["target_text"].split("</a>")[0] for i in items]
+    last = results.curves[(results.curves.run_id == 1) & (results.curves.step == 20)].iloc[0]
+    for kind in ("id_atomic", "train_inferred"):
+        mean = np.mean([r for r, i in zip(right, items, strict=True) if i["type"] == kind])
+        assert mean == pytest.approx(last[f"{kind}/exact_match"], abs=1e-6)
+    with pytest.raises(grokjax.UserError, match="exists already"):
+        bridges.export_results(tmp_path / "w", 1, tmp_path / "e")
+    shutil.rmtree(tmp_path / "e")
+
+
+def test_predictions_do_not_depend_on_the_batch(imported):
+    results = grokjax.load(imported)
+    dataset, stored = results.dataset(0), results.parameters(0)
+    model = model_config(results.config, dataset.vocabulary.size)
+    predicted, top = bridges.predictions(model, stored["ema_params"], stored["buffers"], dataset)
+    batch = make_batch(dataset.probes.table.query[700:703], dataset.vocabulary.end_id)
+    output = forward_all_steps(model, stored["ema_params"], stored["buffers"], batch)
+    np.testing.assert_array_equal(output.logits.argmax(-1), predicted[700:703])
+    assert top.shape == (7, 1114, 5)
