@@ -67,19 +67,32 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def import_official(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax import bridges
+    from grokjax import imports
 
-    results = bridges.import_official(
+    results = imports.import_official(
         args.weights, args.official_config, args.data, args.out, args.step
     )
-    accuracy = results.curves.training_accuracy.iloc[-1]
-    print(f"{args.out}: one run at step {args.step:,}, training accuracy {accuracy:.4f}")
+    _report_import(results)
+
+
+def import_gpt2(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax import imports
+
+    _report_import(imports.import_gpt2(args.model, args.data, args.out, args.num_loops, args.step))
+
+
+def _report_import(results) -> None:
+    last = results.curves.iloc[-1]
+    print(
+        f"{results.workdir}: one run at step {last.step:,}, training accuracy"
+        f" {last.training_accuracy:.4f}"
+    )
 
 
 def export_results(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax import bridges
+    from grokjax import exports
 
-    for folder in bridges.export_results(args.workdir, args.run_id, args.out):
+    for folder in exports.export_results(args.workdir, args.run_id, args.out):
         print(folder)
 
 
@@ -134,6 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--official-config", required=True, metavar="FILE", help="its config.json")
     added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
     added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
+    added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
+    added = command("import-gpt2", import_gpt2, "a Hugging Face GPT-2 as a workdir of a decoder")
+    added.add_argument("--model", required=True, metavar="DIR", help="config, tokenizer, weights")
+    added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
+    added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
+    added.add_argument("--num-loops", type=int, metavar="N", help="default: what its config says")
     added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
     added = command("export-results", export_results, "a run's results as the authors' files")
     added.add_argument("--workdir", required=True, metavar="DIR")

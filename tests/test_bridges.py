@@ -1,18 +1,22 @@
 """A model of the official code in, the authors' result files out, all of it byte for byte."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import DATA, PRETRAINING, tiny_config
+from safetensors.numpy import save_file
 
 import grokjax
-from grokjax import bridges, interop
+from grokjax import exports, imports, interop, parity
 from grokjax.cli import main
-from grokjax.dataset import make_batch
-from grokjax.model import forward_all_steps
+from grokjax.dataset import make_batch, make_dataset
+from grokjax.folder import write_folder
+from grokjax.model import ModelConfig, forward, forward_all_steps
 from grokjax.population import model_config
 
 OFFICIAL = DATA / "official_model"
@@ -73,7 +77,7 @@ def test_prefixes_are_dropped(prefix, imported, tmp_path):
 
 
 def bare():
-    return interop.bare_names(bridges.read_arrays(OFFICIAL / "weights.npz"))
+    return interop.bare_names(imports.read_arrays(OFFICIAL / "weights.npz"))
 
 
 def edited(tmp_path, change):
@@ -135,7 +139,7 @@ def test_every_checkpoint_of_a_trained_run_is_exported(tmp_path):
     config = tiny_config(train__num_steps=20)
     config.runs = ({"seeds.init": 0}, {"seeds.init": 1})
     results = grokjax.train_and_evaluate(config, tmp_path / "w")
-    folders = bridges.export_results(tmp_path / "w", 1, tmp_path / "e")
+    folders = exports.export_results(tmp_path / "w", 1, tmp_path / "e")
     assert [f.name for f in folders] == [f"checkpoint-{s}" for s in results.checkpoint_steps()]
     items = json.loads((folders[-1] / "all_items.json").read_text())
     right = [i["model_output"].split("</a>")[0] == i["target_text"].split("</a>")[0] for i in items]
@@ -144,7 +148,7 @@ def test_every_checkpoint_of_a_trained_run_is_exported(tmp_path):
         mean = np.mean([r for r, i in zip(right, items, strict=True) if i["type"] == kind])
         assert mean == pytest.approx(last[f"{kind}/exact_match"], abs=1e-6)
     with pytest.raises(grokjax.UserError, match="exists already"):
-        bridges.export_results(tmp_path / "w", 1, tmp_path / "e")
+        exports.export_results(tmp_path / "w", 1, tmp_path / "e")
     shutil.rmtree(tmp_path / "e")
 
 
@@ -152,8 +156,88 @@ def test_predictions_do_not_depend_on_the_batch(imported):
     results = grokjax.load(imported)
     dataset, stored = results.dataset(0), results.parameters(0)
     model = model_config(results.config, dataset.vocabulary.size)
-    predicted, top = bridges.predictions(model, stored["ema_params"], stored["buffers"], dataset)
+    predicted, top = exports.predictions(model, stored["ema_params"], stored["buffers"], dataset)
     batch = make_batch(dataset.probes.table.query[700:703], dataset.vocabulary.end_id)
     output = forward_all_steps(model, stored["ema_params"], stored["buffers"], batch)
     np.testing.assert_array_equal(output.logits.argmax(-1), predicted[700:703])
     assert top.shape == (7, 1114, 5)
+
+
+@pytest.fixture
+def gpt2(tmp_path):
+    """The golden GPT-2 in Hugging Face's layout, its 48 rows given to a small dataset's tokens."""
+    z = parity.read(DATA / "golden" / "e_gpt2.npz")
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    arrays = {
+        name.removeprefix("lm."): value.astype(np.float32)
+        for name, value in parity.group(z, "step0/param/").items()
+    }
+    arrays["transformer.h.0.attn.bias"] = np.ones((1, 1, 16, 16), np.float32)  # a mask, no weight
+    arrays["lm_head.weight"] = arrays["transformer.wte.weight"]
+    save_file(arrays, folder / "model.safetensors")
+    (folder / "config.json").write_text(str(z["config"]))
+    write_folder(make_dataset(tiny_config().data, 0), tmp_path / "data")
+    tokens = json.loads((tmp_path / "data" / "vocab.json").read_text())
+    ids = np.random.default_rng(0).permutation(47)[: len(tokens)].tolist()
+    added = dict(zip(tokens, ids, strict=True))
+    (folder / "vocab.json").write_text(json.dumps({"hello": 3}))
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    return folder, tmp_path / "data", added
+
+
+@pytest.mark.parametrize("loops, flag", [(1, []), (2, ["--num-loops=2"])])
+def test_a_gpt2_says_the_same_here(gpt2, loops, flag, tmp_path):
+    folder, data, added = gpt2
+    out = tmp_path / "w"
+    command = ["import-gpt2", f"--model={folder}", f"--data={data}", f"--out={out}", *flag]
+    assert main(command) == 0
+    results = grokjax.load(out)
+    dataset, params = results.dataset(0), results.parameters(0)["params"]
+    model = model_config(results.config, dataset.vocabulary.size)
+    assert (model.kind, model.num_loops, model.num_layers) == ("decoder", loops, 2)
+    batch = make_batch(dataset.train.query[-4:], dataset.vocabulary.end_id)
+    ours = forward(model, params, {}, batch).logits
+    # The same in GPT-2's own vocabulary, of which we keep some columns.
+    full = ModelConfig(48, 32, 2, 1, 1, kind="decoder", num_heads=4, seq_len=16, num_loops=loops)
+    whole = interop.params_from_gpt2(imports.read_arrays(folder / "model.safetensors"), full)
+    rows = np.array([47, *(added[token] for token in dataset.vocabulary.tokens)])
+    other = dataclasses.replace(
+        batch, inputs=jnp.asarray(rows[np.asarray(batch.labels)]), labels=batch.labels * 0
+    )
+    theirs = forward(full, jax.tree.map(jnp.asarray, whole), {}, other).logits
+    np.testing.assert_allclose(ours[:, 1:], theirs[:, 1:, rows], atol=1e-5)
+    assert main(["export-results", f"--workdir={out}", f"--out={tmp_path}/e"]) == 0
+    items = json.loads((tmp_path / "e/checkpoint-0/all_items.json").read_text())
+    assert all(i["model_output"].startswith(i["input_text"]) for i in items)
+
+
+def test_recurrence_is_read_from_the_config(gpt2, tmp_path):
+    folder, data, _ = gpt2
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"add_recurrence": True}))
+    results = imports.import_gpt2(folder, data, tmp_path / "w", step=7)
+    assert results.config.model.num_loops == 2 and results.checkpoint_steps() == [7]
+
+
+def test_bad_gpt2_directories_are_one_line(gpt2, tmp_path, capsys):
+    folder, data, added = gpt2
+    command = ["import-gpt2", f"--model={folder}", f"--data={data}", f"--out={tmp_path}/w"]
+    config = json.loads((folder / "config.json").read_text())
+    steps = [
+        ("added_tokens.json", json.dumps({t: i for t, i in added.items() if t != "<e_5>"}),
+         "no token <e_5>"),
+        ("config.json", json.dumps(config | {"n_layer": 3}), "h.2.ln_1.weight' is missing"),
+        ("config.json", json.dumps(config | {"activation_function": "relu"}), "only gelu_new"),
+        ("config.json", "{}", "no setting 'n_embd'"),
+    ]  # fmt: skip
+    for name, text, message in steps:
+        before = (folder / name).read_text()
+        (folder / name).write_text(text)
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+        (folder / name).write_text(before)
+    (folder / "model.safetensors").unlink()
+    assert main(command) == 2 and "pytorch_model.bin: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()

@@ -1,10 +1,9 @@
-"""Other people's files: their trained models in, our results out (protocol section 3)."""
+"""Other people's trained models as workdirs of ours."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -17,30 +16,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from grokjax import interop
 from grokjax.checkpoint import Checkpoints
 from grokjax.config import default_config
 from grokjax.curves import CurveWriter, write_runs
-from grokjax.dataset import PAD, Dataset, make_batch
+from grokjax.dataset import NUM_TOKENS, Vocabulary
 from grokjax.devices import setup_precision
 from grokjax.errors import UserError
 from grokjax.experiment import validate
-from grokjax.folder import item_texts, load_dataset
-from grokjax.lens import lens_stream, top_tokens
+from grokjax.folder import load_dataset, read_folder
 from grokjax.loop import curve_rows, weights
-from grokjax.model import ModelConfig, Params, forward_all_steps
-from grokjax.population import Population, evaluated_model, model_config
+from grokjax.model import DECODER, ModelConfig, Params
+from grokjax.population import Population
 from grokjax.results import Results, load, run_table
 from grokjax.sweep import expand
 from grokjax.workdir import write_config
 
 # What these settings can be here; other models of the official code are not ours.
 _FIXED = {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "H_layers": 0}
-_LENS_TYPES = ("test_inferred_ood", "test_inferred_new", "test_inferred_new_mix")
-_BATCH = 512
+_GPT2_FIXED = {
+    "model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "n_inner": None,
+    "tie_word_embeddings": True, "no_ln": False, "no_mlp": False, "share_mlp": False,
+}  # fmt: skip
 
 
 def import_official(
@@ -96,115 +96,87 @@ def import_official(
     return _write_workdir(config, params, buffers, out, step)
 
 
-def export_results(
-    workdir: str | os.PathLike, run_id: int, out: str | os.PathLike
-) -> list[pathlib.Path]:
-    """`checkpoint-<step>/all_items.json` and `logit_lens_ood.json` of every stored checkpoint.
+def import_gpt2(
+    model_dir: str | os.PathLike,
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    num_loops: int | None = None,
+    step: int = 0,
+) -> Results:
+    """A GPT-2 of the Hugging Face layout, trained on such data, as a workdir of one decoder run.
 
-    EMA weights. The authors' notebook functions read these folders.
+    Of its vocabulary only the dataset's tokens stay, found among the tokenizer's; PAD gets the row
+    of GPT-2's padding, or else of its end of text.
 
     Args:
-      workdir: of a trained or imported population.
-      run_id: which of its runs.
-      out: gets a folder per checkpoint; files that exist are not written over.
-
-    Returns:
-      The folders.
+      model_dir: has `config.json`, the tokenizer's files and `model.safetensors`
+        (`pytorch_model.bin` if torch is installed).
+      data: the folder whose tokens and items the model knows.
+      out: a new workdir.
+      num_loops: times that the layers run; by default what the config says, or once.
+      step: that the weights are from.
 
     Raises:
-      UserError: there is no such run, or a file would be written over.
+      UserError: a file is missing or of another kind; nothing has been written then.
     """
-    results = load(workdir)
-    if run_id not in results.runs.run_id.tolist():
-        raise UserError(f"--run={run_id}: {workdir} has runs 0 to {len(results.runs) - 1}")
-    setup_precision(results.config.model.dtype)
-    steps = results.checkpoint_steps()
-    folders = [pathlib.Path(out) / f"checkpoint-{step}" for step in steps]
-    for folder in folders:
-        for name in ("all_items.json", "logit_lens_ood.json"):
-            if (folder / name).exists():
-                raise UserError(f"{folder / name}: exists already; give a new folder")
-    dataset = results.dataset(run_id)
-    model = model_config(results.config, dataset.vocabulary.size)
-    model = evaluated_model(results.config, model)
-    for step, folder in zip(steps, folders, strict=True):
-        stored = results.parameters(run_id, step)
-        predicted, top = predictions(model, stored["ema_params"], stored["buffers"], dataset)
-        folder.mkdir(parents=True, exist_ok=True)
-        items = _all_items(dataset, predicted)
-        (folder / "all_items.json").write_text(json.dumps(items, indent=4))
-        lens = _lens_items(dataset, predicted, top, model)
-        text = json.dumps(lens, indent=2, ensure_ascii=False)
-        (folder / "logit_lens_ood.json").write_text(text)
-    return folders
+    folder = pathlib.Path(model_dir)
+    c = _read_json(folder / "config.json")
+    for name, value in _GPT2_FIXED.items():
+        if c.get(name, value) != value:
+            raise UserError(f"{folder / 'config.json'}: {name} is {c[name]}, only {value} is known")
+    try:
+        size, heads, depth = c["n_embd"], c["n_head"], c["n_layer"]
+        known = ModelConfig(
+            c["vocab_size"], size, depth, 1, 1, kind=DECODER, num_heads=heads,
+            seq_len=c["n_positions"], num_loops=num_loops or _recurrence(c),
+            dropout=c.get("resid_pdrop", 0.0),
+        )  # fmt: skip
+    except KeyError as error:
+        raise UserError(f"{folder / 'config.json'}: no setting {error} of a GPT-2") from None
+    weights_file = folder / "model.safetensors"
+    if not weights_file.exists():
+        weights_file = folder / "pytorch_model.bin"
+    params = interop.params_from_gpt2(read_arrays(weights_file), known)
+    rows = _token_rows(folder, c, read_folder(data).vocabulary)
+    params["embed"] = params["embed"][rows]
+    params["positions"] = params["positions"][:NUM_TOKENS]
+    model = dataclasses.replace(known, vocab_size=len(rows), seq_len=NUM_TOKENS)
+    config = _imported_config(model, data, step)
+    config.train.loss = "softmax"
+    return _write_workdir(config, params, {}, out, step)
 
 
-def predictions(
-    model: ModelConfig, params: Params, buffers: Any, dataset: Dataset
-) -> tuple[Int[np.ndarray, "Q T"], Int[np.ndarray, "G Q T"]]:
-    """First choices of the model and of the lens at every stage, for all probe queries."""
-    query = np.asarray(dataset.probes.table.query)
-    padded = np.pad(query, [(0, -len(query) % _BATCH), (0, 0)])
-    predicted, tops = [], []
-    for i in range(0, len(query), _BATCH):
-        p, t = _predict(model, params, buffers, padded[i : i + _BATCH], dataset.vocabulary.end_id)
-        predicted.append(p)
-        tops.append(t)
-    return (
-        np.concatenate(predicted)[: len(query)],
-        np.concatenate(tops, axis=1)[:, : len(query)],
-    )
+def _recurrence(config: Mapping[str, Any]) -> int:
+    """Loops that a GPT-2 config asks for: a number, or a switch that means two."""
+    for name in ("num_loops", "n_loop", "recurrence", "add_recurrence"):
+        if config.get(name):
+            return 2 if config[name] is True else int(config[name])
+    return 1
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _predict(
-    model: ModelConfig, params: Params, buffers: Any, query: Array, end_id: int
-) -> tuple[Int[Array, "B T"], Int[Array, "G B T"]]:
-    batch = make_batch(query, end_id)
-    output = forward_all_steps(model, params, buffers, batch)
-    predicted = jnp.argmax(output.logits, axis=-1)
-    if not model.predicts_input:
-        asked = jnp.arange(predicted.shape[1]) < batch.answer_position[:, None]
-        predicted = jnp.where(asked, batch.labels, predicted)
-    return predicted, top_tokens(model, params, output.trace)
-
-
-def _all_items(dataset: Dataset, predicted: Int[np.ndarray, "Q T"]) -> list[dict[str, str]]:
-    texts = item_texts(dataset.vocabulary, np.asarray(dataset.probes.table.query))
-    types = (dataset.probes.names[kind] for kind in dataset.probes.kind)
-    return [
-        text | {"type": kind, "model_output": dataset.vocabulary.decode(ids)}
-        for text, kind, ids in zip(texts, types, predicted.tolist(), strict=True)
-    ]
-
-
-def _lens_items(
-    dataset: Dataset,
-    predicted: Int[np.ndarray, "Q T"],
-    top: Int[np.ndarray, "G Q T"],
-    model: ModelConfig,
-) -> list[dict[str, Any]]:
-    def names(ids: Int[np.ndarray, T]) -> list[str]:
-        tokens = dataset.vocabulary.tokens
-        return [tokens[i - 1] if i != PAD else f"<UNK:{PAD}>" for i in ids.tolist()]
-
-    items = []
-    for i, item in enumerate(_all_items(dataset, predicted)):
-        if item["type"] in _LENS_TYPES:
-            trace = [
-                {"stage": stage, "stream": lens_stream(stage), "predictions": names(top[g, i])}
-                for g, stage in enumerate(model.evaluation_stages)
-            ]
-            items.append(
-                {
-                    "type": item["type"],
-                    "input_text": item["input_text"],
-                    "target_text": item["target_text"],
-                    "model_final_output": names(top[-1, i]),
-                    "logit_lens_trace": trace,
-                }
-            )
-    return items
+def _token_rows(
+    folder: pathlib.Path, config: Mapping[str, Any], vocabulary: Vocabulary
+) -> list[int]:
+    """For PAD and each of our tokens the row of GPT-2's embedding."""
+    ids: dict[str, int] = {}
+    for name in ("vocab.json", "added_tokens.json"):
+        if (folder / name).exists():
+            ids |= _read_json(folder / name)
+    if (folder / "tokenizer.json").exists():
+        tokenizer = _read_json(folder / "tokenizer.json")
+        ids |= tokenizer.get("model", {}).get("vocab", {})
+        ids |= {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
+    padding = config.get("pad_token_id")
+    padding = config.get("eos_token_id", 0) if padding is None else padding
+    rows = [padding]
+    needed = vocabulary.entity_ids | vocabulary.relation_ids | {vocabulary.end_id}
+    for token in vocabulary.tokens:
+        if token not in ids and vocabulary.ids[token] in needed:
+            raise UserError(f"{folder}: its tokenizer has no token {token}; is it of other data?")
+        rows.append(ids.get(token, padding))
+    if max(rows) >= config["vocab_size"] or min(rows) < 0:
+        raise UserError(f"{folder}: its tokenizer has ids beyond the model's vocabulary")
+    return rows
 
 
 def read_arrays(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
@@ -236,17 +208,22 @@ def read_arrays(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
 
 def _read_official_config(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """The official model's settings and those of its training."""
-    try:
-        content = json.loads(pathlib.Path(path).read_text())
-    except OSError:
-        raise UserError(f"{path}: no such file; give the official config.json") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({str(error)[:80]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; give the official config.json")
+    content = _read_json(path)
     training = content.get("pretrain_config", content)
     arch = content.get("model_config") or content.get("arch") or training.get("arch") or content
     return dict(arch), dict(training)
+
+
+def _read_json(path: str | os.PathLike) -> dict[str, Any]:
+    try:
+        content = json.loads(pathlib.Path(path).read_text())
+    except OSError:
+        raise UserError(f"{path}: no such file; it belongs to the model") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({str(error)[:80]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return content
 
 
 def _embedding_rows(arrays: Mapping[str, np.ndarray], file: str | os.PathLike) -> int:
