@@ -14,7 +14,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from grokjax.errors import UserError
-from grokjax.model import DECODER, decoder_stage_names, stage_names
+from grokjax.model import DECODER
+from grokjax.population import evaluated_model, model_config
 from grokjax.sweep import Sweep, expand, flatten, rows_of, set_setting, unknown_setting
 
 _CHOICES = {
@@ -119,12 +120,9 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"model.num_heads: {m.num_heads} heads do not divide hidden_size {m.hidden_size}"
         )
-    if m.kind == DECODER:
-        stages = decoder_stage_names(config.evaluate.num_loops or m.num_loops, m.num_layers)
-    else:
+    if m.kind != DECODER:
         _validate_recursive(m)
-        depth = (config.evaluate.H_cycles or m.H_cycles, config.evaluate.L_cycles or m.L_cycles)
-        stages = stage_names(*depth)
+    stages = evaluated_model(config, model_config(config, vocab_size=1)).evaluation_stages
     if config.evaluate.path_stage not in ("best", *stages):
         raise UserError(
             f"evaluate.path_stage: '{config.evaluate.path_stage}' is none of best,"

@@ -93,7 +93,7 @@ def import_official(
             section, name = ours.split(".")
             kind = type(config[section][name])
             config[section][name] = kind(training[theirs])
-    return _write_workdir(config, params, buffers, out, step)
+    return _write_workdir(config, params, buffers, out, step, weights_file)
 
 
 def import_gpt2(
@@ -143,7 +143,7 @@ def import_gpt2(
     model = dataclasses.replace(known, vocab_size=len(rows), seq_len=NUM_TOKENS)
     config = _imported_config(model, data, step)
     config.train.loss = "softmax"
-    return _write_workdir(config, params, {}, out, step)
+    return _write_workdir(config, params, {}, out, step, weights_file)
 
 
 def _recurrence(config: Mapping[str, Any]) -> int:
@@ -245,7 +245,12 @@ def _imported_config(model: ModelConfig, data: str | os.PathLike, step: int) -> 
 
 
 def _write_workdir(
-    config: ConfigDict, params: Params, buffers: Any, out: str | os.PathLike, step: int
+    config: ConfigDict,
+    params: Params,
+    buffers: Any,
+    out: str | os.PathLike,
+    step: int,
+    source: str | os.PathLike,
 ) -> Results:
     """A workdir of one run at one step, built aside and moved into place as the last act."""
     path = pathlib.Path(out)
@@ -277,7 +282,7 @@ def _write_workdir(
     state = population.place(state)
     table = run_table(config, runs, [dataset])
     with _moved_into(path) as scratch:
-        write_config(scratch, config, size)
+        write_config(scratch, config, size, imported_from=str(source))
         stages = population.evaluate_config.model.evaluation_stages
         rows = curve_rows(table, stages, step, population.evaluate(state), None)
         table[0]["status"] = "done"

@@ -15,6 +15,7 @@ MEMORISED_AT = 0.95  # training accuracy
 ANSWERS_AT = 0.90  # OOD accuracy at the end that the verdict asks for
 OOD_ACCURACY = "test_inferred_ood/answer_accuracy"
 BRIDGE_FOUND = "test_inferred_ood/bridge_found"
+BRIDGE_FOUND_STRICT = "test_inferred_ood/bridge_found_strict"
 BRIDGE_CHANCE = "test_inferred_ood/bridge_chance"
 TRAINING_ACCURACY = "training_accuracy"
 

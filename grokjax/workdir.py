@@ -42,6 +42,12 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
             )
         return workdir
     before = read_config(workdir)
+    imported_from = json.loads((workdir / "config.json").read_text()).get("imported_from")
+    if imported_from:
+        raise UserError(
+            f"workdir {workdir}: holds weights of {imported_from}, not a training that could go on;"
+            " give another --workdir"
+        )
     differences = config_difference(before, config)
     steps, wanted = before.train.num_steps, config.train.num_steps
     if wanted > steps:
@@ -75,13 +81,26 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     return from_json(config)
 
 
-def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict, vocab_size: int) -> None:
-    """config.json, replaced as a whole: settings and everything needed to repeat them."""
+def write_config(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    vocab_size: int,
+    imported_from: str = "",
+) -> None:
+    """config.json, replaced as a whole: settings and everything needed to repeat them.
+
+    Args:
+      workdir: made if need be.
+      config: resolved.
+      vocab_size: of the data.
+      imported_from: the file that the weights come from, if they were not trained here.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     content = {
         "schema_version": SCHEMA_VERSION,
         "config": to_json(config),
         "vocab_size": vocab_size,
+        "imported_from": imported_from,
         "commit": _commit(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
         | {"python": sys.version.split()[0]},

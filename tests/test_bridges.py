@@ -66,6 +66,13 @@ def test_the_workdir_is_whole(imported):
     assert not [p for p in imported.parent.iterdir() if p.name.startswith(".")]
 
 
+def test_an_imported_run_is_not_trained_over(imported):
+    before = (imported / "curves.csv").read_bytes()
+    with pytest.raises(grokjax.UserError, match=r"holds weights of .*weights\.npz"):
+        grokjax.train_and_evaluate(grokjax.load(imported).config, imported)
+    assert (imported / "curves.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize("prefix", ["_orig_mod.model.inner.", "model.inner."])
 def test_prefixes_are_dropped(prefix, imported, tmp_path):
     arrays = bare()

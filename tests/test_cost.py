@@ -16,6 +16,7 @@ B = 3
 SHAPES = {
     "mlp, registers": dict(mixer="mlp", positions="none", num_registers=4, register_size=16),
     "attention": dict(mixer="attention", positions="learned", num_registers=0, register_size=0),
+    "decoder": dict(kind="decoder", num_loops=2),
     "last cycle": dict(mixer="attention", positions="rotary", gradient_cycles=1, num_registers=0),
 }
 

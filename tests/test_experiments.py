@@ -89,6 +89,15 @@ def test_an_override_of_what_the_sweep_varies_is_refused():
         load_experiment(str(ROOT / "experiments/quickstart.py"), ["--config.data.regime=natural"])
 
 
+def test_path_stages_go_with_the_evaluated_depth():
+    validate(tiny_config(evaluate__path_stage="H2_Commit", evaluate__H_cycles=3))
+    validate(tiny_config(evaluate__path_stage="S1_H0_Commit", model__halt_max_steps=2))
+    validate(tiny_config(evaluate__path_stage="Loop1_Layer0", model__kind="decoder",
+                         model__num_loops=2))  # fmt: skip
+    with pytest.raises(UserError, match="'H1_Commit' is none of best, S0_Init"):
+        validate(tiny_config(evaluate__path_stage="H1_Commit", model__halt_max_steps=2))
+
+
 def test_numbers_of_the_sweep_are_checked_too():
     config = tiny_config()
     config.runs = ({"seeds.init": 0}, {"optimizer.ema_rate": 1.5})

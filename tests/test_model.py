@@ -216,3 +216,20 @@ def test_patching_everything_reproduces_the_donor():
     plain = forward(config, params, buffers, receiver)
     got = forward(config, params, buffers, receiver, patch=idle)
     np.testing.assert_array_equal(got.logits, plain.logits)
+
+
+def test_a_tied_head_is_the_embedding():
+    config = ModelConfig(11, 16, 1, 1, 1, mlp_multiple=16, tied_head=True)
+    params, buffers = init(config, jax.random.key(0))
+    assert "lm_head" not in params
+    untied = ModelConfig(11, 16, 1, 1, 1, mlp_multiple=16)
+    assert num_parameters(untied) == num_parameters(config) + 11 * 16
+    batch = golden.batch({
+        "inputs": np.array([[1, 5, 6, 0, 0]]),
+        "labels": np.array([[1, 5, 6, 2, 10]]),
+    })  # fmt: skip
+    tied = forward(config, params, buffers, batch)
+    apart = forward(untied, params | {"lm_head": params["embed"].T}, buffers, batch)
+    np.testing.assert_array_equal(tied.logits, apart.logits)
+    lens = lens_logits(config, params, tied.trace)
+    np.testing.assert_allclose(lens[-1], tied.logits, atol=1e-5)

@@ -142,3 +142,30 @@ def test_over_runs_maps_one_run():
     mesh = make_mesh(8)
     doubled = over_runs(lambda x, y: {"sum": x + y}, mesh)(jnp.arange(8.0), jnp.ones((8, 3)))
     np.testing.assert_array_equal(doubled["sum"], np.arange(8.0)[:, None] + np.ones((8, 3)))
+
+
+def test_evaluation_at_another_depth():
+    """Same weights, more cycles: as a model of that depth evaluates them."""
+    p = population(by_seed(2), 2, evaluate__H_cycles=3)
+    deep = population(by_seed(2), 2, model__H_cycles=3)
+    assert p.train_config.model.H_cycles == 2 and p.evaluate_config.model.H_cycles == 3
+    state = p.init()
+    metrics, expected = p.evaluate(state), deep.evaluate(state)
+    assert set(metrics) == set(expected)
+    for name in metrics:
+        np.testing.assert_array_equal(metrics[name], expected[name], err_msg=name)
+    plain = population(by_seed(2), 2).evaluate(state)
+    assert any(not np.array_equal(plain[n], metrics[n], equal_nan=True) for n in metrics)
+
+
+def test_accelerators_are_per_run():
+    """Grokfast, OrthoGrad and clipping of one run leave the others as they were."""
+    rows = by_seed(4)
+    plain = trained(population(rows))
+    helped = [rows[0] | {"optimizer.grokfast_lambda": 2.0}, rows[1] | {"optimizer.orthograd": True}]
+    helped += [rows[2] | {"optimizer.clip_norm": 0.01}, rows[3]]
+    mixed = trained(population(helped))
+    for i in range(3):
+        assert np.abs(mixed[0]["embed"][i] - plain[0]["embed"][i]).max() > 1e-3
+    own = [jax.tree.map(lambda x: x[3], tree) for tree in (plain, mixed)]
+    assert_same(*own, rtol=1e-5, atol=1e-6)

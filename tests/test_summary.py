@@ -35,6 +35,7 @@ def make_results(folder, num_seeds=3, name="x"):
                         summary.OOD_ACCURACY: 7.0 if status == "diverged" else ood,
                         summary.BRIDGE_FOUND: 0.5,
                         summary.BRIDGE_CHANCE: 0.15,
+                        summary.BRIDGE_FOUND_STRICT: 0.4,
                     }
                 )
     config = default_config()
