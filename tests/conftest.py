@@ -1,4 +1,4 @@
-"""Tests run on four virtual CPU devices, with strict promotion of ranks."""
+"""Tests run on four virtual CPU devices."""
 
 import os
 import pathlib
@@ -15,7 +15,6 @@ from grokjax.devices import setup_devices
 from grokjax.experiment import load_experiment
 
 jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_numpy_rank_promotion", "allow")
 setup_devices()
 
 ROOT = pathlib.Path(__file__).parent.parent
