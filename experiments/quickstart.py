@@ -51,7 +51,7 @@ def get_config(size=""):
     config.optimizer.update({"learning_rate": 3e-3, "warmup_steps": 200, "weight_decay": 0.6})
     config.train.update(
         {
-            "num_steps": 10_000,
+            "num_steps": 8000,
             "batch_size": 64,  # half the step of 128, and no later in steps
             "loss": "softmax",
             "eval_every": 100,

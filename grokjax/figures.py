@@ -36,7 +36,7 @@ CURVES = (
 _COMPARED = (
     (TRAINING_ACCURACY, "training accuracy"),
     (OOD_ACCURACY, "OOD answer accuracy"),
-    (BRIDGE_FOUND_STRICT, "OOD bridge where the answer is read"),
+    (BRIDGE_FOUND_STRICT, "OOD bridge at the answer"),
 )
 _MODEL_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 _MODEL_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
