@@ -8,6 +8,7 @@ and `analysis/` (parameters and their average, on a log grid, never deleted).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -54,8 +55,9 @@ class Checkpoints:
         self.close()
 
     def save(self, step: int, state: Any) -> None:
-        """Saves everything, in the background once the arrays have left the device."""
+        """Saves everything; the step is sealed when this returns."""
         self._save("state", step, state)
+        self.wait()
 
     def save_analysis(self, step: int, weights: Mapping[str, Any]) -> None:
         """Saves what the analysis reads (params, ema_params, buffers), for good."""
@@ -127,9 +129,13 @@ class Checkpoints:
     def _save(self, kind: str, step: int, tree: Any) -> None:
         self.wait()
         folder = self.directory / kind / str(step)
-        if (folder / MANIFEST).is_file():
-            return
-        shutil.rmtree(folder, ignore_errors=True)  # a save that was cut off
+        with contextlib.suppress(UserError):
+            verify(folder)
+            return  # saved before, and whole
+        if folder.exists():  # a save that was cut off, or damaged since
+            shutil.rmtree(folder, ignore_errors=True)
+            if kind in self._managers:
+                self._managers.pop(kind).close()
         manager = self._manager(kind)
         tree = _without_keys(tree)
         save_args = jax.tree.map(_per_run_chunks, tree)
@@ -245,7 +251,7 @@ def _read_run(folder: pathlib.Path, like: Any, run: int) -> Any:
             "driver": "zarr",
             "kvstore": {
                 "driver": "ocdbt",
-                "base": f"file://{folder}/",
+                "base": {"driver": "file", "path": f"{folder}/"},
                 "path": _dotted(path) + "/",
             },
         }

@@ -51,7 +51,8 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     args.config = "experiments/quickstart.py" + (":smoke" if args.smoke else "")
-    args.workdir = args.workdir or "runs/quickstart" + ("-smoke" if args.smoke else "")
+    if args.workdir is None:
+        args.workdir = "runs/quickstart" + ("-smoke" if args.smoke else "")
     train(args, overrides)
 
 
@@ -123,8 +124,15 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return args, rest
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="grokjax", description=__doc__, allow_abbrev=False)
+    parser = _Parser(prog="grokjax", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run, text: str, takes_config: bool = False) -> argparse.ArgumentParser:

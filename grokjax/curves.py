@@ -23,7 +23,7 @@ class CurveWriter:
     Args:
       workdir: exists.
       start_step: the step that training starts from. Rows beyond it, left by a process that was
-        stopped after its last checkpoint, are dropped: they will be made again.
+        stopped after its last checkpoint, are dropped: they will be made again. At 0 all are.
     """
 
     def __init__(self, workdir: str | os.PathLike, start_step: int = 0):
@@ -44,7 +44,7 @@ class CurveWriter:
     def _rewind(self, start_step: int) -> None:
         lines = self._path.read_text().splitlines(keepends=True)
         header = next(csv.reader(lines[:1]), None)
-        if not header or "step" not in header:
+        if not start_step or not header or "step" not in header:
             self._path.unlink()
             return
         step = header.index("step")
@@ -53,6 +53,7 @@ class CurveWriter:
             for line in lines[1:]
             if line.endswith("\n")  # a torn last line is none
             and len(row := next(csv.reader([line]))) == len(header)
+            and row[step].isdigit()
             and int(row[step]) <= start_step
         ]
         text = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 from grokjax.checkpoint import Checkpoints, log_spaced_steps
 from grokjax.cost import Estimate, estimate
-from grokjax.curves import CurveWriter, write_runs
+from grokjax.curves import CURVES, CurveWriter, read_table, write_runs
 from grokjax.dataset import Dataset
 from grokjax.devices import setup_devices, setup_precision
 from grokjax.errors import UserError
@@ -61,6 +62,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
     ):
         step, state = restore_or_init(saved, population)
         progress = Progress(len(runs), step, num_steps)
+        if step == 0:
+            refuse_lost_checkpoints(path, config)
+        elif np.all(np.asarray(state.status) == DIVERGED):
+            progress.say(f"{path}: all runs have diverged by step {step:,}; nothing is left to do")
+            return load(path)
         if step >= num_steps:
             progress.say(f"{path}: done at step {step:,}; a larger train.num_steps extends it")
             return load(path)
@@ -91,7 +97,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
                 log.flush()
                 saved.save(step, population.real_runs(state))
             progress.update(step, log.headline(rows) if rows else None, last=is_last)
-        log.close(step)
+        log.close(step, finished=step == num_steps)
     if step < num_steps and interrupt.requested:
         raise Interrupted(f"{path}: saved at step {step:,}; the same command goes on from there")
     return load(path)
@@ -130,6 +136,22 @@ def restore_or_init(saved: Checkpoints, population: Population) -> tuple[int, Ru
     if restored is None:
         return 0, population.init()
     return restored[0], population.place(restored[1])
+
+
+def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
+    """Curves beyond the first checkpoint without a checkpoint: starting anew would lose them.
+
+    Raises:
+      UserError: what is missing.
+    """
+    if not (path / CURVES).exists():
+        return
+    reached = read_table(path, CURVES).step.max()
+    if reached > config.checkpoint.every:
+        raise UserError(
+            f"{path}: its curves reach step {reached:,.0f} but checkpoints/state is gone; restore"
+            " it, or start in a new workdir"
+        )
 
 
 def weights(population: Population, state: RunState) -> dict[str, Any]:
@@ -201,11 +223,11 @@ class Log:
         """Whether nothing trains any more, as of the newest evaluation."""
         return all(run["status"] == STATUS_NAMES[DIVERGED] for run in self._table)
 
-    def close(self, step: int) -> None:
+    def close(self, step: int, finished: bool) -> None:
         """Writes what is left: final statuses, event files, timing."""
         self.fetch()
         for run in self._table:
-            if run["status"] == STATUS_NAMES[RUNNING]:
+            if finished and run["status"] == STATUS_NAMES[RUNNING]:
                 run["status"] = STATUS_NAMES[DONE]
         write_runs(self._workdir, self._table)
         self._board.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -33,17 +34,21 @@ class Progress:
         line = self._line(step, now - self._start)
         if self.terminal:
             padding = " " * max(self._width - len(line), 0)
-            self.stream.write(f"\r{line}{padding}" + ("\n" if last else ""))
+            self._write(f"\r{line}{padding}" + ("\n" if last else ""))
             self._width = len(line)
         else:
-            self.stream.write(line + "\n")
-        self.stream.flush()
+            self._write(line + "\n")
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self.stream.write(("\n" if self.terminal and self._width else "") + text + "\n")
+        self._write(("\n" if self.terminal and self._width else "") + text + "\n")
         self._width = 0
-        self.stream.flush()
+
+    def _write(self, text: str) -> None:
+        """A reader that has gone away (`| head`) is no reason to stop training."""
+        with contextlib.suppress(BrokenPipeError):
+            self.stream.write(text)
+            self.stream.flush()
 
     def _line(self, step: int, elapsed: float) -> str:
         done = step - self.start_step

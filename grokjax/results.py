@@ -99,5 +99,8 @@ def run_table(config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence
 def write_timing(workdir: pathlib.Path, session: dict[str, Any]) -> None:
     """Appends what one process spent to `timing.json`."""
     path = workdir / "timing.json"
-    sessions = json.loads(path.read_text()) if path.exists() else []
+    try:
+        sessions = list(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # none yet, or damaged: it is only a log
+        sessions = []
     write_atomically(path, json.dumps([*sessions, session], indent=1) + "\n")

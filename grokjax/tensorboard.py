@@ -61,7 +61,7 @@ class TensorBoardWriters:
             values = [
                 Summary.Value(tag=tag, simple_value=float(value))
                 for tag, value in row.items()
-                if tag not in ("run_id", "step", "path_stage") and value == value
+                if tag not in ("run_id", "step") and not isinstance(value, str) and value == value
             ]
             event = Event(step=row["step"], summary=Summary(value=values), wall_time=time.time())
             self._writers[row["run_id"]].add_event(event)

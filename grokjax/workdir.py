@@ -32,6 +32,15 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
     if not str(path).strip():
         raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
     workdir = pathlib.Path(path)
+    try:
+        blocked = next(
+            (p for p in workdir.absolute().parents if p.exists() and not p.is_dir()), None
+        )
+        _ = workdir.exists()
+    except OSError as error:
+        raise UserError(f"workdir {str(path)[:80]}: {error.strerror}; give another") from None
+    if above:
+        raise UserError(f"workdir {workdir}: {above[0]} is a file; give a folder")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir}: this is a file; give a folder")
     if not (workdir / "config.json").exists():

@@ -103,6 +103,32 @@ def test_damage_is_named_and_the_step_before_is_used(saved, message, capsys):
     assert message in printed and "state/3" in printed and printed.count("\n") == 1
 
 
+def test_a_damaged_step_is_saved_again(saved):
+    flip_a_bit(saved / "state" / "3")
+    with Checkpoints(saved, keep=2) as checkpoints:
+        assert checkpoints.restore_latest(LIKE)[0] == 2
+        checkpoints.save(3, make_state(3))
+    step, state = Checkpoints(saved).restore_latest(LIKE)
+    assert step == 3
+    assert_equal(state, make_state(3))
+
+
+def test_a_step_is_sealed_when_save_returns(tmp_path):
+    """A kill right after it loses nothing: what close() would do is not needed."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step))
+        assert Checkpoints(tmp_path).restore_latest(LIKE)[0] == step
+
+
+def test_one_run_is_read_from_any_path(tmp_path):
+    folder = tmp_path / "a#b c%20"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save_analysis(1, {"params": make_state(1)["params"]})
+    alone = Checkpoints(folder).restore_analysis(1, {"params": LIKE["params"]}, 2)
+    np.testing.assert_array_equal(alone["params"]["w"], make_state(1)["params"]["w"][2])
+
+
 def test_no_whole_step_is_an_error(saved):
     for step in ("2", "3"):
         flip_a_bit(saved / "state" / step)

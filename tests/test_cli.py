@@ -41,6 +41,8 @@ BAD = {
     "mixer": (["--config.model.mixer=conv"], "'conv' is none of mlp, attention"),
     "no folder": (["--config.data.folder=nowhere"], "nowhere: no such folder"),
     "workdir": (["--workdir="], "the path is empty"),
+    "workdir in a file": ([f"--workdir={ROOT}/README.md/x"], "README.md is a file"),
+    "long workdir": (["--workdir=" + "x" * 300], "File name too long"),
     "flag": (["--wrkdir=x"], "unknown argument '--wrkdir'"),
     "no experiment": (["--config=experiments/nothing.py"], "no such file"),
     "regime": (["--config.data.regime=neutral"], "regime"),
@@ -57,6 +59,18 @@ def test_bad_input_is_one_line(what, tmp_path, capsys, monkeypatch):
     assert printed.err.startswith("grokjax: error: ") and printed.err.count("\n") == 1
     assert message in printed.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["train"], "the following arguments are required"), (["bogus"], "invalid choice"),
+    (["quickstart", "--smoke=1"], "ignored explicit argument"), ([], "required: COMMAND"),
+    (["quickstart", "--workdir="], "the path is empty"),
+])  # fmt: skip
+def test_bad_command_lines_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_train_then_again_then_more(tmp_path, capsys):

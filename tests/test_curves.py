@@ -37,6 +37,12 @@ def test_a_resume_makes_no_row_twice(tmp_path):
     assert not curves.duplicated(["run_id", "step"]).any()
 
 
+def test_a_start_from_nothing_has_no_rows_yet(tmp_path):
+    written(tmp_path, 0, 10)  # stopped before its first checkpoint
+    written(tmp_path, 0, 10)
+    assert read_table(tmp_path, "curves.csv").step.tolist() == [0, 0, 10, 10]
+
+
 def test_a_torn_line_is_dropped(tmp_path):
     written(tmp_path, 0, 10)
     with open(tmp_path / "curves.csv", "a") as file:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 
@@ -126,6 +127,7 @@ def test_a_resumed_run_is_bit_identical(uninterrupted, tmp_path, monkeypatch):
         stop_after(m, chunk)
         with pytest.raises(Interrupted, match=f"saved at step {5 * chunk}"):
             grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    assert set(grokjax.load(tmp_path).runs.status) == {"running"}
     calls = stop_after(monkeypatch, -1)
     grokjax.train_and_evaluate(sweep_config(), tmp_path)
     assert len(calls) == 8 - chunk, f"stopped after {chunk} chunks"
@@ -222,6 +224,23 @@ def test_it_ends_when_nothing_trains_any_more(tmp_path):
     config = tiny_config(optimizer__learning_rate=1e38)
     results = grokjax.train_and_evaluate(config, tmp_path)
     assert results.runs.status.tolist() == ["diverged"] and results.curves.step.max() < 40
+    again = grokjax.train_and_evaluate(config, tmp_path)
+    pd.testing.assert_frame_equal(again.curves, results.curves)
+
+
+def test_lost_checkpoints_are_not_started_over(tmp_path):
+    config = tiny_config(train__num_steps=40)
+    before = grokjax.train_and_evaluate(config, tmp_path).curves
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match="its curves reach step 40 but checkpoints/state is gone"):
+        grokjax.train_and_evaluate(config, tmp_path)
+    pd.testing.assert_frame_equal(grokjax.load(tmp_path).curves, before)
+
+
+def test_raw_weights_are_reported_too(tmp_path):
+    config = tiny_config(train__num_steps=10, evaluate__raw_weights=True)
+    curves = grokjax.train_and_evaluate(config, tmp_path).curves
+    assert "raw/id_atomic/exact_match" in curves and (curves["raw/path_stage"] != "").all()
 
 
 @pytest.mark.parametrize("folder, said", [
