@@ -4,9 +4,9 @@
     grokjax quickstart --smoke         (the same path in half a minute; its numbers mean nothing)
 
 Trains natural, both_hop_full and second_hop_full with four seeds each in one program; a seed
-changes data, initialisation and order alike. Cost: 5 to 7 minutes on 4 CPU cores, under 10
-on 2. Expected at the end, as means over four seeds: all have memorised by about step 2,900; of OOD compositions
-both_hop_full answers 0.97, second_hop_full 0.24 and natural 0.04; the bridge becomes
+changes data, initialisation and order alike. Cost: 5 to 7 minutes on 4 CPU cores, under 10 on 2.
+Expected at the end, as means over four seeds: all have memorised by about step 2,900; of OOD
+compositions both_hop_full answers 0.97, second_hop_full 0.24 and natural 0.04; the bridge becomes
 readable in some seeds of each. `experiments/results/quickstart` has the curves of such a run.
 """
 

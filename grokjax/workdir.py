@@ -33,9 +33,7 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
         raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
     workdir = pathlib.Path(path)
     try:
-        blocked = next(
-            (p for p in workdir.absolute().parents if p.exists() and not p.is_dir()), None
-        )
+        above = [p for p in workdir.absolute().parents if p.exists() and not p.is_dir()]
         _ = workdir.exists()
     except OSError as error:
         raise UserError(f"workdir {str(path)[:80]}: {error.strerror}; give another") from None
