@@ -59,6 +59,11 @@ def compare(path: str | os.PathLike) -> list[Difference]:
     """
     z = read(path)
     try:
+        if "batches/target_ids" in z:
+            from grokjax.parity_gpt2 import compare_gpt2
+
+            with jax.default_matmul_precision("highest"):
+                return list(compare_gpt2(z))
         config = model_config(z)
         x64 = jax.enable_x64(True) if config.dtype == "float64" else contextlib.nullcontext()
         with x64, jax.default_matmul_precision("highest"):
@@ -179,7 +184,7 @@ def _forward(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
     params, buffers = params_and_buffers(z, "param/", config)
     given = batch(group(z, "batch/"))
     kind = loss_kind(z)
-    within = _within_statistics if config.dtype == "bfloat16" else _within
+    near = _within_statistics if config.dtype == "bfloat16" else within
 
     @jax.jit
     def measure(params, buffers, given):
@@ -208,19 +213,19 @@ def _forward(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
         if name in z:
             if "loss" in name and config.dtype != "bfloat16":
                 allowed = _LOSS_RTOL[config.dtype] * (20 if name == "token_loss" else 1)
-                yield _within_relative(name, value, z[name], allowed)
+                yield within_relative(name, value, z[name], allowed)
             else:
-                yield within(name, value, z[name], tolerance)
+                yield near(name, value, z[name], tolerance)
     if any(name.startswith("grad/") for name in z):
         train = TrainConfig(config, len(given.inputs), kind, -1)
         compute = jax.jit(jax.value_and_grad(batch_loss, argnums=1), static_argnums=0)
         loss, grads = compute(train, params, buffers, given)
         if config.dtype == "bfloat16":
             return
-        yield _within_relative("loss_scaled", loss, z["loss_scaled"], _LOSS_RTOL[config.dtype])
+        yield within_relative("loss_scaled", loss, z["loss_scaled"], _LOSS_RTOL[config.dtype])
         wanted = gradients(z, config)
-        each = [_within_relative("", a, b, tolerance) for a, b in _paired(grads, wanted)]
-        yield _worst("gradients", each)
+        each = [within_relative("", a, b, tolerance) for a, b in _paired(grads, wanted)]
+        yield worst("gradients", each)
 
 
 def _training(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
@@ -243,7 +248,7 @@ def _training(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
             # From the second step on the free entries move a float32 loss too.
             rtol = _LOSS_RTOL[config.dtype] * (1 if i == 0 or config.dtype == "float64" else 20)
             name = f"step {i + 1} loss"
-            yield _within_relative(name, metrics.loss, z["loss_scaled"][i], rtol)
+            yield within_relative(name, metrics.loss, z["loss_scaled"][i], rtol)
         for kind, ours in (("param", state.params), ("ema", state.ema_params)):
             prefix = f"step{i + 1}/{kind}/"
             if not group(z, prefix):
@@ -253,16 +258,20 @@ def _training(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
             for name, value in missing.items():
                 arrays.setdefault(name, np.asarray(value))
             want, _ = params_and_buffers(arrays, prefix, config)
-            yield _parameters(f"step {i + 1} {kind}", config.dtype, ours, want, 2 * rate * (i + 1))
+            yield parameters_within(
+                f"step {i + 1} {kind}", config.dtype, ours, want, 2 * rate * (i + 1)
+            )
 
 
-def _parameters(name: str, dtype: str, ours: Params, theirs: Params, most: float) -> Difference:
+def parameters_within(
+    name: str, dtype: str, ours: Params, theirs: Params, most: float
+) -> Difference:
     """All parameters, or their averages, at one step; `most` is how far the free ones may be."""
     pairs = list(_paired(ours, theirs))
     if dtype == "bfloat16":
-        return _worst(name, [_within_statistics("", a, b) for a, b in pairs])
+        return worst(name, [_within_statistics("", a, b) for a, b in pairs])
     if name.endswith("ema") or dtype == "float64":
-        return _worst(name, [_within("", a, b, _EMA_ATOL[dtype]) for a, b in pairs])
+        return worst(name, [within("", a, b, _EMA_ATOL[dtype]) for a, b in pairs])
     off = np.concatenate([np.abs(np.asarray(a) - np.asarray(b)).ravel() for a, b in pairs])
     relative = max(_apart(a, b)[1] for a, b in pairs)
     ok = bool(np.mean(off > _FREE_ABOVE) <= _FREE_SHARE and off.max() <= most)
@@ -270,7 +279,7 @@ def _parameters(name: str, dtype: str, ours: Params, theirs: Params, most: float
     return Difference(name, float(off.max()), relative, allowed, ok)
 
 
-def _worst(name: str, each: Sequence[Difference]) -> Difference:
+def worst(name: str, each: Sequence[Difference]) -> Difference:
     return Difference(
         name,
         max(d.absolute for d in each),
@@ -293,12 +302,12 @@ def _apart(ours: Any, theirs: Any) -> tuple[float, float, np.ndarray, np.ndarray
     return largest, largest / scale if scale else largest, a, b
 
 
-def _within(name: str, ours: Any, theirs: Any, atol: float) -> Difference:
+def within(name: str, ours: Any, theirs: Any, atol: float) -> Difference:
     absolute, relative, *_ = _apart(ours, theirs)
     return Difference(name, absolute, relative, f"{atol:.0e} absolute", absolute <= atol)
 
 
-def _within_relative(name: str, ours: Any, theirs: Any, rtol: float) -> Difference:
+def within_relative(name: str, ours: Any, theirs: Any, rtol: float) -> Difference:
     absolute, relative, *_ = _apart(ours, theirs)
     return Difference(name, absolute, relative, f"{rtol:.0e} of the largest", relative <= rtol)
 

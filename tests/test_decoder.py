@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax import interop
-from grokjax.dataset import Batch, make_batch
+from grokjax.dataset import make_batch
 from grokjax.evaluate import EvaluateConfig, evaluate
 from grokjax.lens import lens_logits
 from grokjax.model import ModelConfig, Patch, forward, init, num_parameters
 from grokjax.model.decoder import final_norm
 from grokjax.optim import Hyperparameters, OptimizerConfig
+from grokjax.parity_gpt2 import gpt2_batch, gpt2_params
 from grokjax.train import TrainConfig, apply_batch, batch_loss, init_run
 
 TINY = ModelConfig(11, 16, 2, 1, 1, kind="decoder", num_heads=2)
@@ -42,19 +42,11 @@ SWAP = np.array([47, *range(1, 47), 0])
 
 
 def weights(z, prefix, config):
-    params = interop.params_from_gpt2(golden.group(z, prefix), config)
-    return jax.tree.map(jnp.asarray, params | {"embed": params["embed"][SWAP]})
+    return gpt2_params(z, prefix, config, SWAP)
 
 
 def batch_of(z, i):
-    labels = z["batches/lm_labels"][i]
-    labels = np.where(labels < 0, 0, SWAP[np.maximum(labels, 0)])
-    return Batch(
-        inputs=jnp.asarray(SWAP[z["batches/target_ids"][i]]),
-        labels=jnp.asarray(labels),
-        answer_position=jnp.asarray(np.argmax(labels > 0, axis=1)),
-        identifiers=jnp.zeros(len(labels), jnp.int32),
-    )
+    return gpt2_batch(z, i, SWAP)
 
 
 def test_forward_matches(z, gpt2):

@@ -23,6 +23,14 @@ def test_golden_files_pass(name, capsys):
     assert all(quantity in printed for quantity in wanted)
 
 
+def test_gpt2_passes_and_a_change_is_seen(tmp_path, capsys):
+    assert main(["parity", str(GOLDEN / "e_gpt2.npz")]) == 0
+    assert "step 5 param" in capsys.readouterr().out
+    value = parity.read(GOLDEN / "e_gpt2.npz")["step5/param/lm.transformer.wpe.weight"] + 3e-3
+    name = "step5/param/lm.transformer.wpe.weight"
+    assert main(["parity", str(changed(tmp_path, "e_gpt2", **{name: value}))]) == 1
+
+
 def changed(tmp_path, source, **arrays):
     z = parity.read(GOLDEN / f"{source}.npz")
     np.savez(tmp_path / "changed.npz", **z | arrays)
