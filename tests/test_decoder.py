@@ -142,9 +142,7 @@ def test_a_patch_replaces_a_state():
     params, _ = init(TINY, jax.random.key(2))
     clean, corrupted = (make_batch(jnp.array([q]), END) for q in ([1, 5, 6, 2], [4, 5, 6, 3]))
     donor = forward(TINY, params, {}, clean)
-    mask = jnp.zeros((3, 5), bool).at[1].set(True)
-    nothing = jnp.zeros_like(mask)
-    patch = Patch(donor.trace.z_H, donor.trace.z_H, donor.embedding, mask, nothing, nothing)
+    patch = Patch(donor.states(), {"z_H": jnp.zeros((3, 5)).at[1].set(1.0)})
     patched = forward(TINY, params, {}, corrupted, patch=patch)
     np.testing.assert_allclose(patched.logits, donor.logits, atol=1e-6)
 

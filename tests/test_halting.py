@@ -36,7 +36,7 @@ def buffers():
 def output_saying(q, batch=B):
     state = jnp.full((batch, 5, 16), 7.0)
     q_logits = jnp.stack([q, jnp.zeros_like(q)], axis=1)
-    return Output(jnp.zeros((batch, 5, 31)), q_logits, (state, 2 * state), state, None)
+    return Output(jnp.zeros((batch, 5, 31)), q_logits, (state, 2 * state), state, None, {})
 
 
 def test_rows_halt_and_others_stay(buffers):

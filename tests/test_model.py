@@ -14,6 +14,7 @@ from grokjax.model import (
     ModelConfig,
     Patch,
     forward,
+    forward_all_steps,
     init,
     num_parameters,
 )
@@ -193,8 +194,12 @@ def test_gradient_cycles():
     assert np.abs(gradient(1) - gradient(2)).max() > 1e-4
 
 
-def test_patching_everything_reproduces_the_donor():
-    config = ModelConfig(11, 16, 1, 2, 2, mlp_multiple=8, num_registers=2, register_size=16)
+@pytest.mark.parametrize("halt_max_steps", [1, 3])
+def test_patching_everything_reproduces_the_donor(halt_max_steps):
+    config = ModelConfig(
+        11, 16, 1, 2, 2, mlp_multiple=8, num_registers=2, register_size=16,
+        halt_max_steps=halt_max_steps,
+    )  # fmt: skip
     params, buffers = init(config, jax.random.key(0))
     receiver, donor = (
         golden.batch({
@@ -204,18 +209,58 @@ def test_patching_everything_reproduces_the_donor():
         })
         for query in ([1, 5, 6, 0, 0], [2, 5, 7, 0, 0])
     )  # fmt: skip
-    source = forward(config, params, buffers, donor)
-    num_stages, _, length, _ = source.trace.z_H.shape
-    none = jnp.zeros((num_stages, length), bool)
-    for stage in range(num_stages):
-        mask = none.at[stage].set(True)
-        patch = Patch(source.trace.z_H, source.trace.z_L, source.embedding, mask, mask, mask)
-        got = forward(config, params, buffers, receiver, patch=patch)
+    source = forward_all_steps(config, params, buffers, donor)
+    stages = config.evaluation_stages
+    none = jnp.zeros((len(stages), config.length))
+    streams = ("z_H", "z_L", "embedding")
+    for stage in range(len(stages)):
+        patch = Patch(source.states(), dict.fromkeys(streams, none.at[stage].set(1.0)))
+        got = forward_all_steps(config, params, buffers, receiver, patch=patch)
         np.testing.assert_array_equal(got.logits, source.logits)
-    idle = Patch(source.trace.z_H, source.trace.z_L, source.embedding, none, none, none)
-    plain = forward(config, params, buffers, receiver)
-    got = forward(config, params, buffers, receiver, patch=idle)
+    idle = Patch(source.states(), dict.fromkeys(streams, none))
+    plain = forward_all_steps(config, params, buffers, receiver)
+    got = forward_all_steps(config, params, buffers, receiver, patch=idle)
     np.testing.assert_array_equal(got.logits, plain.logits)
+
+
+@pytest.mark.parametrize("name", ["heads", "mixer", "mlp"])
+def test_a_block_component_is_replaced_where_its_share_says(name):
+    config = ModelConfig(
+        11, 16, 2, 1, 1, mixer="attention", num_heads=2, mlp_multiple=8, positions="learned"
+    )
+    params, buffers = init(config, jax.random.key(0))
+    batch = golden.batch({
+        "inputs": np.array([[1, 5, 6, 0, 0]]),
+        "labels": np.zeros((1, 5), int),
+    })  # fmt: skip
+    plain = forward(config, params, buffers, batch)
+    assert [len(config.blocks), *plain.internals[name].shape[1:3]] == [4, 1, 5]
+    block, position = 2, 3  # of H0_Commit: the first stages do not know of it
+    share = jnp.zeros(plain.internals[name].shape[:1] + (5,) + ((2,) if name == "heads" else ()))
+    share = share.at[block, position].set(1.0)
+    source = {name: plain.internals[name] + 1.0}
+    patched = forward(config, params, buffers, batch, patch=Patch(source, {name: share}))
+    change = np.abs(patched.internals[name] - plain.internals[name])[:, 0].reshape(4, 5, -1)
+    np.testing.assert_allclose(change[block, position], 1.0, atol=1e-5)
+    assert not change[:block].any() and not change[block, :position].any()
+    states = np.abs(patched.trace.z_H - plain.trace.z_H).max(axis=(1, 3))
+    assert not states[:2].any() and states[2, position] > 1e-2
+
+
+def test_a_share_in_between_interpolates():
+    config = ModelConfig(11, 16, 1, 1, 1, mlp_multiple=16)
+    params, buffers = init(config, jax.random.key(0))
+    batch = golden.batch({
+        "inputs": np.array([[1, 5, 6, 0, 0]]),
+        "labels": np.zeros((1, 5), int),
+    })  # fmt: skip
+    plain = forward(config, params, buffers, batch)
+    share = jnp.zeros((3, 5)).at[1, 2].set(0.25)
+    patch = Patch({"z_L": plain.trace.z_L + 4.0}, {"z_L": share})
+    patched = forward(config, params, buffers, batch, patch=patch)
+    change = np.asarray(patched.trace.z_L - plain.trace.z_L)[1, 0]
+    np.testing.assert_allclose(change[2], 1.0, atol=1e-5)
+    assert not change[[0, 1, 3, 4]].any()
 
 
 def test_a_tied_head_is_the_embedding():

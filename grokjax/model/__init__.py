@@ -5,6 +5,7 @@ Axes: B batch, T tokens, P registers, S = P + T, D hidden, V vocabulary, G stage
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -15,6 +16,7 @@ from grokjax.dataset import Batch
 from grokjax.model import decoder, recursive
 from grokjax.model.recursive import initial_carry
 from grokjax.model.types import (
+    BLOCK_COMPONENTS,
     DECODER,
     RECURSIVE,
     Buffers,
@@ -28,6 +30,7 @@ from grokjax.model.types import (
 )
 
 __all__ = [
+    "BLOCK_COMPONENTS",
     "DECODER",
     "RECURSIVE",
     "Buffers",
@@ -69,7 +72,7 @@ def forward(
       params, buffers: of one run, from `init`.
       batch: a batch of queries.
       carry: states to start from, as in `Output.carry`; a new sequence's when None.
-      patch: an intervention, applied after every stage; None runs the same program without.
+      patch: an intervention; None runs the same program without.
       key: for dropout, where there is any; None evaluates.
     """
     if config.kind == DECODER:
@@ -78,19 +81,48 @@ def forward(
 
 
 def forward_all_steps(
-    config: ModelConfig, params: Params, buffers: Buffers, batch: Batch
+    config: ModelConfig,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    *,
+    patch: Patch | None = None,
 ) -> Output:
-    """Every halting step, as an evaluation takes them: the last one's output, all stages."""
-    output = forward(config, params, buffers, batch)
-    traces = [output.trace]
-    for _ in range(config.halt_max_steps - 1):
-        output = forward(config, params, buffers, batch, carry=output.carry)
-        traces.append(output.trace)
-    if len(traces) == 1:
-        return output
-    z_H, z_L = (jnp.concatenate([getattr(t, name) for t in traces]) for name in ("z_H", "z_L"))
+    """Every halting step, as an evaluation takes them: the last one's output, all stages.
+
+    A patch is of `ModelConfig.evaluation_stages` and `evaluation_blocks`.
+    """
+    if config.halt_max_steps == 1:
+        return forward(config, params, buffers, batch, patch=patch)
+    outputs: list[Output] = []
+    for step in range(config.halt_max_steps):
+        carry = outputs[-1].carry if outputs else None
+        part = None if patch is None else _patch_of_step(config, patch, step)
+        outputs.append(forward(config, params, buffers, batch, carry=carry, patch=part))
+    last = outputs[-1]
+    z_H, z_L = (
+        jnp.concatenate([getattr(o.trace, name) for o in outputs]) for name in ("z_H", "z_L")
+    )
+    internals = {
+        name: jnp.concatenate([o.internals[name] for o in outputs]) for name in last.internals
+    }
     trace = Trace(z_H, z_L, config.evaluation_stages)
-    return Output(output.logits, output.q_logits, output.carry, output.embedding, trace)
+    return dataclasses.replace(last, trace=trace, internals=internals)
+
+
+def _patch_of_step(config: ModelConfig, patch: Patch, step: int) -> Patch:
+    """A halting step's part of a patch; an embedding once replaced stays so."""
+
+    def part(name: str, x: Array) -> Array:
+        size = len(config.blocks if name in BLOCK_COMPONENTS else config.stages)
+        return x[step * size : (step + 1) * size]
+
+    source = {n: x if n == "embedding" else part(n, x) for n, x in patch.source.items()}
+    share = {n: part(n, x) for n, x in patch.share.items()}
+    if "embedding" in share:
+        so_far = jnp.max(patch.share["embedding"][: step * len(config.stages) + 1], axis=0)
+        share["embedding"] = share["embedding"].at[0].set(so_far)
+    return Patch(source, share)
 
 
 def readout(config: ModelConfig, params: Params, z: Float[Array, "*B S D"]) -> Array:

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from grokjax.dataset import PAD, Batch
+from grokjax.model.layers import Tap, untapped
+from grokjax.model.taps import Taps
 from grokjax.model.types import Buffers, ModelConfig, Output, Params, Patch, Trace
 
 _NORM_EPS = 1e-5
@@ -27,7 +29,9 @@ class Layer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], deterministic: bool) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], deterministic: bool, tap: Tap = untapped
+    ) -> Float[Array, "B T D"]:
         c = self.config
         b, t, d = x.shape
         types = {"dtype": jnp.dtype(c.dtype), "param_dtype": c.param_dtype}
@@ -49,12 +53,14 @@ class Layer(nn.Module):
         causal = jnp.tril(jnp.ones((t, t), bool))
         scores = jnp.where(causal, scores.astype(c.param_dtype), -jnp.inf)
         weights = drop(jax.nn.softmax(scores, axis=-1).astype(types["dtype"]))
-        mixed = jnp.einsum("bhts,bshk->bthk", weights, value).reshape(b, t, d)
-        x = x + drop(nn.Dense(d, kernel_init=residual_init, name="out", **types)(mixed))
+        mixed = tap("heads", jnp.einsum("bhts,bshk->bthk", weights, value)).reshape(b, t, d)
+        out = nn.Dense(d, kernel_init=residual_init, name="out", **types)(mixed)
+        x = x + tap("mixer", drop(out))
 
         inner = nn.Dense(4 * d, kernel_init=init, name="up", **types)(norm("mlp_norm", x))
         inner = nn.gelu(inner, approximate=True)
-        return x + drop(nn.Dense(d, kernel_init=residual_init, name="down", **types)(inner))
+        down = nn.Dense(d, kernel_init=residual_init, name="down", **types)(inner)
+        return x + tap("mlp", drop(down))
 
 
 def init(config: ModelConfig, key: Array) -> tuple[Params, Buffers]:
@@ -91,7 +97,7 @@ def forward(
       config: static settings.
       params: of one run, from `init`.
       batch: inputs i32[B, T], whose PAD are filled in from the labels.
-      patch: an intervention on the one stream, z_H, applied after every stage.
+      patch: an intervention; the one stream is z_H.
       key: draws the dropout; none is applied when None.
 
     Returns:
@@ -109,28 +115,22 @@ def forward(
         dropout = nn.Dropout(config.dropout, deterministic=False)
         embedding = jnp.asarray(dropout.apply({}, embedding, rngs={"dropout": next(keys)}))
 
-    states: list[Array] = []
-
-    def end_stage(x: Array) -> Array:
-        if patch is not None:
-            mask, source = patch.z_H_mask[len(states)], patch.z_H[len(states)]
-            x = jnp.where(mask[:, None], source.astype(x.dtype), x)
-        states.append(x)
-        return x
-
-    x = end_stage(embedding)
+    taps = Taps(patch, position_axis=1)
+    x = taps("z_H", embedding)
     for _ in range(config.num_loops):
         for i in range(config.num_layers):
             rngs = None if deterministic else {"dropout": next(keys)}
             layer = {"params": params["layers"][str(i)]}
-            x = end_stage(jnp.asarray(Layer(config).apply(layer, x, deterministic, rngs=rngs)))
+            x = jnp.asarray(Layer(config).apply(layer, x, deterministic, taps, rngs=rngs))
+            x = taps("z_H", x)
     raw = final_norm(config, params, x) @ params["embed"].astype(dtype).T
     return Output(
         logits=jnp.roll(raw, 1, axis=1),
         q_logits=jnp.zeros((tokens.shape[0], 2), config.param_dtype),
         carry=(),
         embedding=embedding,
-        trace=Trace(jnp.stack(states), None, config.stages),
+        trace=Trace(taps.recorded("z_H"), None, config.stages),
+        internals=taps.internals(),
     )
 
 

@@ -7,6 +7,7 @@ needed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,12 +17,20 @@ from jaxtyping import Array, Float
 
 from grokjax.model.types import ModelConfig
 
+# (component, state) -> state: looks at a state in passing, and may change it.
+Tap = Callable[[str, Array], Array]
+
 _NORM_EPS = 1e-5
 _ROTARY_BASE = 10000.0
 
 _unit_variance = jax.nn.initializers.variance_scaling  # truncated at 2 sigma, deviation corrected
 linear_init = _unit_variance(1.0, "fan_in", "truncated_normal")
 embedding_init = _unit_variance(1.0, "fan_out", "truncated_normal")
+
+
+def untapped(component: str, x: Array) -> Array:
+    """The tap of a pass that nobody looks into."""
+    return x
 
 
 def rms_norm(x: Float[Array, "S B D"], axis: int) -> Float[Array, "S B D"]:
@@ -66,7 +75,9 @@ class Attention(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "S B D"], rotary: tuple[Array, Array] | None) -> Array:
+    def __call__(
+        self, x: Float[Array, "S B D"], rotary: tuple[Array, Array] | None, tap: Tap
+    ) -> Array:
         s, b, d = x.shape
         heads = (s, b, self.num_heads, d // self.num_heads)
 
@@ -81,7 +92,7 @@ class Attention(nn.Module):
         wide = jnp.promote_types(self.dtype, jnp.float32)
         weights = jax.nn.softmax(scores.astype(wide), axis=-1).astype(self.dtype)
         mixed = jnp.einsum("bhst,tbhk->sbhk", weights, value)
-        return project("out", mixed.reshape(s, b, d))
+        return project("out", tap("heads", mixed).reshape(s, b, d))
 
 
 class SwiGLU(nn.Module):
@@ -112,14 +123,19 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "S B D"], rotary: tuple[Array, Array] | None = None):
+    def __call__(
+        self,
+        x: Float[Array, "S B D"],
+        rotary: tuple[Array, Array] | None = None,
+        tap: Tap = untapped,
+    ):
         c = self.config
         types = {"dtype": jnp.dtype(c.dtype), "param_dtype": c.param_dtype}
         if c.mixer == "mlp":
             mixer = SwiGLU(c.inner_size(c.length), axis=0, name="mixer", **types)
-            x = rms_norm(x + mixer(x), axis=0)
+            x = rms_norm(x + tap("mixer", mixer(x)), axis=0)
         else:
             attention = Attention(c.num_heads, name="attention", **types)
-            x = rms_norm(x + attention(x, rotary), axis=-1)
+            x = rms_norm(x + tap("mixer", attention(x, rotary, tap)), axis=-1)
         mlp = SwiGLU(c.inner_size(c.hidden_size), axis=-1, name="mlp", **types)
-        return rms_norm(x + mlp(x), axis=-1)
+        return rms_norm(x + tap("mlp", mlp(x)), axis=-1)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from grokjax.dataset import Batch
 from grokjax.model.layers import Block, embedding_init, linear_init, rotary_angles
+from grokjax.model.taps import Taps
 from grokjax.model.types import Buffers, ModelConfig, Output, Params, Patch, Trace
 
 _POSITION_SCALE = 0.707106781  # 1/sqrt(2) as the official code writes it
@@ -70,7 +71,7 @@ def forward(
       params, buffers: of one run, from `init`.
       batch: inputs i32[B, T] and identifiers i32[B]; its labels are not read.
       carry: (z_H, z_L), [B, S, D] each, to start from; the initial vectors when None.
-      patch: an intervention, applied after every stage; None runs the same program without.
+      patch: an intervention; None runs the same program without.
 
     Returns:
       Output. Logits are in the compute dtype, q_logits in float32 at least; what nobody reads is
@@ -93,16 +94,13 @@ def forward(
         """One level of reasoning: inject, then every block. z_H and z_L share the blocks."""
         z = z + injection
         for layer in layers:
-            z = jnp.asarray(Block(config).apply({"params": layer}, z, rotary))
+            z = jnp.asarray(Block(config).apply({"params": layer}, z, rotary, taps))
         return z
 
-    states: list[tuple[Array, Array]] = []
+    taps = Taps(patch, position_axis=0)
 
     def end_stage(z_H, z_L, embedding):
-        if patch is not None:
-            z_H, z_L, embedding = _apply_patch(patch, len(states), z_H, z_L, embedding)
-        states.append((z_H, z_L))
-        return z_H, z_L, embedding
+        return taps("z_H", z_H), taps("z_L", z_L), taps("embedding", embedding)
 
     unpatched_embedding = embedding
     z_H, z_L, embedding = end_stage(z_H, z_L, embedding)
@@ -119,15 +117,13 @@ def forward(
     logits = z_out[:, config.num_registers :] @ head(params).astype(dtype)
     q_head = params["q_head"]
     q_logits = z_out[:, 0] @ q_head["kernel"].astype(dtype) + q_head["bias"].astype(dtype)
-    trace_H, trace_L = (
-        jnp.stack(stream).transpose(0, 2, 1, 3) for stream in zip(*states, strict=True)
-    )
     return Output(
         logits=logits,
         q_logits=q_logits.astype(config.param_dtype),
         carry=(z_out, _batch_first(z_L)),
         embedding=_batch_first(unpatched_embedding),
-        trace=Trace(trace_H, trace_L, config.stages),
+        trace=Trace(taps.recorded("z_H"), taps.recorded("z_L"), config.stages),
+        internals=taps.internals(),
     )
 
 
@@ -166,17 +162,6 @@ def _embed(config: ModelConfig, params: Params, batch: Batch) -> Float[Array, "S
     if config.positions == "learned":
         x = _POSITION_SCALE * (x + params["positions"].astype(dtype)[:, None])
     return math.sqrt(d) * x
-
-
-def _apply_patch(patch: Patch, stage: int, z_H: Array, z_L: Array, embedding: Array) -> tuple:
-    def choose(mask, source, z):
-        return jnp.where(mask[:, None, None], _positions_first(source).astype(z.dtype), z)
-
-    return (
-        choose(patch.z_H_mask[stage], patch.z_H[stage], z_H),
-        choose(patch.z_L_mask[stage], patch.z_L[stage], z_L),
-        choose(patch.embedding_mask[stage], patch.embedding, embedding),
-    )
 
 
 def _positions_first(x: Array) -> Array:

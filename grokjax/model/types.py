@@ -7,12 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 Params = dict[str, Any]
 Buffers = dict[str, Array]
 
 RECURSIVE, DECODER = "recursive", "decoder"
+
+# What a block adds to its stream, and each attention head's mix of values before that.
+BLOCK_COMPONENTS = ("heads", "mixer", "mlp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +58,27 @@ class ModelConfig:
         return stage_names(self.H_cycles, self.L_cycles)
 
     @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the U applications of a block in one forward pass, in order."""
+        if self.kind == DECODER:
+            return self.stages[1:]
+        return tuple(f"{s}_Layer{i}" for s in self.stages[1:] for i in range(self.num_layers))
+
+    @property
     def evaluation_stages(self) -> tuple[str, ...]:
         """The same for an evaluation, which takes every halting step."""
         if self.halt_max_steps == 1:
             return self.stages
         steps = range(self.halt_max_steps)
         return tuple(f"S{step}_{stage}" for step in steps for stage in self.stages)
+
+    @property
+    def evaluation_blocks(self) -> tuple[str, ...]:
+        """Block applications of an evaluation."""
+        if self.halt_max_steps == 1:
+            return self.blocks
+        steps = range(self.halt_max_steps)
+        return tuple(f"S{step}_{block}" for step in steps for block in self.blocks)
 
     @property
     def predicts_input(self) -> bool:
@@ -93,18 +111,20 @@ class Trace:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """An intervention as data: after stage g, positions under a mask take the source's value.
+    """An intervention as data: some states become those of another run as the network computes.
 
-    The recursive model injects the embedding again in every L update, so it can be replaced from
-    stage g on. The decoder has z_H alone; the rest is not looked at.
+    Both fields are keyed by component; one that `share` lacks is left alone. The streams are "z_H"
+    and "z_L", after each stage, and "embedding", which the recursive model injects again in every L
+    update, from stage g on; the decoder has z_H alone. Inside of blocks: BLOCK_COMPONENTS.
+
+    A share of 0 keeps the state and 1 replaces it exactly; in between it interpolates, so that the
+    derivative at 0 is attribution patching.
     """
 
-    z_H: Float[Array, "G B S D"]
-    z_L: Float[Array, "G B S D"]
-    embedding: Float[Array, "B S D"]
-    z_H_mask: Bool[Array, "G S"]
-    z_L_mask: Bool[Array, "G S"]
-    embedding_mask: Bool[Array, "G S"]
+    # Streams [G, B, S, D], the embedding [B, S, D], blocks [U, B, S, D], heads [U, B, S, H, K].
+    source: dict[str, Array]
+    # [G, S]; blocks [U, S]; heads [U, S, H].
+    share: dict[str, Array]
 
 
 @jax.tree_util.register_dataclass
@@ -121,6 +141,14 @@ class Output:
     carry: tuple[Array, ...]
     embedding: Float[Array, "B S D"]
     trace: Trace
+    internals: dict[str, Array]  # "mixer", "mlp" [U, B, S, D], with attention "heads"
+
+    def states(self) -> dict[str, Array]:
+        """All that a `Patch` can take from this pass, by component."""
+        states = {"z_H": self.trace.z_H} | self.internals
+        if self.trace.z_L is not None:
+            states |= {"z_L": self.trace.z_L, "embedding": self.embedding}
+        return states
 
 
 def stage_names(H_cycles: int, L_cycles: int) -> tuple[str, ...]:
