@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
+from grokjax.analysis.effects import measure_effects
+from grokjax.analysis.logit_lens import logit_lens
+from grokjax.analysis.pairs import Pairs, stack_pairs
+from grokjax.analysis.patching import DIRECTIONS
+from grokjax.analysis.sites import all_sites
 from grokjax.cost import forward_flops, matmul_ceiling, train_flops
-from grokjax.dataset import make_batch
+from grokjax.dataset import PAD, SPECIAL_TOKENS, make_batch
 from grokjax.devices import setup_devices
 from grokjax.errors import UserError
 from grokjax.experiment import load_experiment
 from grokjax.folder import load_dataset
+from grokjax.lens import top_tokens
+from grokjax.model import ModelConfig, forward, init
 from grokjax.order import batch_indices
-from grokjax.population import Population, over_runs
+from grokjax.population import Population, model_config, over_runs
 from grokjax.sweep import expand
 from grokjax.train import batch_loss
 
 # Seconds a step of the official PyTorch code with the paper's architecture, batch 512, vocabulary
 # 2,207, float32, on 4 quiet threads of a machine like the one that this project is tested on.
 OFFICIAL_SECONDS = {64: 2.1, 128: 4.0, 256: 10.4}
+# Queries a second of the official lens: one at a time on one quiet thread, as above.
+OFFICIAL_LENS = {64: 94.0, 256: 38.0}
 
 
 def main(only: str | None = None, quick: bool = False) -> None:
@@ -145,11 +156,64 @@ def bench_host(quick: bool) -> None:
     print(f"  host overhead          {100 * overhead:8.2f} % of a {whole / 2:.2f} s chunk")
 
 
+def bench_lens(quick: bool) -> None:
+    """the logit lens, queries per second on one device, and against one query at a time"""
+    for name, hidden, official in (
+        *(("paper", h, rate) for h, rate in list(OFFICIAL_LENS.items())[: 1 if quick else None]),
+        ("quickstart", 0, 0.0),
+    ):
+        config, weights = _analysed(name, hidden)
+
+        def top(params, buffers, queries, config=config):
+            def some(queries):
+                batch = make_batch(queries, PAD)
+                return top_tokens(config, params, forward(config, params, buffers, batch).trace)
+
+            return jax.lax.map(some, queries.reshape(-1, min(64, queries.shape[0]), 4))
+
+        read = jax.jit(top)
+        num_queries = 256 if name == "paper" else 2048
+        queries = jnp.ones((num_queries, 4), jnp.int32)
+        rate = num_queries / best(functools.partial(read, *weights, queries), 3)
+        line = f"  {name} {config.hidden_size:4d}: {rate:9,.0f} queries/s"
+        if official:
+            line += f", {rate / official:.1f} of the official code's {official:.0f} on one thread"
+        else:
+            one = 1 / best(functools.partial(read, *weights, queries[:1]), 20)
+            line += f", {rate / one:.0f} times its own of one at a time"
+            probes = load_dataset(_quickstart().data, 0).probes
+            many, alone = (
+                1 / best(functools.partial(logit_lens, config, weights, p), 3)
+                for p in (probes, jax.tree.map(lambda x: x[:1] if x.ndim else x, probes))
+            )
+            ratio = many * probes.table.query.shape[0] / alone
+            line += f" ({ratio:.0f} times with all of `logit_lens`' tables)"
+        print(f"{line}; {forward_flops(config) * rate / 1e9:.1f} GFLOP/s")
+
+
+def bench_patching(quick: bool) -> None:
+    """patched passes per second, all included, against plain evaluation's, on one device"""
+    config, weights = _analysed("quickstart", 0)
+    sites = all_sites(config)[:: 4 if quick else 1]
+    rows = np.ones((64, 5), np.int32)
+    rows[:, 0] = np.arange(64) % 40 + 1
+    queries = stack_pairs([Pairs("head", "id", rows, rows)], len(rows))
+    one_run = jax.tree.map(lambda x: jnp.asarray(x)[None], (weights, queries))
+    seconds = best(lambda: measure_effects(config, *one_run, sites=sites), 3)
+    patched = len(sites) * len(rows) * len(DIRECTIONS) / seconds
+    batch = make_batch(jnp.ones((256, 4), jnp.int32), PAD)
+    plain = jax.jit(lambda params, buffers: forward(config, params, buffers, batch).logits)
+    rate = 256 / best(lambda: plain(*weights), 20)
+    print(f"  {patched:,.0f} patched passes/s; plain {rate:,.0f}: {patched / rate:.2f}")
+
+
 BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "quickstart": bench_quickstart,
     "population": bench_population,
     "paper": bench_paper,
     "host": bench_host,
+    "lens": bench_lens,
+    "patching": bench_patching,
 }
 
 
@@ -166,6 +230,17 @@ def best(function: Callable[[], Any], repetitions: int = 5) -> float:
 
 def _quickstart() -> ConfigDict:
     return load_experiment("experiments/quickstart.py")
+
+
+def _analysed(name: str, hidden: int) -> tuple[ModelConfig, tuple]:
+    """A model to look into, with fresh weights."""
+    config = _quickstart()
+    if name == "paper":
+        config = load_experiment("experiments/paper.py")
+        config.model.update({"hidden_size": hidden, "register_size": hidden, "dtype": "float32"})
+    vocab_size = 1 + config.data.num_entities + config.data.num_relations + len(SPECIAL_TOKENS)
+    model = model_config(config, vocab_size)
+    return model, init(model, jax.random.key(0))
 
 
 def _population(config: ConfigDict, num_runs: int, devices: list) -> Population:

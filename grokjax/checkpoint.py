@@ -45,6 +45,7 @@ class Checkpoints:
         self._keep = keep
         self._managers: dict[str, ocp.CheckpointManager] = {}
         self._unsealed: list[tuple[str, int]] = []
+        self._verified: set[pathlib.Path] = set()
         for kind in ("state", "analysis"):
             shutil.rmtree(self.directory / kind / "trash", ignore_errors=True)
 
@@ -118,12 +119,14 @@ class Checkpoints:
         """Parameters and EMA of a step: {"params": ..., "ema_params": ...}.
 
         Args:
-          step: one of `steps("analysis")`.
-          like: structure, shapes and dtypes, run axis included.
+          step: one of `steps("analysis")`; its files are verified once.
+          like: structure, shapes and dtypes, run axis included; a part of what is stored will do.
           run: only this run's slice, without the run axis; reads only its own chunks.
         """
         folder = self.directory / "analysis" / str(step)
-        verify(folder)
+        if folder not in self._verified:
+            verify(folder)
+            self._verified.add(folder)
         return self._restore(folder, like, run)
 
     def _save(self, kind: str, step: int, tree: Any) -> None:

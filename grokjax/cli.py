@@ -110,6 +110,25 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(f"figure: {figures.comparison_figure([load(w) for w in args.workdirs], args.out)}")
 
 
+def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax import analysis
+    from grokjax.analysis.report import check_group_by, report
+    from grokjax.results import load
+
+    results = load(args.workdir)
+    check_group_by(results, args.group_by)
+    steps = results.checkpoint_steps() if args.steps == "all" else _numbers(args.steps, "--steps")
+    found = analysis.analyze(
+        args.workdir,
+        runs=_numbers(args.runs, "--runs"),
+        steps=steps,
+        config=analysis.AnalysisConfig(args.pairs, args.seed, args.weights, not args.no_null),
+        out=args.out,
+    )
+    folder = analysis.analysis_folder(results, args.out)
+    print(report(results, found, folder, group_by=args.group_by, margin=args.margin))
+
+
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.bench import main as run_benchmarks
 
@@ -171,10 +190,34 @@ def _parser() -> argparse.ArgumentParser:
     added = command("compare", compare, "draw several workdirs' curves in one figure")
     added.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a trained population")
     added.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
+    added = command("analyze", analyze, "logit lens, patching and path identity of stored runs")
+    added.add_argument("--workdir", required=True, metavar="DIR", help="of a trained population")
+    added.add_argument("--runs", metavar="ID,ID", help="default: all that have not diverged")
+    added.add_argument("--steps", metavar="N,N|all", help="stored checkpoints; default: the last")
+    added.add_argument("--pairs", type=int, default=64, metavar="N", help="for each token")
+    added.add_argument("--seed", type=int, default=0, metavar="N", help="of the pairs' draw")
+    added.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
+    added.add_argument("--no-null", action="store_true", help="no random donors: half the time")
+    added.add_argument(
+        "--group-by", default="regime", metavar="NAME", help="'grokked', or a column of runs.csv"
+    )
+    added.add_argument(
+        "--margin", type=float, default=0.25, metavar="X", help="of equivalence, of a path's size"
+    )
+    added.add_argument("--out", metavar="DIR", help="default: analysis/ in the workdir")
     added = command("bench", bench, "measure speed: ratios within one run")
     added.add_argument("--only", metavar="NAME", help="one benchmark instead of all")
     added.add_argument("--quick", action="store_true", help="smaller, for a first look")
     return parser
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option}={text}: give numbers, {option}=0,1") from None
 
 
 def _require_workdir(workdir: str) -> None:

@@ -12,11 +12,25 @@ from grokjax.cost import duration
 _LOG_EVERY = 10.0  # seconds between lines where the output is not a terminal
 
 
+_SECONDS = {"s": 1, "min": 60}
+
+
 class Progress:
     """Step, member-steps per second, time left and the latest accuracies per group."""
 
-    def __init__(self, num_runs: int, start_step: int, num_steps: int, stream=None):
+    def __init__(
+        self,
+        num_runs: int,
+        start_step: int,
+        num_steps: int,
+        stream=None,
+        *,
+        label: str = "step",
+        unit: str = "member-steps",
+        per: str = "s",
+    ):
         self.num_runs, self.start_step, self.num_steps = num_runs, start_step, num_steps
+        self._label, self._unit, self._per = label, unit, per
         self.stream = stream or sys.stdout
         self.terminal = self.stream.isatty()
         self.headline = ""
@@ -55,7 +69,8 @@ class Progress:
         rate = done / elapsed if elapsed > 0 else 0.0
         left = duration((self.num_steps - step) / rate) if rate > 0 else "?"
         return (
-            f"step {step:,}/{self.num_steps:,}  {rate * self.num_runs:,.0f} member-steps/s"
+            f"{self._label} {step:,}/{self.num_steps:,}"
+            f"  {rate * self.num_runs * _SECONDS[self._per]:,.0f} {self._unit}/{self._per}"
             f"  ETA {left}  {self.headline}"
         )
 

@@ -20,10 +20,10 @@ from grokjax.dataset import Dataset
 from grokjax.files import write_atomically
 from grokjax.folder import load_dataset
 from grokjax.graph import regime_name, resolve_augmentation
-from grokjax.population import model_config
+from grokjax.population import evaluated_model, model_config
 from grokjax.sweep import expand, flatten, settings_hash, swept_settings
 from grokjax.train import STATUS_NAMES
-from grokjax.workdir import read_config
+from grokjax.workdir import read_config, read_vocab_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Results:
 
     workdir: pathlib.Path
     config: ConfigDict
+    vocab_size: int
     runs: pd.DataFrame
     curves: pd.DataFrame
 
@@ -49,18 +50,39 @@ class Results:
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
             return checkpoints.steps("analysis")
 
+    @property
+    def model(self) -> model.ModelConfig:
+        """The model as it is evaluated and analysed; every run's."""
+        return evaluated_model(self.config, model_config(self.config, self.vocab_size))
+
     def parameters(self, run_id: int, step: int | None = None) -> dict[str, Any]:
         """One run's {"params", "ema_params", "buffers"} at a stored step, the last by default."""
-        config = model_config(self.config, self.dataset(run_id).vocabulary.size)
+        return jax.tree.map(jnp.asarray, self._restore(["params", "ema_params"], [run_id], step)[0])
+
+    def weights(
+        self, run_id: int, step: int | None = None, *, ema: bool = True
+    ) -> tuple[model.Params, model.Buffers]:
+        """One run's (params, buffers) at a stored step, the last by default."""
+        return jax.tree.map(lambda x: x[0], self.stacked_weights([run_id], step, ema=ema))
+
+    def stacked_weights(
+        self, run_ids: Sequence[int], step: int | None = None, *, ema: bool = True
+    ) -> tuple[model.Params, model.Buffers]:
+        """The same of several runs, with a leading run axis."""
+        name = "ema_params" if ema else "params"
+        stored = [(x[name], x["buffers"]) for x in self._restore([name], run_ids, step)]
+        return jax.tree.map(lambda *x: jnp.stack(x), *stored)
+
+    def _restore(self, names: Sequence[str], run_ids: Sequence[int], step: int | None) -> list[Any]:
+        config = model_config(self.config, self.vocab_size)
         one_run = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
-        num_runs = len(self.runs)
         params, buffers = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((num_runs, *x.shape), x.dtype), one_run
+            lambda x: jax.ShapeDtypeStruct((len(self.runs), *x.shape), x.dtype), one_run
         )
-        like = {"params": params, "ema_params": params, "buffers": buffers}
+        like = dict.fromkeys(names, params) | {"buffers": buffers}
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
             step = checkpoints.steps("analysis")[-1] if step is None else step
-            return jax.tree.map(jnp.asarray, checkpoints.restore_analysis(step, like, run_id))
+            return [checkpoints.restore_analysis(step, like, run_id) for run_id in run_ids]
 
 
 def load(workdir: str | os.PathLike) -> Results:
@@ -71,8 +93,13 @@ def load(workdir: str | os.PathLike) -> Results:
     """
     path = pathlib.Path(workdir)
     config = read_config(path)
+    vocab_size = read_vocab_size(path)
     return Results(
-        path, config, curves.read_table(path, curves.RUNS), curves.read_table(path, curves.CURVES)
+        path,
+        config,
+        vocab_size,
+        curves.read_table(path, curves.RUNS),
+        curves.read_table(path, curves.CURVES),
     )
 
 

@@ -88,6 +88,15 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     return from_json(config)
 
 
+def read_vocab_size(workdir: str | os.PathLike) -> int:
+    """Of the data that a workdir's models were made for."""
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        return int(json.loads(path.read_text())["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: has no vocab_size; restore it or use a new workdir") from None
+
+
 def write_config(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,

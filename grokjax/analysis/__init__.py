@@ -1,0 +1,27 @@
+"""What stored models do inside: pure functions of (params, tokens), vmapped over what there is."""
+
+from grokjax.analysis import accessor
+from grokjax.analysis.analyze import AnalysisConfig, analyze
+from grokjax.analysis.effects import patch_effects
+from grokjax.analysis.logit_lens import logit_lens
+from grokjax.analysis.pairs import Pairs, all_compositions, draw_pairs
+from grokjax.analysis.paths import path_identity
+from grokjax.analysis.sites import Site, all_sites
+from grokjax.analysis.store import Analysis, analysis_folder, load_analysis
+
+__all__ = [
+    "Analysis",
+    "AnalysisConfig",
+    "Pairs",
+    "Site",
+    "accessor",
+    "all_compositions",
+    "all_sites",
+    "analysis_folder",
+    "analyze",
+    "draw_pairs",
+    "load_analysis",
+    "logit_lens",
+    "patch_effects",
+    "path_identity",
+]

@@ -1,0 +1,194 @@
+"""`grokjax analyze`: lens and patching of stored checkpoints, all runs at once, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grokjax.analysis import effects, logit_lens
+from grokjax.analysis.pairs import GROUPS, SLOTS, all_compositions, draw_pairs, stack_pairs
+from grokjax.analysis.patching import DIRECTIONS
+from grokjax.analysis.sites import all_sites
+from grokjax.analysis.store import (
+    PARTS,
+    Analysis,
+    analysis_folder,
+    check_settings,
+    load_analysis,
+    part_path,
+    write_part,
+    write_settings,
+)
+from grokjax.dataset import Dataset, stack_datasets
+from grokjax.devices import setup_devices, setup_precision
+from grokjax.errors import UserError
+from grokjax.interrupt import Interrupt, Interrupted
+from grokjax.population import make_mesh, place
+from grokjax.progress import Progress
+from grokjax.results import Results, load
+
+CELLS = [(slot, group) for group in GROUPS for slot in SLOTS]
+_RUNS_PER_ACCELERATOR = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisConfig:
+    """What an analysis measures; another folder holds another one's.
+
+    num_pairs: of queries, for each of head, relation 1 and relation 2, ID and OOD.
+    seed: of their draw.
+    weights: "ema" or "raw".
+    null: also patch from random donors.
+    """
+
+    num_pairs: int = 64
+    seed: int = 0
+    weights: str = "ema"
+    null: bool = True
+
+
+def analyze(
+    workdir: str | os.PathLike,
+    *,
+    runs: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+    config: AnalysisConfig | None = None,
+    out: str | os.PathLike | None = None,
+) -> Analysis:
+    """Measures lens and patching of a workdir's stored checkpoints; what is there is not redone.
+
+    Args:
+      workdir: that a population has been trained in.
+      runs: ids, all that have not diverged by default.
+      steps: of stored checkpoints, the last by default.
+      config: what to measure.
+      out: folder, `analysis` in the workdir by default.
+
+    Returns:
+      Everything that the folder now holds.
+
+    Raises:
+      UserError: unknown runs or steps, or a folder of other settings.
+      Interrupted: after Ctrl-C or SIGTERM; what was measured is stored.
+    """
+    setup_devices()
+    results = load(workdir)
+    setup_precision(results.config.model.dtype)
+    config = config or AnalysisConfig()
+    if config.num_pairs < 1:
+        raise UserError(f"--pairs={config.num_pairs}: give at least 1")
+    folder = analysis_folder(results, out)
+    steps, runs = _stored_steps(results, steps), _known_runs(results, runs)
+    settings = dataclasses.asdict(config)
+    check_settings(folder, settings)
+    write_settings(folder, settings)
+
+    num_devices = len(jax.devices())
+    mesh = make_mesh(min(len(runs), num_devices))
+    at_once = mesh.size * (1 if jax.default_backend() == "cpu" else _RUNS_PER_ACCELERATOR)
+    work = [
+        (step, missing[i : i + at_once])
+        for step in steps
+        for missing in [_missing(folder, step, runs)]
+        for i in range(0, len(missing), at_once)
+    ]
+    total = sum(len(group) for _, group in work)
+    progress = Progress(1, 0, total, label="analysed", unit="checkpoints", per="min")
+    datasets: dict[int, Dataset] = {}
+    with Interrupt() as interrupt:
+        done = 0
+        for step, group in work:
+            for run_id in group:
+                datasets.setdefault(run_id, results.dataset(run_id))
+            _analyze_group(results, step, group, datasets, config, settings, folder, mesh)
+            done += len(group)
+            last = done == total or interrupt.requested
+            progress.update(done, f"step {step:,}, runs {group[0]} to {group[-1]}", last=last)
+            if interrupt.requested and done < total:
+                raise Interrupted(f"{folder}: {done} of {total} stored; the same command goes on")
+    return load_analysis(results, folder)
+
+
+def _analyze_group(
+    results: Results,
+    step: int,
+    group: Sequence[int],
+    datasets: dict[int, Dataset],
+    config: AnalysisConfig,
+    settings: dict[str, Any],
+    folder: pathlib.Path,
+    mesh: Any,
+) -> None:
+    """Some runs at one step, side by side."""
+    model = results.model
+    own = [datasets[run_id] for run_id in group]
+    weights = results.stacked_weights(group, step, ema=config.weights == "ema")
+    _, probes = stack_datasets(own)
+    cells = [_stacked_cells(dataset, config) for dataset in own]
+    queries = tuple(np.stack(x) for x in zip(*cells, strict=True))
+    weights, probes, queries = place(jax.tree.map(jnp.asarray, (weights, probes, queries)), mesh)
+    lens = logit_lens.measure_lens(
+        model, weights, probes, path_stage=results.config.evaluate.path_stage, mesh=mesh
+    )
+    sites = all_sites(model)
+    measured = effects.measure_effects(
+        model, weights, queries, sites=sites, null=config.null, mesh=mesh
+    )
+    for i, run_id in enumerate(group):
+        parts = {
+            "lens": logit_lens.label_lens(model, lens, i, probes.names),
+            "patching": effects.label_effects(measured, i, CELLS, DIRECTIONS, sites),
+        }
+        for part, data in parts.items():
+            write_part(part_path(folder, part, step, run_id), data, settings)
+
+
+def _stacked_cells(dataset: Dataset, config: AnalysisConfig) -> tuple[np.ndarray, ...]:
+    compositions = all_compositions(dataset)
+    pairs = [
+        draw_pairs(dataset, slot, group, config.num_pairs, config.seed, compositions)
+        for slot, group in CELLS
+    ]
+    if not any(len(p.clean) for p in pairs):
+        raise UserError(f"{dataset.name}: no two of its queries differ in one token and the answer")
+    return stack_pairs(pairs, config.num_pairs)
+
+
+def _missing(folder: pathlib.Path, step: int, runs: Sequence[int]) -> list[int]:
+    def is_there(run_id: int) -> bool:
+        return all(part_path(folder, part, step, run_id).exists() for part in PARTS)
+
+    return [run_id for run_id in runs if not is_there(run_id)]
+
+
+def _stored_steps(results: Results, steps: Sequence[int] | None) -> list[int]:
+    stored = results.checkpoint_steps()
+    if not stored:
+        raise UserError(f"{results.workdir}: no stored checkpoint; train it first")
+    if steps is None:
+        return stored[-1:]
+    for step in steps:
+        if step not in stored:
+            shown = ", ".join(f"{s}" for s in stored)
+            raise UserError(f"--steps={step}: not stored; there are {shown} (or all)")
+    return sorted(set(steps))
+
+
+def _known_runs(results: Results, runs: Sequence[int] | None) -> list[int]:
+    usable = results.runs[results.runs.status != "diverged"].run_id.tolist()
+    if runs is None:
+        if not usable:
+            raise UserError(f"{results.workdir}: all of its runs have diverged")
+        return usable
+    known = set(results.runs.run_id)
+    for run_id in runs:
+        if run_id not in known:
+            raise UserError(f"--runs={run_id}: no such run; they are 0 to {max(known)}")
+    return sorted(set(runs))

@@ -1,0 +1,198 @@
+"""The logit lens on every stage, stream and position: what a state would say if it were the last.
+
+The model's own output head reads each state (a decoder's final norm first). Rates are means over
+the queries of a probe type; what is read of whom, and its definitions: protocol section 4.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from grokjax.analysis.patching import Weights
+from grokjax.analysis.sites import TOKEN_NAMES, position_names
+from grokjax.dataset import PAD, Probes, make_batch
+from grokjax.evaluate import COMPOSITION_METRICS, EvaluateConfig, evaluate
+from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
+from grokjax.population import make_mesh, over_runs
+
+TOKENS = ("bridge", "target", "head", "relation1", "relation2")
+# Queries whose bridge is also the head or the answer can be read without being computed.
+SUBSETS = ("apart", "head_or_answer")
+MEASURES = ("top1", "rank", "reciprocal_rank", "log_probability")
+RATES = ("answer_accuracy", "target_found", *COMPOSITION_METRICS)
+_LENS_BUDGET = {"cpu": 2**24}  # bytes of logits at once; on a CPU what its cache holds
+
+
+def logit_lens(
+    model: ModelConfig,
+    weights: Weights,
+    probes: Probes,
+    *,
+    batch_size: int | None = None,
+    path_stage: str = "best",
+) -> xr.Dataset:
+    """Reads one model's states of all probe queries.
+
+    Args:
+      model, weights: as `Results.model` and `Results.weights` give them.
+      probes: as `Dataset.probes`.
+      batch_size: queries at once; by default what fits a budget.
+      path_stage: of `bridge_found_strict`, see `EvaluateConfig`.
+
+    Returns:
+      Dimensions type (probe type), subset, token, stage, stream and position, by name:
+        `top1`: share of queries whose first choice is the token,
+        `rank` (0 is first), `reciprocal_rank` (1 is first), `log_probability` (nats): means,
+        `num_queries` (type, subset, token): that have such a token,
+        RATES by type, as `evaluate` defines them, and `path_stage`.
+      Of facts, which have no second relation, that position and token are NaN.
+    """
+    one_run = jax.tree.map(lambda x: jnp.asarray(x)[None], (weights, probes))
+    measured = measure_lens(model, *one_run, batch_size=batch_size, path_stage=path_stage)
+    return label_lens(model, measured, 0, probes.names)
+
+
+def measure_lens(
+    model: ModelConfig,
+    weights: Any,
+    probes: Probes,
+    *,
+    batch_size: int | None = None,
+    path_stage: str = "best",
+    mesh: Mesh | None = None,
+) -> dict[str, np.ndarray]:
+    """The same of R runs at once, unlabelled: sums [R, K, 2, tokens, streams, G, T] by measure."""
+    mesh = mesh or make_mesh(1, devices=jax.devices()[:1])
+    batch_size = batch_size or queries_within_budget(model)
+    return jax.device_get(_program(model, batch_size, path_stage, mesh)(weights, probes))
+
+
+@functools.lru_cache(maxsize=8)
+def _program(model: ModelConfig, batch_size: int, path_stage: str, mesh: Mesh) -> Callable:
+    """Compiled once for all calls: (weights [R], probes [R]) -> sums and rates."""
+    settings = EvaluateConfig(model, batch_size, PAD, path_stage)  # RATES know no `</a>`
+
+    def one_run(weights: Weights, probes: Probes) -> dict[str, Array]:
+        sums = _sums(model, weights, probes, batch_size)
+        return sums | evaluate(settings, *weights, probes)
+
+    return over_runs(one_run, mesh)
+
+
+def _sums(
+    model: ModelConfig, weights: Weights, probes: Probes, batch_size: int
+) -> dict[str, Array]:
+    """Measures summed over the queries of each probe type and subset."""
+    num_queries = probes.table.query.shape[0]
+    num_types = len(probes.names)
+    batch_size = min(batch_size, num_queries)
+    num_batches = -(-num_queries // batch_size)
+
+    def split(x: Array) -> Array:
+        missing = num_batches * batch_size - num_queries
+        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(num_batches, batch_size, *x.shape[1:])
+
+    def one_batch(columns: tuple[Array, Array, Array]) -> dict[str, Array]:
+        query, bridge, member = columns
+        wanted = jnp.stack([bridge, query[:, 3], query[:, 0], query[:, 1], query[:, 2]], axis=1)
+        values = _read(model, weights, query, wanted.astype(jnp.int32))
+        there = member[:, :, None] * (wanted > PAD)[:, None]  # [B, kinds, tokens]
+        sums = {
+            name: jnp.einsum("bkt,sgbpt->ktsgp", there, value) for name, value in values.items()
+        }
+        return sums | {"num_queries": there.sum(axis=0)}
+
+    query, bridge = jnp.asarray(probes.table.query), jnp.asarray(probes.bridge)
+    known = (bridge == query[:, 0]) | (bridge == query[:, 3])
+    kind = 2 * jnp.asarray(probes.kind) + known  # negative on padding
+    member = jax.nn.one_hot(kind, 2 * num_types)
+    batches = jax.tree.map(split, (query, bridge, member))
+    sums = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(one_batch, batches))
+    return {n: x.reshape(num_types, len(SUBSETS), *x.shape[1:]) for n, x in sums.items()}
+
+
+def _read(
+    model: ModelConfig, weights: Weights, query: Int[Array, "B 4"], wanted: Int[Array, "B tokens"]
+) -> dict[str, Float[Array, "streams G B T tokens"]]:
+    """Measures of every query, stream, stage, position and wanted token."""
+    params, buffers = weights
+    batch = make_batch(query, PAD)
+    trace = forward_all_steps(model, params, buffers, batch).trace
+    states = trace.z_H[None] if trace.z_L is None else jnp.stack([trace.z_H, trace.z_L])
+    logits = readout(model, params, states)
+    top = jnp.argmax(logits, axis=-1)
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+
+    def about(token: Int[Array, B]) -> dict[str, Array]:
+        own = jnp.take_along_axis(
+            logits, jnp.broadcast_to(token[:, None, None], (*logits.shape[:-1], 1)), axis=-1
+        )
+        rank = jnp.sum(logits > own, axis=-1)
+        return {
+            "top1": (top == token[:, None]).astype(jnp.float32),
+            "rank": rank.astype(jnp.float32),
+            "reciprocal_rank": 1.0 / (1 + rank),
+            "log_probability": (own[..., 0] - normaliser).astype(jnp.float32),
+        }
+
+    # Of facts the answer comes one position earlier; the second relation's is empty.
+    is_fact = (batch.answer_position == TOKEN_NAMES.index("relation2"))[:, None]
+    place = jnp.where(is_fact, jnp.array([0, 1, 4, 2, 3]), jnp.arange(len(TOKEN_NAMES)))
+    by_token = [about(wanted[:, i]) for i in range(wanted.shape[1])]
+    return {
+        name: jnp.take_along_axis(
+            jnp.stack([x[name] for x in by_token], axis=-1), place[None, None, :, :, None], axis=3
+        )
+        for name in MEASURES
+    }
+
+
+def label_lens(
+    model: ModelConfig, measured: dict[str, np.ndarray], run: int, types: tuple[str, ...]
+) -> xr.Dataset:
+    """One run of what `measure_lens` gave, as means with names."""
+    streams = ("z_H",) if model.kind == DECODER else ("z_H", "z_L")
+    positions = position_names(model)[model.num_registers :]
+    dims = ("type", "subset", "token", "stream", "stage", "position")
+    sizes = measured["num_queries"][run]
+    data: dict[str, Any] = {"num_queries": (dims[:3], sizes.astype(int))}
+    some = np.where(sizes > 0, sizes, np.nan)[..., None, None, None]
+    is_fact = np.array(["atomic" in name for name in types])
+    for name in MEASURES:
+        means = measured[name][run] / some
+        means[is_fact, ..., TOKEN_NAMES.index("relation2")] = np.nan
+        if not model.predicts_input:  # what follows the question has seen the answer
+            means = means[..., : TOKEN_NAMES.index("answer")]
+        data[name] = (dims, means.astype(np.float32))
+    for name in RATES:
+        values = [measured.get(f"{t}/{name}", np.full(run + 1, np.nan))[run] for t in types]
+        data[name] = ("type", np.asarray(values, np.float32))
+    stages = model.evaluation_stages
+    data["path_stage"] = ((), stages[int(measured["path_stage"][run])])
+    coordinates = {
+        "type": list(types),
+        "subset": list(SUBSETS),
+        "token": list(TOKENS),
+        "stream": list(streams),
+        "stage": list(stages),
+        "position": list(positions[: data["top1"][1].shape[-1]]),
+    }
+    return xr.Dataset(data, coordinates)
+
+
+def queries_within_budget(model: ModelConfig) -> int:
+    """Queries whose logits of all stages and both streams fit the budget."""
+    budget = _LENS_BUDGET.get(jax.default_backend(), 2**32)
+    streams = 1 if model.kind == DECODER else 2
+    logits = streams * len(model.evaluation_stages) * model.seq_len * model.vocab_size * 4
+    return max(budget // logits, 1)

@@ -1,0 +1,135 @@
+"""What an analysis leaves on the disk: a NetCDF file per run, checkpoint and part."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from grokjax.errors import UserError
+from grokjax.files import write_atomically
+from grokjax.results import Results
+from grokjax.sweep import expand
+
+SEEDS = ("data", "init", "order")
+PARTS = ("lens", "patching")
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """Labelled arrays of all analysed runs and steps; their first dimensions are run and step.
+
+    Where a run was not analysed at a step, values are NaN.
+    """
+
+    lens: xr.Dataset
+    patching: xr.Dataset
+    settings: Mapping[str, Any]
+
+    def last(self) -> Analysis:
+        """The last step alone."""
+        lens, patching = (x.isel(step=[-1]) for x in (self.lens, self.patching))
+        return Analysis(lens, patching, self.settings)
+
+
+def analysis_folder(results: Results, out: str | os.PathLike | None = None) -> pathlib.Path:
+    """Where an analysis goes: `analysis` in the workdir unless told otherwise."""
+    return results.workdir / "analysis" if out is None else pathlib.Path(out)
+
+
+def part_path(folder: pathlib.Path, part: str, step: int, run_id: int) -> pathlib.Path:
+    return folder / part / f"step{step:09d}_run{run_id:05d}.nc"
+
+
+def write_part(path: pathlib.Path, data: xr.Dataset, settings: Mapping[str, Any]) -> None:
+    """One file, compressed, replaced in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.tmp")
+    packed = {name: {"zlib": True} for name, x in data.items() if x.ndim and x.dtype.kind in "fi"}
+    stored = data.assign_attrs(settings=json.dumps(dict(settings)))
+    stored.to_netcdf(scratch, engine="h5netcdf", encoding=packed)
+    os.replace(scratch, path)
+
+
+def check_settings(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Refuses to mix analyses made with other settings.
+
+    Raises:
+      UserError: what differs.
+    """
+    stored = read_settings(folder)
+    if stored is None:
+        return
+    for name, value in settings.items():
+        if stored.get(name) != value:
+            raise UserError(
+                f"{folder}: was made with {name} {stored.get(name)}, not {value}; give another"
+                " --out, or remove it"
+            )
+
+
+def write_settings(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "settings.json", json.dumps(dict(settings), indent=1) + "\n")
+
+
+def read_settings(folder: pathlib.Path) -> dict[str, Any] | None:
+    """None where nothing has been analysed."""
+    path = folder / "settings.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{path}: damaged; remove the folder and analyse again") from None
+
+
+def load_analysis(results: Results, folder: str | os.PathLike | None = None) -> Analysis:
+    """Reads back what `grokjax analyze` has stored of a workdir, labelled with its runs.
+
+    Raises:
+      UserError: there is nothing, or a file is damaged.
+    """
+    path = analysis_folder(results, folder)
+    settings = read_settings(path)
+    if settings is None:
+        raise UserError(f"{path}: no analysis; run grokjax analyze --workdir={results.workdir}")
+    lens, patching = (_read(path, part, results) for part in PARTS)
+    # Cut off in between, one of them may be further.
+    shared = {name: np.intersect1d(lens[name], patching[name]) for name in ("run", "step")}
+    return Analysis(lens.sel(shared), patching.sel(shared), settings)
+
+
+def _read(folder: pathlib.Path, part: str, results: Results) -> xr.Dataset:
+    by_step: dict[int, dict[int, xr.Dataset]] = {}
+    for path in sorted((folder / part).glob("step*_run*.nc")):
+        step, run_id = (int(text.lstrip("steprun")) for text in path.stem.split("_"))
+        try:
+            with xr.open_dataset(path, engine="h5netcdf") as file:
+                by_step.setdefault(step, {})[run_id] = file.load().drop_attrs()
+        except (OSError, ValueError, KeyError):
+            raise UserError(f"{path}: damaged; remove it and analyse again") from None
+    if not by_step:
+        raise UserError(f"{folder}: holds no {part}; run grokjax analyze again")
+    run_ids = sorted({run for runs in by_step.values() for run in runs})
+    steps = [
+        xr.concat(list(runs.values()), _index("run", list(runs))).reindex(run=run_ids)
+        for runs in by_step.values()
+    ]
+    joined = xr.concat(steps, _index("step", list(by_step)))
+    regimes = results.runs.set_index("run_id").regime
+    configs = expand(results.config)
+    seeds = ["/".join(str(configs[run].seeds[k]) for k in SEEDS) for run in run_ids]
+    return joined.transpose("run", "step", ...).assign_coords(
+        regime=("run", [str(regimes[run]) for run in run_ids]), seeds=("run", seeds)
+    )
+
+
+def _index(name: str, values: Sequence[int]) -> xr.DataArray:
+    return xr.DataArray(list(values), dims=name, coords={name: list(values)}, name=name)

@@ -1,0 +1,179 @@
+"""Tidy tables of an analysis: a row per run and site; a row per group and site, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from grokjax.analysis.bootstrap import Intervals, rate_interval, ratio_interval
+from grokjax.analysis.logit_lens import RATES
+from grokjax.events import student_interval
+
+SITE = ["component", "place", "position", "head"]
+_CELL = ["slot", "group"]
+_PER_RUN = (
+    "effect", "attributed_effect", "null_effect", "log_probability", "rank", "kl",
+    "causal_strength",
+)  # fmt: skip
+
+
+def patching_by_run(patching: xr.Dataset) -> pd.DataFrame:
+    """run, regime, step, slot, group, direction, site; effects, other measures and num_pairs."""
+    names = [n for n in (*_PER_RUN, "num_pairs") if n in patching]
+    frame = patching[names].to_dataframe().reset_index()
+    return frame[["run", "regime", "step", *_CELL, "direction", *SITE, *names]]
+
+
+def lens_by_run(lens: xr.Dataset) -> pd.DataFrame:
+    """run, regime, step, type, subset, token, stream, stage, position; measures and num_queries."""
+    names = ["top1", "rank", "reciprocal_rank", "log_probability"]
+    frame = lens[[*names, "num_queries"]].to_dataframe().reset_index()
+    place = ["type", "subset", "token", "stream", "stage", "position"]
+    return frame[["run", "regime", "step", *place, *names, "num_queries"]].dropna(subset=["top1"])
+
+
+def rates_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
+    """group, step, type, metric; mean over seeds with its 95 % Student-t interval, num_runs."""
+    rows = []
+    for name, runs in _members(groups):
+        own = lens.isel(run=runs)
+        for step in own.step.to_numpy():
+            for kind in own.type.to_numpy():
+                for metric in RATES:
+                    values = own[metric].sel(step=step, type=kind).to_numpy()
+                    values = values[np.isfinite(values)]
+                    if len(values):
+                        mean, low, high, n = student_interval(values)
+                        rows.append((name, int(step), str(kind), metric, mean, low, high, n))
+    columns = ["group_of_runs", "step", "type", "metric", "mean", "low", "high", "num_runs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def patching_by_group(patching: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
+    """Effects pooled over the runs of a group: a ratio of means over seeds and pairs.
+
+    Returns:
+      group_of_runs, step, slot, group, direction, site; effect, low, high (95 %, bootstrap over
+      seeds, then pairs), attributed_effect, null_effect, num_runs, num_pairs (of a run, the mean).
+    """
+    frames: list[pd.DataFrame] = []
+    sites = pd.DataFrame({name: patching[name].to_numpy() for name in SITE})
+    for name, runs in _members(groups):
+        for step in range(patching.sizes["step"]):
+            own = patching.isel(run=runs, step=step)
+            own = own.isel(run=np.flatnonzero(np.isfinite(own.clean).any(["cell", "pair"])))
+            if not own.sizes["run"]:
+                continue
+            for cell in range(patching.sizes["cell"]):
+                for direction in patching.direction.to_numpy():
+                    frame = _pooled(own.isel(cell=cell).sel(direction=direction), sites)
+                    frame.insert(0, "group_of_runs", name)
+                    frame.insert(1, "step", int(patching.step[step]))
+                    frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _pooled(own: xr.Dataset, sites: pd.DataFrame) -> pd.DataFrame:
+    """One cell and direction of a group's runs."""
+    clean, corrupted = own.clean.to_numpy(), own.corrupted.to_numpy()
+    is_denoising = str(own.direction.to_numpy()) == "denoising"
+    host, sign = (corrupted, 1.0) if is_denoising else (clean, -1.0)
+    total = clean - corrupted
+
+    def pooled(difference: np.ndarray) -> Intervals:
+        change = sign * (difference.transpose(0, 2, 1) - host[..., None])
+        return ratio_interval(change, total)
+
+    effect = pooled(own.logit_difference.to_numpy())
+    linear = pooled(own.attribution.to_numpy() + host[:, None]).mean
+    null = pooled(own.null.to_numpy()).mean if "null" in own else np.full_like(linear, np.nan)
+    return sites.assign(
+        slot=str(own.slot.to_numpy()),
+        group=str(own.group.to_numpy()),
+        direction=str(own.direction.to_numpy()),
+        effect=effect.mean,
+        low=effect.low,
+        high=effect.high,
+        attributed_effect=linear,
+        null_effect=null,
+        num_runs=effect.n,
+        num_pairs=float(own.num_pairs.mean()),
+    )
+
+
+def lens_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
+    """Shares of queries whose first choice is the bridge or the target, by site.
+
+    Queries whose bridge is head or answer are left out.
+
+    Returns:
+      group_of_runs, step, type, token, stream, stage, position; top1, low, high (95 %, bootstrap
+      over seeds, then queries), num_runs, num_queries (of a run, the mean).
+    """
+    frames = []
+    place = ["stream", "stage", "position"]
+    kinds = [str(t) for t in lens.type.to_numpy() if "atomic" not in str(t)]
+    for name, runs in _members(groups):
+        for step in range(lens.sizes["step"]):
+            for kind in kinds:
+                for token in ("bridge", "target"):
+                    own = lens.isel(run=runs, step=step)
+                    own = own.sel(type=kind, token=token, subset="apart")
+                    rates = own.top1.stack(site=place)
+                    queries = own.num_queries.fillna(0).to_numpy().astype(int)
+                    top1 = rate_interval(rates.to_numpy(), queries)
+                    frame = rates.site.to_index().to_frame(index=False)
+                    frame.insert(0, "group_of_runs", name)
+                    frame.insert(1, "step", int(lens.step[step]))
+                    frames.append(
+                        frame.assign(
+                            type=kind,
+                            token=token,
+                            top1=top1.mean,
+                            low=top1.low,
+                            high=top1.high,
+                            num_runs=top1.n,
+                            num_queries=queries.mean(),
+                        )
+                    )
+    return pd.concat(frames, ignore_index=True)
+
+
+def effect_maps(
+    patching: xr.Dataset, group: str, direction: str = "denoising"
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Each run's effects at one step, a row per run, [R, F]; and what each column is.
+
+    Of the streams at the stages between the first and the last: what those carry is the same for
+    every network, the question and the answer.
+
+    Args:
+      patching: of one step.
+      group: of the pairs, "id" or "ood".
+      direction: of the patches.
+    """
+    one_step = patching.isel(step=0)
+    sites = pd.DataFrame({name: patching[name].to_numpy() for name in SITE})
+    streams = sites[sites.component.isin(["z_H", "z_L"])]
+    stages = list(dict.fromkeys(streams.place))
+    between = streams.index[streams.place.isin(stages[1:-1])]
+    chosen = one_step.isel(cell=np.flatnonzero(one_step.group == group), site=between)
+    chosen, sites = chosen.sel(direction=direction), sites.loc[between]
+    maps = chosen.effect.transpose("run", "cell", "site").to_numpy()
+    columns = pd.concat([sites.assign(slot=str(s)) for s in chosen.slot.to_numpy()])
+    return maps.reshape(len(maps), -1), columns.reset_index(drop=True)
+
+
+def bridge_profiles(lens: xr.Dataset, kind: str) -> np.ndarray:
+    """Each run's shares of queries whose first choice is the bridge, by site, [R, F]."""
+    own = lens.isel(step=0).sel(type=kind, token="bridge", subset="apart")
+    top1 = own.top1.transpose("run", ...).to_numpy()
+    return top1.reshape(len(top1), -1)
+
+
+def _members(groups: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    labels = np.asarray(groups, dtype=object)
+    return [(name, np.flatnonzero(labels == name)) for name in dict.fromkeys(labels.tolist())]

@@ -1,0 +1,140 @@
+"""`grokjax analyze` on a trained workdir."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from conftest import tiny_config
+
+import grokjax
+from grokjax import analysis
+from grokjax.analysis import AnalysisConfig, all_sites, draw_pairs, load_analysis
+from grokjax.analysis.store import part_path
+from grokjax.cli import main
+from grokjax.errors import UserError
+from grokjax.loop import train_and_evaluate
+
+FAST = AnalysisConfig(num_pairs=4, null=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two regimes with two seeds each, 40 steps."""
+    config = tiny_config()
+    config.runs = tuple(
+        {"data.regime": regime, "seeds.data": seed, "seeds.init": seed, "seeds.order": seed}
+        for regime in ("natural", "both_hop_full")
+        for seed in (0, 1)
+    )
+    return train_and_evaluate(config, tmp_path_factory.mktemp("trained") / "w")
+
+
+def run(*arguments):
+    return main(["analyze", *map(str, arguments)])
+
+
+def test_the_command_writes_arrays_tables_and_figures(trained, tmp_path, capsys):
+    out = tmp_path / "a"
+    options = (f"--workdir={trained.workdir}", f"--out={out}", "--pairs=4")
+    assert run(*options, "--steps=20,40") == 0
+    text = capsys.readouterr().out
+    assert "analysed 8/8" in text and "Path identity by regime at step 40" in text
+    figures = {p.stem for p in (out / "figures").glob("*.png")}
+    assert {"lens_test_inferred_ood", "attribution", "order_of_events"} <= figures
+    assert all((out / "figures" / f"{name}.csv").stat().st_size for name in figures)
+    runs = pd.read_csv(out / "patching_runs.csv")
+    assert set(runs.run) == {0, 1, 2, 3} and set(runs.step) == {20, 40}
+    assert len(runs) == 4 * 2 * 6 * 2 * len(all_sites(trained.model))
+    assert set(pd.read_csv(out / "patching.csv").group_of_runs) <= {"natural", "both_hop_full"}
+    identity = pd.read_csv(out / "path_identity.csv")
+    assert set(identity.paths) and {"p_value", "margin", "verdict"} <= set(identity)
+
+    # Again: nothing is measured; one lost part is.
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*/step*.nc")}
+    assert len(before) == 16
+    lost = part_path(out, "lens", 40, 2)
+    lost.unlink()
+    assert run(*options, "--steps=20,40", "--group-by=grokked") == 0
+    assert "analysed 1/1" in capsys.readouterr().out
+    again = {p: p.stat().st_mtime_ns for p in out.glob("*/step*.nc")}
+    changed = {p for p in before if before[p] != again[p]}
+    assert changed == {lost, part_path(out, "patching", 40, 2)}
+
+
+def test_labelled_arrays_are_those_of_single_calls(trained, tmp_path):
+    """All runs at once, through files, or one by one in a notebook: the same numbers."""
+    found = analysis.analyze(trained.workdir, runs=[1, 3], config=FAST, out=tmp_path / "a")
+    assert found.patching.run.values.tolist() == [1, 3] and found.lens.step.values.tolist() == [40]
+    assert found.lens.regime.values.tolist() == ["natural", "both_hop_full"]
+    for place, run_id in enumerate((1, 3)):
+        dataset, weights = trained.dataset(run_id), trained.weights(run_id)
+        lens = analysis.logit_lens(trained.model, weights, dataset.probes)
+        own = found.lens.isel(run=place, step=0)
+        for kind in dataset.probes.names:
+            x, y = own.top1.sel(type=kind), lens.top1.sel(type=kind)
+            np.testing.assert_allclose(x, y, atol=0.02)  # a near tie may fall either way
+            np.testing.assert_allclose(
+                own.log_probability.sel(type=kind), lens.log_probability.sel(type=kind), atol=1e-3
+            )
+        pairs = draw_pairs(dataset, "relation1", "id", 4)
+        effects = analysis.patch_effects(trained.model, weights, pairs)
+        stored = found.patching.isel(run=place, step=0)
+        cell = np.flatnonzero((stored.slot == "relation1") & (stored.group == "id"))[0]
+        n = len(pairs.clean)
+        np.testing.assert_allclose(
+            stored.logit_difference[cell, ..., :n], effects.logit_difference[0], atol=1e-3
+        )
+
+
+def test_raw_and_averaged_weights_differ(trained, tmp_path):
+    ema, raw = (
+        analysis.analyze(
+            trained.workdir, runs=[0], out=tmp_path / name,
+            config=AnalysisConfig(num_pairs=4, null=False, weights=name),
+        )
+        for name in ("ema", "raw")
+    )  # fmt: skip
+    assert np.abs(ema.patching.clean - raw.patching.clean).max() > 1e-3
+    expected = trained.parameters(0)["params"]["embed"]
+    np.testing.assert_array_equal(trained.weights(0, ema=False)[0]["embed"], expected)
+
+
+def test_plots_of_labelled_arrays(trained, tmp_path):
+    dataset, weights = trained.dataset(2), trained.weights(2)
+    lens = analysis.logit_lens(trained.model, weights, dataset.probes)
+    picture = lens.grokjax.plot()
+    assert picture._repr_png_().startswith(b"\x89PNG") and set(picture.data.token) == {
+        "bridge",
+        "target",
+    }
+    pairs = [draw_pairs(dataset, slot, "id", 4) for slot in ("head", "relation2")]
+    effects = analysis.patch_effects(trained.model, weights, pairs)
+    # An untrained network's effects may be undefined: the picture shows that, too.
+    saved = effects.grokjax.plot(direction="noising").save(tmp_path / "p.png")
+    assert saved.stat().st_size and saved.with_suffix(".csv").exists()
+    assert set(pd.read_csv(saved.with_suffix(".csv")).direction) == {"noising"}
+    with pytest.raises(UserError, match="neither"):
+        xr.Dataset({"x": 1}).grokjax.plot()
+
+
+def test_mistakes_are_one_line(trained, tmp_path, capsys):
+    options = (f"--workdir={trained.workdir}", f"--out={tmp_path / 'a'}")
+    for bad, expected in (
+        ("--steps=41", "not stored; there are 0"),
+        ("--steps=x", "give numbers"),
+        ("--runs=9", "they are 0 to 3"),
+        ("--group-by=colour", "no such column"),
+        ("--pairs=0", "at least 1"),
+    ):
+        assert run(*options, bad) == 2
+        error = capsys.readouterr().err
+        assert expected in error and error.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+    assert run(f"--workdir={tmp_path / 'nothing'}") == 2
+    analysis.analyze(trained.workdir, runs=[0], config=FAST, out=tmp_path / "a")
+    assert run(*options, "--pairs=5", "--no-null") == 2
+    assert "num_pairs 4, not 5" in capsys.readouterr().err
+    part = part_path(tmp_path / "a", "patching", 40, 0)
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged; remove it"):
+        load_analysis(grokjax.load(trained.workdir), tmp_path / "a")

@@ -1,0 +1,89 @@
+"""What comes when."""
+
+import math
+
+import numpy as np
+import xarray as xr
+
+from grokjax.analysis.movies import (
+    bridge_score,
+    causal_steps,
+    first_steps,
+    order_of_events,
+    readable_steps,
+)
+
+STEPS = [0, 100, 200, 400]
+
+
+def effects(values):
+    """values: [slot, site, step] of one run, denoising, ID; noising and OOD are all 0."""
+    data = np.zeros((1, 4, 6, 2, 3))
+    data[0, :, :3, 0] = np.moveaxis(np.array(values, float), -1, 0)
+    return xr.Dataset(
+        {"effect": (("run", "step", "cell", "direction", "site"), data)},
+        {
+            "run": [7], "regime": ("run", ["natural"]), "step": STEPS,
+            "slot": ("cell", ["head", "relation1", "relation2"] * 2),
+            "group": ("cell", ["id"] * 3 + ["ood"] * 3),
+            "direction": ["denoising", "noising"],
+            "component": ("site", ["z_H", "z_L", "mlp"]), "place": ("site", ["A", "A", "A"]),
+            "position": ("site", ["answer"] * 3), "head": ("site", [-1] * 3),
+        },
+    )  # fmt: skip
+
+
+PLACE = ("bridge", "apart", "z_H", "A", "answer")
+NEVER = [0.0, 0.0, 0.0, 0.0]
+BRIDGE = [
+    [NEVER, [0.0, 0.6, 0.9, 0.9], [1.0] * 4],  # head
+    [NEVER, [0.0, 0.2, 0.8, 0.7], [1.0] * 4],  # relation 1
+    [NEVER, [0.0, 0.1, 0.1, 0.1], NEVER],  # relation 2
+]
+
+
+def test_first_steps_need_two_checkpoints_or_the_last():
+    values = np.array([[0.0, 0.6, 0.0, 0.6], [0.6, 0.6, 0.0, 0.6], [0.0, 0.0, 0.0, 0.6]]).T
+    found = first_steps(np.array(STEPS), values, 0.5)
+    assert found.tolist() == [400, 0, 400]
+    assert first_steps(np.array(STEPS), np.zeros((4, 1)), 0.5).tolist() == [math.inf]
+    assert first_steps(np.array(STEPS), np.full((4, 1), np.nan), 0.5).tolist() == [math.inf]
+
+
+def test_a_bridge_is_what_head_and_relation_1_decide():
+    """One site's state among the streams; what blocks compute does not count."""
+    score = bridge_score(effects(BRIDGE), "id")
+    np.testing.assert_allclose(score, [[0.0, 0.1, 0.7, 0.6]])
+    np.testing.assert_allclose(bridge_score(effects(BRIDGE), "ood"), 0.0)
+
+
+def test_steps_by_site_and_order_of_events():
+    patching = effects(BRIDGE)
+    first = causal_steps(patching)
+    chosen = first[(first.group == "id") & (first.direction == "denoising")]
+    table = chosen.pivot(index="component", columns="slot", values="causal_step")
+    assert table.loc["z_L"].tolist() == [100, 200, math.inf]
+    assert table.loc["z_H"].tolist() == [math.inf] * 3
+    kinds = ["id_atomic", "test_inferred_iid", "test_inferred_ood"]
+    top1 = np.zeros((1, 4, 3, 1, 1, 1, 1, 1))
+    top1[0, 2:, 1] = 0.8
+    rates = ("run", "step", "type")
+    strict = np.array([[[0, 0.1, 0], [0, 0.6, 0], [0, 0.7, 0], [0, 1, 0.6]]])
+    answers = np.array([[[1, 0.1, 0], [1, 0.2, 0], [1, 0.4, 0], [1, 1, 0.1]]])
+    place = ("token", "subset", "stream", "stage", "position")
+    lens = xr.Dataset(
+        {
+            "top1": ((*rates, *place), top1),
+            "bridge_found_strict": (rates, strict),
+            "answer_accuracy": (rates, answers),
+        },
+        {"run": [7], "regime": ("run", ["natural"]), "step": STEPS, "type": kinds}
+        | {name: [value] for name, value in zip(place, PLACE, strict=True)},
+    )
+    assert readable_steps(lens).readable_step.tolist() == [200, math.inf]
+    events = order_of_events(patching, lens).set_index(["group", "event"])
+    assert events.loc[("id", "path readable"), ["step", "step_before"]].tolist() == [100, 0]
+    assert events.loc[("id", "path causal"), ["step", "step_before"]].tolist() == [200, 100]
+    assert events.loc[("id", "answered"), ["step", "step_before"]].tolist() == [400, 200]
+    assert events.loc[("ood", "path readable"), "step"] == 400
+    assert events.loc[("ood", "answered"), "step"] == math.inf

@@ -1,0 +1,214 @@
+"""Patching: the controls that hold for any weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grokjax.analysis import all_sites, patch_effects
+from grokjax.analysis.effects import measure_effects
+from grokjax.analysis.pairs import Pairs, stack_pairs
+from grokjax.analysis.patching import Patching
+from grokjax.analysis.sites import components, single_shares, whole_stage
+from grokjax.dataset import PAD, make_batch
+from grokjax.errors import UserError
+from grokjax.model import ModelConfig, forward, init
+from grokjax.population import make_mesh
+
+RECURSIVE = ModelConfig(
+    31, 16, 1, 2, 1, mixer="attention", positions="learned", num_heads=2, mlp_multiple=16,
+    num_registers=2, register_size=16,
+)  # fmt: skip
+HALTING = ModelConfig(31, 16, 1, 1, 1, mlp_multiple=16, halt_max_steps=2)
+DECODER = ModelConfig(31, 16, 2, 1, 1, kind="decoder", num_heads=2, num_loops=2)
+
+# Head, relation 1, bridge (not looked at), relation 2, answer.
+CLEAN = np.array([[1, 21, 0, 22, 5], [2, 23, 0, 24, 6], [3, 21, 0, 24, 7]])
+CORRUPTED = np.array([[4, 21, 0, 22, 8], [9, 23, 0, 24, 1], [10, 21, 0, 24, 2]])
+PAIRS = Pairs("head", "id", CLEAN, CORRUPTED)
+
+
+def weights_of(config, seed=0):
+    params, buffers = init(config, jax.random.key(seed))
+    # Wide enough apart for float32: a fresh readout hardly tells tokens from each other.
+    return jax.tree.map(lambda x: 3 * x, params), buffers
+
+
+@pytest.fixture(params=[RECURSIVE, HALTING, DECODER], ids=["recursive", "halting", "decoder"])
+def network(request):
+    return request.param, weights_of(request.param)
+
+
+def of_one_run(*arrays):
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], arrays)
+
+
+def program(config, only, patches_at_once=4):
+    return Patching(config, only, patches_at_once)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["streams", "blocks"])
+def test_patching_a_run_with_itself_changes_not_a_bit(network, inside):
+    """Against the same program with all shares 0."""
+    config, weights = network
+    blocks = ("heads", "mixer", "mlp")
+    only = [c for c in components(config) if (c in blocks) == inside]
+    sites = all_sites(config, only)
+    shares = single_shares(config, sites)
+    patching = program(config, only)
+    queries, answers = CLEAN[:, [0, 1, 3, 4]], (CLEAN[:, 4], CORRUPTED[:, 4])
+    weights, queries, answers = of_one_run(weights, queries, answers)
+    plain, donor = patching.unpatched(weights, queries, answers)
+    patched = patching.patched(weights, queries, answers, donor, shares)
+    assert patched.logit_difference.shape == (1, len(sites), 3)
+    for name, value in vars(patched).items():
+        if name != "kl":  # whose reference the plain run does not have
+            expected = np.broadcast_to(np.asarray(getattr(plain, name))[:, None], value.shape)
+            np.testing.assert_array_equal(value, expected)
+    assert np.abs(patched.kl).max() < 1e-6
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_all_of_a_stage_is_the_donor(network, direction):
+    config, weights = network
+    streams = [c for c in components(config) if c in ("z_H", "z_L", "embedding")]
+    patching = program(config, streams, 1)
+    answers = (CLEAN[:, 4], CORRUPTED[:, 4])
+    both = [rows[:, [0, 1, 3, 4]] for rows in (CLEAN, CORRUPTED)]
+    weights, both, answers = of_one_run(weights, both, answers)
+    unpatched = [patching.unpatched(weights, queries, answers) for queries in both]
+    donor, host = (0, 1) if direction == "denoising" else (1, 0)
+    own, state = unpatched[donor]
+    apart = np.abs(np.asarray(own.logit_difference - unpatched[host][0].logit_difference))
+    assert apart.min() > 1e-2
+    for stage in config.evaluation_stages:
+        shares = whole_stage(config, stage)
+        patched = patching.patched(weights, both[host], answers, state, shares)
+        np.testing.assert_array_equal(patched.logit_difference[:, 0], own.logit_difference)
+        np.testing.assert_array_equal(patched.rank[:, 0], own.rank)
+
+
+def test_without_the_embedding_a_stage_is_not_all():
+    """The recursive model injects its input again: both streams alone do not carry everything."""
+    patching = program(RECURSIVE, ("z_H", "z_L"), 1)
+    answers = (CLEAN[:, 4], CORRUPTED[:, 4])
+    both = [rows[:, [0, 1, 3, 4]] for rows in (CLEAN, CORRUPTED)]
+    weights, both, answers = of_one_run(weights_of(RECURSIVE), both, answers)
+    (_, donor), (host, _) = (patching.unpatched(weights, q, answers) for q in both)
+    shares = {n: s for n, s in whole_stage(RECURSIVE, "Init").items() if n != "embedding"}
+    patched = patching.patched(weights, both[1], answers, donor, shares)
+    np.testing.assert_array_equal(patched.logit_difference[:, 0], host.logit_difference)
+
+
+def test_readings_by_hand(network):
+    config, (params, buffers) = network
+    if config is HALTING:
+        pytest.skip("forward is one of its two steps")
+    effects = patch_effects(config, (params, buffers), PAIRS, sites=all_sites(config)[:1])
+    batch = make_batch(jnp.asarray(CLEAN[:, [0, 1, 3, 4]]), PAD)
+    logits = np.asarray(forward(config, params, buffers, batch).logits)[:, 3]
+    rows = np.arange(3)
+    expected = logits[rows, CLEAN[:, 4]] - logits[rows, CORRUPTED[:, 4]]
+    np.testing.assert_allclose(effects.clean[0], expected, atol=1e-4)
+    # Of the recursive model z_H at Init is the same vector for all: nothing is patched.
+    noising = effects.sel(direction="noising").isel(cell=0, site=0)
+    if config is RECURSIVE:
+        log_p = logits[rows, CLEAN[:, 4]] - np.log(np.exp(logits).sum(axis=1))
+        assert float(noising.log_probability) == pytest.approx(log_p.mean(), abs=1e-4)
+        rank = (logits > logits[rows, CLEAN[:, 4], None]).sum(axis=1)
+        assert float(noising["rank"]) == pytest.approx(rank.mean())
+        assert float(noising.causal_strength) == pytest.approx((rank > 0).mean())
+        assert float(noising.effect) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_place_of_the_answer_decides_at_the_last_stage(network):
+    config, weights = network
+    effects = patch_effects(config, weights, PAIRS, sites=all_sites(config, ("z_H",)))
+    last = effects.isel(cell=0, site=np.flatnonzero(effects.place == config.evaluation_stages[-1]))
+    place = "answer" if config.predicts_input else "relation2"
+    for direction in ("denoising", "noising"):
+        one = last.sel(direction=direction)
+        expected = (one.position == place).astype(float)
+        np.testing.assert_allclose(one.effect, expected, atol=1e-4)
+        # The readout is linear, a decoder's norm before it is not.
+        if config.predicts_input:
+            np.testing.assert_allclose(one.attributed_effect, expected, atol=1e-4)
+        kl = one.kl.to_numpy()
+        assert kl[one.position == place].max() < 1e-5 < kl[one.position != place].min()
+
+
+def test_attribution_is_the_slope_of_the_exact_change():
+    """Against a small finite share, at every site; through all cycles, the ones without gradient
+    in training too."""
+    config = RECURSIVE
+    sites = all_sites(config, ("z_H", "z_L", "embedding"))
+    weights = init(config, jax.random.key(0))
+    effects = patch_effects(config, weights, PAIRS, direction="noising", sites=sites)
+    patching = program(config, ("z_H", "z_L", "embedding"))
+    answers = (CLEAN[:, 4], CORRUPTED[:, 4])
+    both = [rows[:, [0, 1, 3, 4]] for rows in (CLEAN, CORRUPTED)]
+    weights, both, answers = of_one_run(weights, both, answers)
+    (plain, _), (_, donor) = (patching.unpatched(weights, q, answers) for q in both)
+    share = 1e-2
+    shares = {n: share * s for n, s in single_shares(config, sites).items()}
+    moved = patching.patched(weights, both[0], answers, donor, shares).logit_difference[0]
+    slope = (moved - np.asarray(plain.logit_difference)) / share
+    exact = effects.attribution.to_numpy()[0, 0]
+    assert np.abs(exact).max() > 0.1
+    np.testing.assert_allclose(slope, exact, atol=0.03 * np.abs(exact).max())
+
+
+def test_runs_on_several_devices_are_each_its_own():
+    """Nothing of a run, its gradients included, depends on who else is measured."""
+    both = [weights_of(RECURSIVE, seed) for seed in (0, 1)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *both)
+    queries = tuple(np.stack([x, x]) for x in stack_pairs([PAIRS], 4))
+    together = measure_effects(RECURSIVE, stacked, queries, null=True, mesh=make_mesh(2))
+    for i, weights in enumerate(both):
+        alone = measure_effects(
+            RECURSIVE, *of_one_run(weights, tuple(x[0] for x in queries)), null=True
+        )
+        for name, value in alone.items():
+            np.testing.assert_allclose(
+                together[name][i], value[0], rtol=1e-3, atol=1e-3, err_msg=name
+            )
+
+
+def test_a_missing_pair_is_nan_and_changes_no_mean():
+    weights = weights_of(RECURSIVE)
+    sites = all_sites(RECURSIVE, ("z_L",))
+    fewer = Pairs("relation1", "ood", CLEAN[:2], CORRUPTED[:2])
+    effects = patch_effects(RECURSIVE, weights, [PAIRS, fewer], sites=sites, null=True)
+    alone = patch_effects(RECURSIVE, weights, fewer, sites=sites, null=True)
+    assert effects.num_pairs.values.tolist() == [3, 2]
+    assert np.isnan(effects.logit_difference[1, ..., 2]).all()
+    for name in ("effect", "attributed_effect", "null_effect", "kl", "rank", "causal_strength"):
+        np.testing.assert_allclose(effects[name][1], alone[name][0], atol=1e-3, err_msg=name)
+
+
+def test_effects_are_ratios_of_means():
+    effects = patch_effects(RECURSIVE, weights_of(RECURSIVE), PAIRS)
+    x = effects.isel(cell=0)
+    total = float((x.clean - x.corrupted).mean())
+    denoising = (x.logit_difference.sel(direction="denoising") - x.corrupted).mean("pair") / total
+    noising = (x.clean - x.logit_difference.sel(direction="noising")).mean("pair") / total
+    np.testing.assert_allclose(x.effect.sel(direction="denoising"), denoising, atol=1e-4)
+    np.testing.assert_allclose(x.effect.sel(direction="noising"), noising, atol=1e-4)
+
+
+def test_patches_at_once_changes_nothing(network):
+    config, weights = network
+    few, many = (patch_effects(config, weights, PAIRS, patches_at_once=n) for n in (3, 100))
+    np.testing.assert_allclose(few.logit_difference, many.logit_difference, rtol=2e-3, atol=1e-3)
+
+
+def test_sites_are_what_can_matter():
+    config = DECODER
+    assert {s.position for s in all_sites(config)} == {"head", "relation1", "relation2"}
+    assert len(all_sites(config, ("heads",))) == 4 * 3 * 2
+    assert len(all_sites(RECURSIVE)) == 5 * 7 * 3 + 4 * 7 * 2
+    assert len({*all_sites(RECURSIVE)}) == len(all_sites(RECURSIVE))
+    with pytest.raises(UserError, match="no component 'z_L'"):
+        all_sites(config, ("z_L",))
+    with pytest.raises(UserError, match="direction"):
+        patch_effects(config, weights_of(config), PAIRS, direction="sideways")
