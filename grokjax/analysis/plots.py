@@ -231,8 +231,8 @@ def _finish(figure: Figure, image, unit: str, caption: str, table: pd.DataFrame)
     lines = wrap(caption, int(17 * width))
     figure.text(0.01, 0.05 / height, lines, ha="left", va="bottom", fontsize=8)
     bottom = (0.25 + 0.14 * (lines.count("\n") + 1)) / height
-    figure.tight_layout(rect=(0, bottom, 1 - 0.9 / width, 1))
-    bar = figure.add_axes((1 - 0.8 / width, 0.3, 0.12 / width, 0.4))
+    figure.tight_layout(rect=(0, bottom, 1 - 1.05 / width, 1))
+    bar = figure.add_axes((1 - 0.95 / width, 0.3, 0.12 / width, 0.4))
     figure.colorbar(image, cax=bar, label=unit)
     return Picture(figure, table)
 
