@@ -40,6 +40,7 @@ class TensorBoardWriters:
         start_step: int = 0,
     ):
         root = pathlib.Path(directory)
+        _outlast_older_files(root)
         self._writers = {}
         for run, values in zip(runs, hparams, strict=True):
             folder = root / run_folder(run)
@@ -73,6 +74,14 @@ class TensorBoardWriters:
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
+
+
+def _outlast_older_files(root: pathlib.Path) -> None:
+    """Readers order files by the second in their names: a new one must not share it."""
+    older = root.glob("*/events.out.tfevents.*")
+    last = max((int(path.name.split(".")[3]) for path in older), default=0)
+    while last <= time.time() < last + 1:
+        time.sleep(0.05)
 
 
 def run_folder(run: Mapping[str, Any]) -> str:

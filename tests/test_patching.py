@@ -12,7 +12,7 @@ from grokjax.analysis.patching import Patching
 from grokjax.analysis.sites import components, single_shares, whole_stage
 from grokjax.dataset import PAD, make_batch
 from grokjax.errors import UserError
-from grokjax.model import ModelConfig, forward, init
+from grokjax.model import ModelConfig, forward, forward_all_steps, init
 from grokjax.population import make_mesh
 
 RECURSIVE = ModelConfig(
@@ -21,11 +21,7 @@ RECURSIVE = ModelConfig(
 )  # fmt: skip
 HALTING = ModelConfig(31, 16, 1, 1, 1, mlp_multiple=16, halt_max_steps=2)
 DECODER = ModelConfig(31, 16, 2, 1, 1, kind="decoder", num_heads=2, num_loops=2)
-
-# Head, relation 1, bridge (not looked at), relation 2, answer.
-CLEAN = np.array([[1, 21, 0, 22, 5], [2, 23, 0, 24, 6], [3, 21, 0, 24, 7]])
-CORRUPTED = np.array([[4, 21, 0, 22, 8], [9, 23, 0, 24, 1], [10, 21, 0, 24, 2]])
-PAIRS = Pairs("head", "id", CLEAN, CORRUPTED)
+QUERY = [0, 1, 3, 4]
 
 
 def weights_of(config, seed=0):
@@ -34,13 +30,32 @@ def weights_of(config, seed=0):
     return jax.tree.map(lambda x: 3 * x, params), buffers
 
 
+def make_pairs(config, weights):
+    """Queries that differ in the head; as answers, what the network itself tells apart best."""
+    clean = np.array([[1, 21, 0, 22, 0], [2, 23, 0, 24, 0], [3, 21, 0, 24, 0], [4, 25, 0, 22, 0]])
+    corrupted = clean.copy()
+    corrupted[:, 0] += 6
+    batches = (make_batch(jnp.asarray(rows[:, QUERY]), PAD) for rows in (clean, corrupted))
+    said = [forward_all_steps(config, *weights, batch).logits[:, 3] for batch in batches]
+    clean[:, 4] = np.argmax(said[0] - said[1], axis=-1)
+    corrupted[:, 4] = np.argmin(said[0] - said[1], axis=-1)
+    return Pairs("head", "id", clean, corrupted)
+
+
 @pytest.fixture(params=[RECURSIVE, HALTING, DECODER], ids=["recursive", "halting", "decoder"])
 def network(request):
-    return request.param, weights_of(request.param)
+    weights = weights_of(request.param)
+    return request.param, weights, make_pairs(request.param, weights)
 
 
 def of_one_run(*arrays):
     return jax.tree.map(lambda x: jnp.asarray(x)[None], arrays)
+
+
+def one_run(weights, pairs):
+    """Weights, clean and corrupted queries, and both answers, with a run axis."""
+    answers = pairs.clean[:, 4], pairs.corrupted[:, 4]
+    return of_one_run(weights, pairs.queries, answers)
 
 
 def program(config, only, patches_at_once=4):
@@ -50,17 +65,16 @@ def program(config, only, patches_at_once=4):
 @pytest.mark.parametrize("inside", [False, True], ids=["streams", "blocks"])
 def test_patching_a_run_with_itself_changes_not_a_bit(network, inside):
     """Against the same program with all shares 0."""
-    config, weights = network
+    config, weights, pairs = network
     blocks = ("heads", "mixer", "mlp")
     only = [c for c in components(config) if (c in blocks) == inside]
     sites = all_sites(config, only)
     shares = single_shares(config, sites)
     patching = program(config, only)
-    queries, answers = CLEAN[:, [0, 1, 3, 4]], (CLEAN[:, 4], CORRUPTED[:, 4])
-    weights, queries, answers = of_one_run(weights, queries, answers)
+    weights, (queries, _), answers = one_run(weights, pairs)
     plain, donor = patching.unpatched(weights, queries, answers)
     patched = patching.patched(weights, queries, answers, donor, shares)
-    assert patched.logit_difference.shape == (1, len(sites), 3)
+    assert patched.logit_difference.shape == (1, len(sites), 4)
     for name, value in vars(patched).items():
         if name != "kl":  # whose reference the plain run does not have
             expected = np.broadcast_to(np.asarray(getattr(plain, name))[:, None], value.shape)
@@ -70,12 +84,10 @@ def test_patching_a_run_with_itself_changes_not_a_bit(network, inside):
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_all_of_a_stage_is_the_donor(network, direction):
-    config, weights = network
+    config, weights, pairs = network
     streams = [c for c in components(config) if c in ("z_H", "z_L", "embedding")]
     patching = program(config, streams, 1)
-    answers = (CLEAN[:, 4], CORRUPTED[:, 4])
-    both = [rows[:, [0, 1, 3, 4]] for rows in (CLEAN, CORRUPTED)]
-    weights, both, answers = of_one_run(weights, both, answers)
+    weights, both, answers = one_run(weights, pairs)
     unpatched = [patching.unpatched(weights, queries, answers) for queries in both]
     donor, host = (0, 1) if direction == "denoising" else (1, 0)
     own, state = unpatched[donor]
@@ -91,9 +103,8 @@ def test_all_of_a_stage_is_the_donor(network, direction):
 def test_without_the_embedding_a_stage_is_not_all():
     """The recursive model injects its input again: both streams alone do not carry everything."""
     patching = program(RECURSIVE, ("z_H", "z_L"), 1)
-    answers = (CLEAN[:, 4], CORRUPTED[:, 4])
-    both = [rows[:, [0, 1, 3, 4]] for rows in (CLEAN, CORRUPTED)]
-    weights, both, answers = of_one_run(weights_of(RECURSIVE), both, answers)
+    weights = weights_of(RECURSIVE)
+    weights, both, answers = one_run(weights, make_pairs(RECURSIVE, weights))
     (_, donor), (host, _) = (patching.unpatched(weights, q, answers) for q in both)
     shares = {n: s for n, s in whole_stage(RECURSIVE, "Init").items() if n != "embedding"}
     patched = patching.patched(weights, both[1], answers, donor, shares)
@@ -101,29 +112,46 @@ def test_without_the_embedding_a_stage_is_not_all():
 
 
 def test_readings_by_hand(network):
-    config, (params, buffers) = network
+    config, (params, buffers), pairs = network
     if config is HALTING:
         pytest.skip("forward is one of its two steps")
-    effects = patch_effects(config, (params, buffers), PAIRS, sites=all_sites(config)[:1])
-    batch = make_batch(jnp.asarray(CLEAN[:, [0, 1, 3, 4]]), PAD)
+    effects = patch_effects(config, (params, buffers), pairs, sites=all_sites(config)[:1])
+    batch = make_batch(jnp.asarray(pairs.clean[:, QUERY]), PAD)
     logits = np.asarray(forward(config, params, buffers, batch).logits)[:, 3]
-    rows = np.arange(3)
-    expected = logits[rows, CLEAN[:, 4]] - logits[rows, CORRUPTED[:, 4]]
+    rows, clean = np.arange(4), pairs.clean[:, 4]
+    expected = logits[rows, clean] - logits[rows, pairs.corrupted[:, 4]]
     np.testing.assert_allclose(effects.clean[0], expected, atol=1e-4)
     # Of the recursive model z_H at Init is the same vector for all: nothing is patched.
     noising = effects.sel(direction="noising").isel(cell=0, site=0)
     if config is RECURSIVE:
-        log_p = logits[rows, CLEAN[:, 4]] - np.log(np.exp(logits).sum(axis=1))
+        log_p = logits[rows, clean] - np.log(np.exp(logits).sum(axis=1))
         assert float(noising.log_probability) == pytest.approx(log_p.mean(), abs=1e-4)
-        rank = (logits > logits[rows, CLEAN[:, 4], None]).sum(axis=1)
+        rank = (logits > logits[rows, clean, None]).sum(axis=1)
         assert float(noising["rank"]) == pytest.approx(rank.mean())
         assert float(noising.causal_strength) == pytest.approx((rank > 0).mean())
         assert float(noising.effect) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_network_that_tells_nothing_apart_has_no_effects():
+    """There is no difference to share: undefined, not a ratio of noise."""
+    weights = weights_of(RECURSIVE)
+    pairs = make_pairs(RECURSIVE, weights)
+    turned = Pairs("head", "id", pairs.corrupted, pairs.clean)
+    swapped = Pairs(
+        "head",
+        "id",
+        np.concatenate([pairs.clean[:, :4], pairs.corrupted[:, 4:]], axis=1),
+        np.concatenate([pairs.corrupted[:, :4], pairs.clean[:, 4:]], axis=1),
+    )
+    sites = all_sites(RECURSIVE, ("z_H",))
+    for given, defined in ((pairs, True), (turned, True), (swapped, False)):
+        effects = patch_effects(RECURSIVE, weights, given, sites=sites)
+        assert np.isfinite(effects.effect).all() == np.isfinite(effects.effect).any() == defined
+
+
 def test_the_place_of_the_answer_decides_at_the_last_stage(network):
-    config, weights = network
-    effects = patch_effects(config, weights, PAIRS, sites=all_sites(config, ("z_H",)))
+    config, weights, pairs = network
+    effects = patch_effects(config, weights, pairs, sites=all_sites(config, ("z_H",)))
     last = effects.isel(cell=0, site=np.flatnonzero(effects.place == config.evaluation_stages[-1]))
     place = "answer" if config.predicts_input else "relation2"
     for direction in ("denoising", "noising"):
@@ -143,11 +171,10 @@ def test_attribution_is_the_slope_of_the_exact_change():
     config = RECURSIVE
     sites = all_sites(config, ("z_H", "z_L", "embedding"))
     weights = init(config, jax.random.key(0))
-    effects = patch_effects(config, weights, PAIRS, direction="noising", sites=sites)
+    pairs = make_pairs(config, weights)
+    effects = patch_effects(config, weights, pairs, direction="noising", sites=sites)
     patching = program(config, ("z_H", "z_L", "embedding"))
-    answers = (CLEAN[:, 4], CORRUPTED[:, 4])
-    both = [rows[:, [0, 1, 3, 4]] for rows in (CLEAN, CORRUPTED)]
-    weights, both, answers = of_one_run(weights, both, answers)
+    weights, both, answers = one_run(weights, pairs)
     (plain, _), (_, donor) = (patching.unpatched(weights, q, answers) for q in both)
     share = 1e-2
     shares = {n: share * s for n, s in single_shares(config, sites).items()}
@@ -162,11 +189,14 @@ def test_runs_on_several_devices_are_each_its_own():
     """Nothing of a run, its gradients included, depends on who else is measured."""
     both = [weights_of(RECURSIVE, seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *both)
-    queries = tuple(np.stack([x, x]) for x in stack_pairs([PAIRS], 4))
+    queries = tuple(
+        np.stack(x)
+        for x in zip(*(stack_pairs([make_pairs(RECURSIVE, w)], 5) for w in both), strict=True)
+    )
     together = measure_effects(RECURSIVE, stacked, queries, null=True, mesh=make_mesh(2))
     for i, weights in enumerate(both):
         alone = measure_effects(
-            RECURSIVE, *of_one_run(weights, tuple(x[0] for x in queries)), null=True
+            RECURSIVE, *of_one_run(weights, tuple(x[i] for x in queries)), null=True
         )
         for name, value in alone.items():
             np.testing.assert_allclose(
@@ -176,18 +206,20 @@ def test_runs_on_several_devices_are_each_its_own():
 
 def test_a_missing_pair_is_nan_and_changes_no_mean():
     weights = weights_of(RECURSIVE)
-    sites = all_sites(RECURSIVE, ("z_L",))
-    fewer = Pairs("relation1", "ood", CLEAN[:2], CORRUPTED[:2])
-    effects = patch_effects(RECURSIVE, weights, [PAIRS, fewer], sites=sites, null=True)
+    sites, pairs = all_sites(RECURSIVE, ("z_L",)), make_pairs(RECURSIVE, weights)
+    fewer = Pairs("relation1", "ood", pairs.clean[:3], pairs.corrupted[:3])
+    effects = patch_effects(RECURSIVE, weights, [pairs, fewer], sites=sites, null=True)
     alone = patch_effects(RECURSIVE, weights, fewer, sites=sites, null=True)
-    assert effects.num_pairs.values.tolist() == [3, 2]
-    assert np.isnan(effects.logit_difference[1, ..., 2]).all()
+    assert effects.num_pairs.values.tolist() == [4, 3]
+    assert np.isnan(effects.logit_difference[1, ..., 3]).all()
     for name in ("effect", "attributed_effect", "null_effect", "kl", "rank", "causal_strength"):
+        assert np.isfinite(effects[name].sel(direction="noising")).all()
         np.testing.assert_allclose(effects[name][1], alone[name][0], atol=1e-3, err_msg=name)
 
 
 def test_effects_are_ratios_of_means():
-    effects = patch_effects(RECURSIVE, weights_of(RECURSIVE), PAIRS)
+    weights = weights_of(RECURSIVE)
+    effects = patch_effects(RECURSIVE, weights, make_pairs(RECURSIVE, weights))
     x = effects.isel(cell=0)
     total = float((x.clean - x.corrupted).mean())
     denoising = (x.logit_difference.sel(direction="denoising") - x.corrupted).mean("pair") / total
@@ -197,8 +229,8 @@ def test_effects_are_ratios_of_means():
 
 
 def test_patches_at_once_changes_nothing(network):
-    config, weights = network
-    few, many = (patch_effects(config, weights, PAIRS, patches_at_once=n) for n in (3, 100))
+    config, weights, pairs = network
+    few, many = (patch_effects(config, weights, pairs, patches_at_once=n) for n in (3, 100))
     np.testing.assert_allclose(few.logit_difference, many.logit_difference, rtol=2e-3, atol=1e-3)
 
 
@@ -211,4 +243,5 @@ def test_sites_are_what_can_matter():
     with pytest.raises(UserError, match="no component 'z_L'"):
         all_sites(config, ("z_L",))
     with pytest.raises(UserError, match="direction"):
-        patch_effects(config, weights_of(config), PAIRS, direction="sideways")
+        weights = weights_of(config)
+        patch_effects(config, weights, make_pairs(config, weights), direction="sideways")

@@ -40,7 +40,7 @@ def make_results(folder, num_seeds=3, name="x"):
                 )
     config = default_config()
     config.name = name
-    return Results(folder, config, pd.DataFrame(runs), pd.DataFrame(curves))
+    return Results(folder, config, 31, pd.DataFrame(runs), pd.DataFrame(curves))
 
 
 def test_a_row_per_regime(tmp_path):

@@ -47,6 +47,8 @@ def test_every_run_under_its_own_name(tmp_path):
 def test_a_resume_makes_no_step_twice(tmp_path, saved, again):
     write(tmp_path, [0, 10, 20])  # stopped after 20, the last checkpoint was at `saved`
     write(tmp_path, again, start_step=saved)
+    files = [p.name.split(".") for p in (tmp_path / "001-both_hop_full").iterdir()]
+    assert len({name[3] for name in files}) == 2  # a second each, by which readers order them
     assert [e.step for e in read(tmp_path).Scalars("loss")] == [0, 10, 20, 30]
 
 

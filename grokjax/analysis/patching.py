@@ -69,7 +69,7 @@ class Patching:
         self.config, self.components = config, tuple(components)
         self.patches_at_once = patches_at_once
         self._mesh = mesh or make_mesh(1, devices=jax.devices()[:1])
-        self._nobody: Donor | None = None  # shapes, of one run
+        self._nobody: dict[int, Donor] = {}  # shapes of one run's states, by number of pairs
         run = functools.partial(_run, config)
         self._run = over_runs(run, self._mesh)
         self._attribute = over_runs(functools.partial(_attribute, config), self._mesh)
@@ -88,13 +88,15 @@ class Patching:
         A state that another program computed differs in its last bits; taken from this one, a run
         patched with itself is that run exactly.
         """
-        num_runs = queries.shape[0]
-        if self._nobody is None:
-            self._nobody = jax.eval_shape(
+        num_runs, num_pairs = queries.shape[:2]
+        if num_pairs not in self._nobody:
+            self._nobody[num_pairs] = jax.eval_shape(
                 functools.partial(_states, self.config, self.components),
                 *jax.tree.map(lambda x: x[0], (weights, queries)),
             )
-        nobody = jax.tree.map(lambda x: jnp.zeros((num_runs, *x.shape), x.dtype), self._nobody)
+        nobody = jax.tree.map(
+            lambda x: jnp.zeros((num_runs, *x.shape), x.dtype), self._nobody[num_pairs]
+        )
         readings, donor = self._run(
             weights, queries, answers, nobody, self._for_runs(self._nothing(), num_runs)
         )
