@@ -49,6 +49,23 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(f"\nfigure: {picture}\ntables: {results.workdir / 'curves.csv'}")
 
 
+def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from grokjax.devices import setup_devices
+    from grokjax.experiment import load_sweep
+    from grokjax.sweeps import SweepFailed, run_sweep
+
+    setup_devices()
+    config, rows = load_sweep(args.config, overrides)
+    try:
+        found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run)
+    except SweepFailed as failed:
+        print(f"grokjax: {failed}", file=sys.stderr)
+        return 1
+    if found is not None:
+        print(f"\n{len(found.runs)} runs: {found.workdir / 'runs.csv'}; grokjax report draws them")
+    return 0
+
+
 def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     args.config = "experiments/quickstart.py" + (":smoke" if args.smoke else "")
     if args.workdir is None:
@@ -163,6 +180,9 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("train", train, "train a population; again: resume or extend it", True)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
+    added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added", True)
+    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all its populations")
+    added.add_argument("--dry-run", action="store_true", help="only print the plan")
     added = command("quickstart", quickstart, "train three regimes and draw when each groks")
     added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
     added.set_defaults(takes_settings=True)

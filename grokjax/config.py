@@ -120,6 +120,9 @@ def default_config() -> ml_collections.ConfigDict:
         }
     )
 
+    # How a sweep is cut; 0 suggests what fits the memory.
+    config.sweep = ml_collections.ConfigDict({"runs_per_population": 0})
+
     # Differences between the runs of this population: a tuple of {setting: value}, made by the
     # experiment file's sweep(add). Empty: one run with the settings above.
     config.runs = ()

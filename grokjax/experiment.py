@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from grokjax.errors import UserError
 from grokjax.model import DECODER
 from grokjax.population import evaluated_model, model_config
-from grokjax.sweep import Sweep, expand, flatten, rows_of, set_setting, unknown_setting
+from grokjax.sweep import Row, Sweep, expand, flatten, rows_of, set_setting, unknown_setting
 
 _CHOICES = {
     "model.kind": ("recursive", "decoder"),
@@ -46,6 +46,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         "optimizer.grokfast_lambda", "optimizer.register_learning_rate",
         "optimizer.register_weight_decay",
         "evaluate.H_cycles", "evaluate.L_cycles", "evaluate.num_loops",
+        "sweep.runs_per_population",
     )),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, (
         "optimizer.beta1", "optimizer.beta2", "optimizer.ema_rate", "optimizer.grokfast_alpha",
@@ -68,6 +69,23 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
     Raises:
       UserError: no such file, a bad override, or one that the sweep varies.
     """
+    config, rows = load_sweep(path, overrides)
+    config.runs = rows_of(rows)
+    validate(config)
+    return config
+
+
+def load_sweep(
+    path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
+) -> tuple[ConfigDict, list[Row]]:
+    """The config of an experiment file, and its sweep's rows, which may change any setting.
+
+    Args:
+      path, overrides: as in `load_experiment`.
+
+    Raises:
+      UserError: as there.
+    """
     file, _, argument = path.partition(":")
     module = _load_module(file)
     if not hasattr(module, "get_config"):
@@ -81,8 +99,8 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
             set_setting(config, name, value)
     else:
         overrides = _override(config, overrides)
+    sweep = Sweep()
     if hasattr(module, "sweep"):
-        sweep = Sweep()
         takes_argument = len(inspect.signature(module.sweep).parameters) > 1
         module.sweep(sweep, argument) if takes_argument else module.sweep(sweep)
         varied = {name for row in sweep.rows for name in row}
@@ -92,9 +110,7 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
                 f"--config.{clash[0]}: the sweep of {file} varies it; edit its sweep(add), or use"
                 " an experiment without one"
             )
-        config.runs = rows_of(sweep.rows)
-    validate(config)
-    return config
+    return config, sweep.rows
 
 
 def validate(config: ConfigDict) -> None:

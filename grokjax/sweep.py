@@ -34,7 +34,7 @@ TRACED = (
 )
 
 # What a run's identity leaves out: how long it trains, and whom it trains with.
-_NOT_IDENTITY = ("name", "runs", "train.num_steps")
+_NOT_IDENTITY = ("name", "runs", "train.num_steps", "sweep.runs_per_population")
 
 
 class Sweep:
@@ -199,7 +199,7 @@ def _check_traced(name: str, number: int) -> None:
         raise UserError(f"sweep row {number}: {unknown_setting(name, known)}")
     raise UserError(
         f"sweep row {number}: '{name}' shapes the program, so all runs of a population share it;"
-        " train its values in workdirs of their own"
+        " use grokjax sweep, which trains its values in populations of their own"
     )
 
 

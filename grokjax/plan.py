@@ -1,0 +1,244 @@
+"""The plan of a sweep: which rows train together, in which populations; append-only.
+
+Rows that differ in traced settings alone share a population; others make further ones, and no
+population has more runs than fit. A row that the plan has, by its settings' hash, is not planned
+again, so that a sweep can grow: new rows form new populations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from grokjax.cost import duration, matmul_ceiling, train_flops
+from grokjax.dataset import SPECIAL_TOKENS
+from grokjax.errors import UserError
+from grokjax.experiment import validate
+from grokjax.files import write_atomically
+from grokjax.folder import load_dataset
+from grokjax.model import DECODER, ModelConfig, num_parameters
+from grokjax.population import model_config
+from grokjax.sweep import (
+    TRACED,
+    Row,
+    expand,
+    flatten,
+    from_json,
+    set_setting,
+    settings_hash,
+    to_json,
+)
+
+PLAN = "plan.json"
+SCHEMA_VERSION = 1
+_MOST_RUNS = 1024  # of one population, whatever fits
+_MEMORY_SHARE = 0.7  # of what there is; the rest is for what an estimate does not see
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedPopulation:
+    """What one call of `train_and_evaluate` trains."""
+
+    name: str
+    config: ConfigDict
+    run_hashes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All populations of a sweep, in the order in which they were planned."""
+
+    populations: tuple[PlannedPopulation, ...] = ()
+
+    @property
+    def run_hashes(self) -> set[str]:
+        return {h for population in self.populations for h in population.run_hashes}
+
+
+def read_plan(workdir: str | os.PathLike) -> Plan:
+    """The plan of a sweep's workdir; an empty one if there is none.
+
+    Raises:
+      UserError: `plan.json` is damaged, or of another version.
+    """
+    path = pathlib.Path(workdir) / PLAN
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return Plan()
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{path}: damaged; restore it, or sweep in a new workdir") from None
+    if not isinstance(content, Mapping) or content.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path}: not a plan of this version; sweep in a new workdir")
+    try:
+        return Plan(
+            tuple(
+                PlannedPopulation(str(p["name"]), from_json(p["config"]), tuple(p["run_hashes"]))
+                for p in content["populations"]
+            )
+        )
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: damaged; restore it, or sweep in a new workdir") from None
+
+
+def write_plan(workdir: pathlib.Path, plan: Plan) -> None:
+    """Replaces `plan.json` in one step."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "populations": [
+            {"name": p.name, "config": to_json(p.config), "run_hashes": list(p.run_hashes)}
+            for p in plan.populations
+        ],
+    }
+    write_atomically(workdir / PLAN, json.dumps(content, indent=1) + "\n")
+
+
+def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]]) -> Plan:
+    """The plan with the rows that it lacks, as new populations.
+
+    Populations of rows that are asked for again learn of a larger `train.num_steps`.
+
+    Args:
+      plan: as it is.
+      config: the settings that rows change.
+      rows: {setting: value}, any setting; equal ones are planned once.
+
+    Raises:
+      UserError: a row that no population can train.
+    """
+    known, asked = plan.run_hashes, set()
+    by_static: dict[str, list[tuple[ConfigDict, Row, str]]] = {}
+    for row in rows or [{}]:
+        static = {name: value for name, value in row.items() if name not in TRACED}
+        traced = {name: value for name, value in row.items() if name in TRACED}
+        base = ConfigDict(config.to_dict())
+        for name, value in static.items():
+            set_setting(base, name, value)
+        base.runs = (traced,)
+        run_hash = settings_hash(expand(base)[0])
+        if run_hash not in known and run_hash not in asked:
+            key = json.dumps(static, sort_keys=True)
+            by_static.setdefault(key, []).append((base, traced, run_hash))
+        asked.add(run_hash)
+    populations = [_longer(p, config.train.num_steps, asked) for p in plan.populations]
+    for members in by_static.values():
+        base = members[0][0]
+        validate(base)
+        size = base.sweep.runs_per_population or suggest_runs(base)
+        for start in range(0, len(members), size):
+            chunk = members[start : start + size]
+            own = ConfigDict(base.to_dict())
+            own.runs = tuple(traced for _, traced, _ in chunk)
+            validate(own)
+            name = f"{len(populations):03d}"
+            populations.append(PlannedPopulation(name, own, tuple(h for _, _, h in chunk)))
+    return Plan(tuple(populations))
+
+
+def _longer(population: PlannedPopulation, num_steps: int, asked: set[str]) -> PlannedPopulation:
+    if num_steps <= population.config.train.num_steps or not asked & set(population.run_hashes):
+        return population
+    config = ConfigDict(population.config.to_dict())
+    config.train.num_steps = num_steps
+    return dataclasses.replace(population, config=config)
+
+
+def planned_model(config: ConfigDict) -> ModelConfig:
+    """The model of a population, its vocabulary counted without making the data."""
+    d = config.data
+    if d.folder:
+        return model_config(config, load_dataset(d, config.seeds.data).vocabulary.size)
+    return model_config(config, 1 + d.num_entities + d.num_relations + len(SPECIAL_TOKENS))
+
+
+def run_bytes(config: ConfigDict) -> int:
+    """An estimate of the memory that one run takes: state, data and, where runs are vmapped,
+    activations. The worker checks the compiled program before it trains."""
+    model = planned_model(config)
+    copies = 6 + any(row.get("optimizer.grokfast_lambda", 0) for row in config.runs)
+    state = 4 * copies * num_parameters(model)  # weights, average, moments, gradient, update
+    facts = config.data.num_entities * config.data.out_degree
+    table = 8 * facts * (1 + min(config.data.phi, config.data.out_degree))
+    if jax.default_backend() == "cpu":
+        return int(state + table)
+    levels = (
+        model.num_loops
+        if model.kind == DECODER
+        else (model.gradient_cycles or model.H_cycles) * (model.L_cycles + 1)
+    )
+    width = 8 * model.hidden_size + 3 * model.inner_size(model.hidden_size)
+    states = config.train.batch_size * model.length * width * levels * model.num_layers
+    return int(state + table + 4 * states)
+
+
+def suggest_runs(config: ConfigDict) -> int:
+    """Runs of one population that fit this machine's memory, all devices together."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        available = (device.memory_stats() or {}).get("bytes_limit", 2**34) * len(jax.devices())
+    return int(min(max(_MEMORY_SHARE * available // run_bytes(config), 1), _MOST_RUNS))
+
+
+def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
+    """A table for a terminal: populations, runs, memory, FLOPs, time.
+
+    Args:
+      plan: the plan.
+      states: by population, what has become of it.
+    """
+    header = ("population", "runs", "state", "steps", "memory", "FLOP", "at least", "differs in")
+    rate = matmul_ceiling(
+        plan.populations[0].config.model.dtype if plan.populations else "float32", jax.devices()
+    )
+    rows, total = [], 0.0
+    statics = [_static_settings(p.config) for p in plan.populations]
+    varied = {n for s in statics for n in s if len({str(t.get(n)) for t in statics}) > 1}
+    for population, static in zip(plan.populations, statics, strict=True):
+        c, n = population.config, len(population.run_hashes)
+        flops = float(train_flops(planned_model(c))) * c.train.batch_size * c.train.num_steps * n
+        done = states[population.name] == "done"
+        total += 0.0 if done else flops
+        differs = ", ".join(f"{name}={static[name]}" for name in sorted(varied))
+        rows.append(
+            (
+                population.name,
+                f"{n}",
+                states[population.name],
+                f"{c.train.num_steps:,}",
+                f"{n * run_bytes(c) / 2**30:.2f} GiB",
+                f"{flops:.1e}",
+                "-" if done else duration(flops / rate),
+                differs or "-",
+            )
+        )
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+    num_runs = sum(len(p.run_hashes) for p in plan.populations)
+    lines.append(
+        f"{len(rows)} populations, {num_runs} runs; {total:.1e} FLOP left: at least"
+        f" {duration(total / rate)} at the {rate / 1e9:,.0f} GFLOP/s of matrix products here"
+    )
+    return "\n".join(lines)
+
+
+def _static_settings(config: ConfigDict) -> dict[str, Any]:
+    ignored = ("name", "runs", "train.num_steps")
+    flat = flatten(config)
+    return {
+        n: v
+        for n, v in flat.items()
+        if n not in TRACED and n not in ignored and not n.startswith("runs[")
+    }

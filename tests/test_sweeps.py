@@ -1,0 +1,207 @@
+"""Sweeps: planned once, trained once, grown later; a failure stops nobody else."""
+
+import pathlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny_config
+
+import grokjax
+from grokjax import plan, sweeps
+from grokjax.cli import main
+from grokjax.errors import UserError
+from grokjax.plan import extend_plan, read_plan
+from grokjax.sweep import expand, grid, product, seeds, settings_hash
+
+
+def fast(**changes):
+    return tiny_config(train__num_steps=20, checkpoint__every=10, **changes)
+
+
+def rows(num_seeds=2, widths=(16,), rates=(1e-3,)):
+    return list(
+        product(
+            grid("model.hidden_size", widths),
+            grid("optimizer.learning_rate", rates),
+            seeds(num_seeds),
+        )
+    )
+
+
+def test_traced_settings_share_a_population_and_static_ones_do_not():
+    plan = extend_plan(plan_of(), fast(), rows(2, (16, 32), (1e-3, 2e-3)))
+    assert [len(p.run_hashes) for p in plan.populations] == [4, 4]
+    assert [p.config.model.hidden_size for p in plan.populations] == [16, 32]
+    for population in plan.populations:
+        hashes = [settings_hash(run) for run in expand(population.config)]
+        assert hashes == list(population.run_hashes)
+    assert len(plan.run_hashes) == 8
+
+
+def plan_of(*populations):
+    return plan.Plan(populations)
+
+
+def test_a_population_is_cut_to_what_is_declared():
+    config = fast()
+    config.sweep.runs_per_population = 3
+    planned = extend_plan(plan_of(), config, rows(8))
+    assert [len(p.run_hashes) for p in planned.populations] == [3, 3, 2]
+    assert [p.name for p in planned.populations] == ["000", "001", "002"]
+    # How it is cut is nobody's identity: cut otherwise, no row is new.
+    config.sweep.runs_per_population = 8
+    assert extend_plan(planned, config, rows(8)) == planned
+
+
+def test_equal_rows_are_planned_once_and_new_ones_appended():
+    first = extend_plan(plan_of(), fast(), rows(2) + rows(2))
+    assert [len(p.run_hashes) for p in first.populations] == [2]
+    more = extend_plan(first, fast(), rows(4, (16, 32)))
+    assert more.populations[0] == first.populations[0]
+    assert [len(p.run_hashes) for p in more.populations] == [2, 2, 4]
+    # A row that is no longer asked for stays; more steps reach those that are.
+    longer = extend_plan(more, fast(), rows(1))
+    assert longer == more
+    config = fast()
+    config.train.num_steps = 40
+    longer = extend_plan(more, config, rows(2))
+    assert [p.config.train.num_steps for p in longer.populations] == [40, 20, 20]
+
+
+def test_memory_suggests_how_many_fit(monkeypatch):
+    config = fast()
+    small = plan.suggest_runs(config)
+    assert 1 <= small <= 1024
+    monkeypatch.setattr(plan, "_MEMORY_SHARE", 10.5 * plan.run_bytes(config) / total_memory())
+    assert plan.suggest_runs(config) == 10
+    monkeypatch.setattr(plan, "_MEMORY_SHARE", 1e-12)
+    assert plan.suggest_runs(config) == 1
+    config.model.hidden_size = 64
+    assert plan.run_bytes(config) > plan.run_bytes(fast())
+
+
+def total_memory():
+    import os
+
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_a_plan_survives_its_file(tmp_path):
+    config = fast(data__phi=float("inf"))
+    planned = extend_plan(plan_of(), config, rows(2, (16, 32)))
+    plan.write_plan(tmp_path, planned)
+    again = read_plan(tmp_path)
+    assert [p.run_hashes for p in again.populations] == [p.run_hashes for p in planned.populations]
+    assert [p.config.to_dict() for p in again.populations] == [
+        p.config.to_dict() for p in planned.populations
+    ]
+    for damage in ("{", "[]", '{"schema_version": 1}', '{"schema_version": 9, "populations": []}'):
+        (tmp_path / "plan.json").write_text(damage)
+        with pytest.raises(UserError, match="in a new workdir"):
+            read_plan(tmp_path)
+
+
+def test_a_bad_row_is_named_before_anything_is_written(tmp_path):
+    for row, message in (
+        ({"model.hiden_size": 16}, "hidden_size"),
+        ({"model.hidden_size": 17}, "num_heads"),
+        ({"optimizer.learning_rate": -1.0}, "learning_rate"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweeps.run_sweep(fast(), [row], tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_sweep_trains_what_is_missing_and_gathers_all(tmp_path, capsys):
+    workdir = tmp_path / "w"
+    first = grokjax.run_sweep(fast(), rows(2), workdir)
+    assert first.runs.status.tolist() == ["done"] * 2
+    trained = {p: p.stat().st_mtime_ns for p in workdir.rglob("curves.csv")}
+
+    grown = grokjax.run_sweep(fast(), rows(3, (16, 32)), workdir)
+    assert {p: p.stat().st_mtime_ns for p in trained} == trained  # not trained again
+    assert grown.runs.run_id.tolist() == [0, 1, 2, 3, 4, 5]
+    assert grown.runs["model.hidden_size"].tolist() == [16, 16, 16, 32, 32, 32]
+    assert grown.runs["seeds.init"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert grown.runs.population.tolist() == ["000"] * 2 + ["001"] + ["002"] * 3
+    own, own_id = grown.locate(4)
+    x = own.curves[own.curves.run_id == own_id].reset_index(drop=True)
+    y = grown.curves[grown.curves.run_id == 4].reset_index(drop=True)
+    pd.testing.assert_frame_equal(x.drop(columns="run_id"), y.drop(columns="run_id"))
+
+    stored = pd.read_parquet(workdir / "curves.parquet")
+    pd.testing.assert_frame_equal(stored, grown.curves)
+    assert (
+        pd.read_csv(workdir / "runs.csv").run_hash.astype(str).tolist()
+        == grown.runs.run_hash.tolist()
+    )
+    loaded = grokjax.load(workdir)
+    pd.testing.assert_frame_equal(loaded.runs, grown.runs)
+    capsys.readouterr()
+    grokjax.run_sweep(fast(), rows(3, (16, 32)), workdir)
+    assert "step" not in capsys.readouterr().out.replace("steps", "")
+
+
+def test_a_member_trains_as_it_would_alone(tmp_path):
+    swept = grokjax.run_sweep(fast(), rows(2, rates=(1e-3, 2e-3)), tmp_path / "w")
+    row = swept.runs.iloc[3]
+    config = fast(optimizer__learning_rate=row["optimizer.learning_rate"])
+    config.seeds.update({k: int(row[f"seeds.{k}"]) for k in ("data", "init", "order")})
+    alone = grokjax.train_and_evaluate(config, tmp_path / "alone")
+    own = swept.curves[swept.curves.run_id == 3]
+    np.testing.assert_allclose(own.loss, alone.curves.loss, rtol=1e-4)
+
+
+def test_a_failure_stops_nobody_else_and_is_tried_again(tmp_path, monkeypatch):
+    workdir, real = tmp_path / "w", sweeps.train_and_evaluate
+
+    def broken(config, folder):
+        if pathlib.Path(folder).name == "000":
+            raise MemoryError("no room\nat all")
+        return real(config, folder)
+
+    monkeypatch.setattr(sweeps, "train_and_evaluate", broken)
+    with pytest.raises(sweeps.SweepFailed, match=r"1 of 2 populations failed: 000 \(no room\)"):
+        sweeps.run_sweep(fast(), rows(1, (16, 32)), workdir)
+    found = grokjax.load(workdir)
+    assert found.runs.status.tolist() == ["pending", "done"]
+    states = [sweeps.population_state(workdir, p) for p in found.plan.populations]
+    assert states == ["failed", "done"]
+    assert "MemoryError" in (workdir / "populations" / "000" / "error.txt").read_text()
+    monkeypatch.setattr(sweeps, "train_and_evaluate", real)
+    assert sweeps.run_sweep(fast(), rows(1, (16, 32)), workdir).runs.status.tolist() == ["done"] * 2
+    assert not (workdir / "populations" / "000" / "error.txt").exists()
+
+
+EXPERIMENT = '''"""A sweep over a static setting."""
+from conftest import tiny_config
+from grokjax.sweep import grid, product, seeds
+
+def get_config():
+    return tiny_config(train__num_steps=20, checkpoint__every=10)
+
+def sweep(add):
+    for row in product(grid("model.hidden_size", (16, 32)), seeds(1)):
+        add(row)
+'''
+
+
+def test_the_command(tmp_path, capsys):
+    file = tmp_path / "x.py"
+    file.write_text(EXPERIMENT)
+    workdir = tmp_path / "w"
+    options = ["sweep", f"--config={file}", f"--workdir={workdir}"]
+    assert main([*options, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "2 populations, 2 runs" in text and "model.hidden_size=32" in text
+    assert not workdir.exists()
+    assert main([*options, "--config.train.num_steps=10"]) == 0
+    assert main([*options, "--dry-run"]) == 0
+    assert "partial" in capsys.readouterr().out  # twenty steps are asked for now
+    assert main(options) == 0
+    assert grokjax.load(workdir).runs.step.tolist() == [20, 20]
+    assert main(["train", f"--config={file}", f"--workdir={tmp_path / 't'}"]) == 2
+    assert "grokjax sweep" in capsys.readouterr().err
+    assert main(["sweep", f"--config={file}", f"--workdir={workdir / 'populations' / '000'}"]) == 2
+    assert "a folder of its own" in capsys.readouterr().err
