@@ -10,6 +10,7 @@ and answers 0.75 of OOD compositions by 1.3 M; both_hop_full answers 0.95 at 45 
     grokjax train --config=experiments/paper.py:reduced --workdir=runs/paper-reduced
 
 The same architecture, data and schedule at hidden size 32 and batch 64, to try the path on a CPU.
+`:medium` is hidden size 256 and 400,000 steps: what the sweeps for accelerators start from.
 """
 
 from grokjax.config import default_config
@@ -17,7 +18,7 @@ from grokjax.graph import REGIMES
 from grokjax.sweep import grid, product, seeds
 
 NUM_SEEDS = 1
-ARGUMENTS = ("reduced",)
+ARGUMENTS = ("reduced", "medium")
 
 
 def get_config(size=""):
@@ -26,6 +27,9 @@ def get_config(size=""):
     if size == "reduced":
         config.model.update({"hidden_size": 32, "register_size": 32})
         config.train.batch_size = 64
+    if size == "medium":
+        config.model.update({"hidden_size": 256, "register_size": 256})
+        config.train.num_steps = 400_000
     # 15 stages x 5 positions x 2,207 tokens of float32 lens logits a query.
     config.evaluate.batch_size = 128
     return config

@@ -51,11 +51,11 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     from grokjax.devices import setup_devices
-    from grokjax.experiment import load_sweep
+    from grokjax.experiment import read_experiment
     from grokjax.sweeps import SweepFailed, run_sweep
 
     setup_devices()
-    config, rows = load_sweep(args.config, overrides)
+    config, rows = read_experiment(args.config, overrides)
     try:
         found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run)
     except SweepFailed as failed:
@@ -64,6 +64,14 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     if found is not None:
         print(f"\n{len(found.runs)} runs: {found.workdir / 'runs.csv'}; grokjax report draws them")
     return 0
+
+
+def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.report import write_report
+    from grokjax.sweeps import load
+
+    _require_workdir(args.workdir)
+    print(f"report: {write_report(load(args.workdir), args.out)}")
 
 
 def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -183,6 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added", True)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all its populations")
     added.add_argument("--dry-run", action="store_true", help="only print the plan")
+    added = command("report", report, "one page: what came when, at what cost, how certain")
+    added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
+    added.add_argument("--out", metavar="DIR", help="default: the workdir")
     added = command("quickstart", quickstart, "train three regimes and draw when each groks")
     added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
     added.set_defaults(takes_settings=True)

@@ -43,6 +43,12 @@ def train_flops(config: ModelConfig) -> int:
     return forward_flops(config) + 2 * forward_flops(config, cycles=gradient_cycles)
 
 
+def evaluation_flops(config: ModelConfig) -> int:
+    """Of one probe query: every halting step, and the lens on every stage."""
+    lens = len(config.evaluation_stages) * 2 * config.hidden_size * config.vocab_size
+    return config.halt_max_steps * forward_flops(config) + lens * config.seq_len
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """What a population will need. Bytes are per machine on CPU and per device elsewhere."""

@@ -69,13 +69,13 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
     Raises:
       UserError: no such file, a bad override, or one that the sweep varies.
     """
-    config, rows = load_sweep(path, overrides)
+    config, rows = read_experiment(path, overrides)
     config.runs = rows_of(rows)
     validate(config)
     return config
 
 
-def load_sweep(
+def read_experiment(
     path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
 ) -> tuple[ConfigDict, list[Row]]:
     """The config of an experiment file, and its sweep's rows, which may change any setting.

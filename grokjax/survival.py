@@ -7,6 +7,7 @@ Times are in steps (or any unit), observed or censored at the end of a run. Prot
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ def kaplan_meier(time: Float[np.ndarray, N], observed: Bool[np.ndarray, N]) -> p
     data = stats.CensoredData(uncensored=time[observed], right=time[~observed])
     curve = stats.ecdf(data).sf
     at = curve.quantiles
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where the formula has no width to give
         bounds = curve.confidence_interval(method="log-log")
         low, high = bounds.low.probabilities, bounds.high.probabilities
     # Before the first event, and after all runs had it, the formula has no width to give.
@@ -66,7 +68,8 @@ def aalen_johansen(time: Float[np.ndarray, N], cause: Int[np.ndarray, N]) -> pd.
     """
     time, cause = np.asarray(time, float), np.asarray(cause)
     columns = ["time", "probability", "low", "high", "at_risk"]
-    rows = [(0.0, 0.0, 0.0, 0.0, len(time))]
+    nobody = wilson(0, len(time))
+    rows = [(0.0, 0.0, 0.0, nobody.high, len(time))]
     ends = np.unique(time[cause != CENSORED])
     at_risk = np.array([(time >= t).sum() for t in ends], float)
     events, competing = (
@@ -85,15 +88,19 @@ def aalen_johansen(time: Float[np.ndarray, N], cause: Int[np.ndarray, N]) -> pd.
         second = (s**2 * e * (n - e) / n**3).sum()
         third = (rest * s * e / n**2).sum()
         variance = max(first + second - 2 * third, 0.0)
-        low, high = _log_log(probability[k], variance)
+        low, high = _log_log(probability[k], variance, len(time))
         rows.append((t, probability[k], low, high, int(at_risk[k])))
     return pd.DataFrame(rows, columns=columns)
 
 
-def _log_log(p: float, variance: float) -> tuple[float, float]:
-    """Interval of a probability on the log(-log) scale, which keeps it between 0 and 1."""
+def _log_log(p: float, variance: float, n: int) -> tuple[float, float]:
+    """Interval of a probability on the log(-log) scale, which keeps it between 0 and 1.
+
+    Where all or none of n had the event, the scale has none; Wilson's does.
+    """
     if not 0 < p < 1 or variance == 0:
-        return p, p
+        whole = wilson(round(p * n), n)
+        return whole.low, whole.high
     width = 1.959964 * math.sqrt(variance) / abs(p * math.log(p))
     return p ** math.exp(width), p ** math.exp(-width)
 
@@ -122,7 +129,7 @@ def restricted_mean(
         if d and risk > d:
             variance += after[k] ** 2 * d / (risk * (risk - d))
     half = 1.959964 * math.sqrt(variance)
-    if n < 2:
+    if n < 2 or not variance:  # nothing observed, nothing to tell a spread by
         return Interval(mean, math.nan, math.nan, n)
     return Interval(mean, max(mean - half, 0.0), min(mean + half, horizon), n)
 

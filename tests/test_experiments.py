@@ -6,21 +6,27 @@ import pytest
 from conftest import ROOT, tiny_config
 
 from grokjax.errors import UserError
-from grokjax.experiment import load_experiment, validate
+from grokjax.experiment import load_experiment, read_experiment, validate
 from grokjax.graph import resolve_augmentation
+from grokjax.plan import Plan, extend_plan
 from grokjax.sweep import expand
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
-SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced"]}
+SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced", "medium"]}
+SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "accelerators", "sharing")
 SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_every_config_builds(file):
-    for size in SIZES[file.stem]:
-        config = load_experiment(f"{file}:{size}" if size else str(file))
-        runs = expand(config)
-        assert runs and all(resolve_augmentation(run.data) is not None for run in runs)
+    for size in SIZES.get(file.stem, ["", "small"]):
+        config, rows = read_experiment(f"{file}:{size}" if size else str(file))
+        config.sweep.runs_per_population = 64
+        plan = extend_plan(Plan(), config, rows)
+        runs = [run for population in plan.populations for run in expand(population.config)]
+        assert len(runs) == len(plan.run_hashes) == max(len(rows), 1)  # no row twice
+        assert all(resolve_augmentation(run.data) is not None for run in runs)
+    assert (file.stem in SIZES) != (file.stem in SWEEPS)
     assert "grokjax" in file.read_text().split('"""')[1]  # its docstring has the command
 
 

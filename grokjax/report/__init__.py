@@ -1,0 +1,245 @@
+"""The report of a workdir: what came when, at what cost, with what certainty."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+import pandas as pd
+
+from grokjax.files import write_atomically
+from grokjax.report import pictures, tables
+from grokjax.report.groups import Study, outcome_table, study
+from grokjax.report.html import Section, render
+from grokjax.results import Results
+from grokjax.sweeps import SweepResults
+
+REPORT = "report.html"
+THRESHOLD = 0.95
+
+
+def write_report(
+    found: Results | SweepResults, out: str | os.PathLike | None = None
+) -> pathlib.Path:
+    """Writes `report.html`, its pictures as PNG with their data, and its tables as CSV.
+
+    Args:
+      found: what `grokjax.load` gave, trained in full or in part.
+      out: folder, the workdir by default.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: nothing has been trained.
+    """
+    data = study(found)
+    folder = pathlib.Path(out) if out is not None else data.workdir
+    sections, drawn, made = _sections(data)
+    for name, picture in drawn.items():
+        picture.save(folder / "figures" / f"{name}.png")
+    for name, table in made.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        table.to_csv(folder / f"{name}.csv", index=False)
+    page = render(f"{data.name}: is grokking worth its compute?", _lead(data), sections)
+    write_atomically(folder / REPORT, page)
+    return folder / REPORT
+
+
+def _lead(data: Study) -> str:
+    by_state = data.runs.status.value_counts()
+    states = ", ".join(f"{n} {state}" for state, n in by_state.items())
+    return (
+        f"{len(data.runs)} runs in {len(data.groups)} groups, up to step {data.step:,} ({states})."
+        " Accuracy is of OOD compositions, two facts that were never composed in training unless a"
+        " regime says so; the path is the bridge entity read through the logit lens at the answer's"
+        " place. Times are censored where a training ended first, and a diverged run is a competing"
+        " end, not a slow one."
+    )
+
+
+def _sections(data: Study):
+    times, cost = tables.times_table(data, THRESHOLD), tables.cost_table(data)
+    kinds, outcomes = tables.grok_kinds(data, THRESHOLD), outcome_table(data, THRESHOLD)
+    paper = _paper_curves(data)
+    drawn = {
+        "report_curves": pictures.curves_picture(data, paper),
+        "survival": pictures.survival_picture(data, THRESHOLD),
+        "cost_benefit": pictures.benefit_picture(data),
+    }
+    facts = _facts(data)
+    n = _span(data.runs.groupby("group").size())
+    sections = [
+        Section(
+            "What happens when",
+            "Median over the runs of a group, with their full range (from 10 runs on: 10th to 90th"
+            " percentile). EMA weights.",
+            [(drawn["report_curves"], _alt_curves(data), f"n = {n} runs a group. {facts}")],
+        ),
+        Section(
+            "Time to memorise, to the path, to grokking",
+            f"Each at {THRESHOLD:g} in three evaluations running. Aalen-Johansen estimates with"
+            " 95 % log-log intervals; a tick is a run whose training ended before.",
+            [(drawn["survival"], _alt_survival(times), f"n = {n} runs a group. {facts}")],
+            [
+                (
+                    _shown_times(times),
+                    "P: probability by the end of training. Mean steps: restricted to"
+                    f" {times.horizon.iloc[0]:,.0f} steps. p: log-rank against the first group.",
+                ),
+                (
+                    _shown_kinds(kinds),
+                    "Shares of runs with 95 % Wilson intervals. True: path and grokking observed."
+                    " Fake: grokked with the path score below 0.5 throughout. Delay: grokking after"
+                    " memorising, steps, mean of runs with both.",
+                ),
+            ],
+        ),
+    ]
+    if pictures.has_phases(data):
+        drawn["phase_diagram"] = pictures.phase_picture(data, THRESHOLD)
+        phases = drawn["phase_diagram"].data
+        sections.append(
+            Section(
+                "Fake grokking: the phase diagram",
+                "Share of runs in each cell. Orange: where a logistic regression on both ratios and"
+                " their product puts 0.5.",
+                [(drawn["phase_diagram"], _alt_phases(phases), f"n in each cell. {facts}")],
+            )
+        )
+    sections.append(
+        Section(
+            "Is it worthwhile?",
+            "FLOPs are analytic, of matrix products: cycles without gradient count forward only."
+            " Evaluation is not in them"
+            f" (one evaluation: {data.runs.evaluation_flops.mean():.1e} FLOP a run). Device-seconds"
+            " are without compilation, shared by the runs of a program, evaluations included.",
+            [(drawn["cost_benefit"], _alt_benefit(cost), f"Median and full range. {facts}")],
+            [
+                (
+                    _shown_costs(cost),
+                    "FLOPs until the OOD accuracy, mean and 95 % Student-t interval of the runs"
+                    " that reached it; the others are censored. Ratio: to the first group, over"
+                    " the seeds where both reached it, bootstrap over them.",
+                )
+            ],
+        )
+    )
+    made = {"times": times, "costs": cost, "grok_kinds": kinds, "outcomes": outcomes}
+    return sections, drawn, made
+
+
+def _paper_curves(data: Study) -> dict | None:
+    """The published curves, where the setting is the paper's."""
+    runs, config = data.runs, json.loads(_first_config(data).read_text())["config"]
+    d, m = config["data"], config["model"]
+    same = (d["num_entities"], d["num_relations"], d["out_degree"], d["phi"]) == (
+        2000,
+        200,
+        20,
+        18.0,
+    )
+    same = same and m["kind"] == "recursive" and m["hidden_size"] == 1536
+    if not same or not len(runs):
+        return None
+    file = importlib.resources.files("grokjax") / "paper_curves.json"
+    return json.loads(file.read_text())["pretrain"]
+
+
+def _first_config(data: Study) -> pathlib.Path:
+    return next(iter(sorted(data.workdir.glob("**/config.json"))))
+
+
+def _facts(data: Study) -> str:
+    f = data.facts
+    seeds = data.runs["seeds.data"].nunique() if "seeds.data" in data.runs else 1
+    return (
+        f"{seeds} seeds; first run's config hash {f['hash']}; {f['device']}, jax {f['jax']}, commit"
+        f" {f['commit']}. Repeat: {f['command']}"
+    )
+
+
+def _span(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _interval(values: Sequence[float], form: str = ".2f") -> str:
+    mean, low, high = values
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+
+
+def _shown_times(times: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "group": times.group,
+            "event": times.event,
+            "runs": times.num_runs,
+            "observed": times.observed,
+            "censored": times.censored,
+            "diverged": times.diverged,
+            "P": [_interval(x) for x in times[["probability", "low", "high"]].to_numpy()],
+            "mean steps": [
+                _interval(x, form=",.0f")
+                for x in times[["mean_steps", "mean_low", "mean_high"]].to_numpy()
+            ],
+            "p": ["-" if math.isnan(p) else f"{p:.3f}" for p in times.p_value],
+        }
+    )
+
+
+def _shown_kinds(kinds: pd.DataFrame) -> pd.DataFrame:
+    shown = pd.DataFrame({"group": kinds.group, "runs": kinds.num_runs})
+    for name in ("grok", "path", "true", "fake"):
+        columns = [name, f"{name}_low", f"{name}_high"]
+        shown[name] = [_interval(x) for x in kinds[columns].to_numpy()]
+    shown["delay"] = ["-" if math.isnan(d) else f"{d:,.0f}" for d in kinds.delay]
+    shown["simultaneous"] = kinds.simultaneous
+    return shown
+
+
+def _shown_costs(cost: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "group": cost.group,
+            "OOD accuracy": [f"{x:g}" for x in cost.ood_accuracy],
+            "reached": [f"{r} of {n}" for r, n in zip(cost.reached, cost.num_runs, strict=True)],
+            "FLOPs": [
+                _interval(x, form=".2e")
+                for x in cost[["flops", "flops_low", "flops_high"]].to_numpy()
+            ],
+            "device-seconds": ["-" if math.isnan(s) else f"{s:,.0f}" for s in cost.seconds],
+            "ratio": [_interval(x) for x in cost[["ratio", "ratio_low", "ratio_high"]].to_numpy()],
+            "pairs": cost.num_pairs,
+        }
+    )
+
+
+def _alt_curves(data: Study) -> str:
+    groups = ", ".join(data.groups)
+    return f"Accuracy and bridge rate against training step, a panel for each of {groups}"
+
+
+def _alt_survival(times: pd.DataFrame) -> str:
+    grok = times[times.event == "grokked"]
+    parts = (f"{g} {p:.2f}" for g, p in zip(grok.group, grok.probability, strict=True))
+    text = "Share of runs that memorised, formed the path, grokked, by step; grokked: "
+    return text + ", ".join(parts)
+
+
+def _alt_phases(cells: pd.DataFrame) -> str:
+    grok = cells[cells.kind == "P(grok)"]["mean"]
+    return f"Grids of hop-1 by hop-2 ratio; P(grok) from {grok.min():.2f} to {grok.max():.2f}"
+
+
+def _alt_benefit(cost: pd.DataFrame) -> str:
+    own = cost[cost.ood_accuracy == cost.ood_accuracy.min()]
+    counts = zip(own.group, own.reached, own.num_runs, strict=True)
+    parts = ", ".join(f"{group} {reached} of {n}" for group, reached, n in counts)
+    return f"OOD accuracy against FLOPs; runs reaching {own.ood_accuracy.iloc[0]:g}: {parts}"

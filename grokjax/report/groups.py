@@ -1,0 +1,141 @@
+"""What a report compares: groups of runs that differ in nothing but their seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grokjax.cost import evaluation_flops, train_flops
+from grokjax.errors import UserError
+from grokjax.events import grok_table
+from grokjax.results import Results
+from grokjax.summary import OOD_ACCURACY
+from grokjax.sweeps import SweepResults
+
+RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
+_NOT_A_GROUP = ("seeds.data", "seeds.init", "seeds.order")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A workdir's runs with their groups, and what each step of them costs.
+
+    runs: as `grokjax.load` gives them, with columns group, flops_per_step, evaluation_flops (of one
+      evaluation), seconds_per_step (device-seconds without compilation, shared; NaN if unknown).
+    """
+
+    name: str
+    workdir: pathlib.Path
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    batch_size: int
+    facts: dict[str, Any]  # commit, device, command, hash: what repeats the numbers
+
+    @property
+    def groups(self) -> list[str]:
+        return list(dict.fromkeys(self.runs.group))
+
+    @property
+    def step(self) -> int:
+        """The last one that any run has reached."""
+        return int(self.curves.step.max())
+
+
+def study(found: Results | SweepResults) -> Study:
+    """Reads what a report needs.
+
+    Raises:
+      UserError: nothing has been trained.
+    """
+    populations = (
+        {str(n): found.population(str(n)) for n in found.runs.population[_trained(found)].unique()}
+        if isinstance(found, SweepResults)
+        else {"": found}
+    )
+    if not populations or not len(found.curves):
+        raise UserError(f"{found.workdir}: nothing has been trained yet; run the sweep first")
+    runs = found.runs.copy()
+    settings = [c for c in runs if "." in c and c not in _NOT_A_GROUP and c != "data.regime"]
+    runs["group"] = [_label(row, settings) for row in runs.to_dict("records")]
+    population = runs.population.astype(str) if "population" in runs else pd.Series("", runs.index)
+    for name, own in populations.items():
+        member = population == name
+        model, config = own.model, own.config
+        runs.loc[member, "flops_per_step"] = train_flops(model) * config.train.batch_size
+        probes = _num_probes(own)
+        runs.loc[member, "evaluation_flops"] = evaluation_flops(model) * probes
+        runs.loc[member, "seconds_per_step"] = _seconds_per_step(own)
+    first = next(iter(populations.values()))
+    content = json.loads((first.workdir / "config.json").read_text())
+    facts = {
+        "commit": content["commit"][:12],
+        "device": content["device"],
+        "jax": content["versions"]["jax"],
+        "command": f"grokjax {'sweep' if len(populations) > 1 else 'train'} ... --workdir"
+        if not content["command"]
+        else " ".join(["grokjax", *content["command"][1:]]),
+        "hash": ", ".join(sorted(runs.run_hash.astype(str).tolist())[:1]),
+    }
+    return Study(
+        str(first.config.name), found.workdir, runs, found.curves,
+        int(first.config.train.batch_size), facts,
+    )  # fmt: skip
+
+
+def outcome_table(data: Study, threshold: float = 0.95) -> pd.DataFrame:
+    """A row per trained run: group, its events (`grok_table`), its costs.
+
+    Returns:
+      grok_table's columns, group, seed (of the data), end_step, flops (of the whole training, in
+      FLOP), flops_to_grok (NaN if it did not), seconds (device-seconds), final OOD accuracy.
+    """
+    table = grok_table(data.runs, data.curves, threshold)
+    by_run = data.runs.set_index("run_id")
+    last = data.curves.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
+    own = by_run.loc[table.run_id]
+    table["group"] = own.group.to_numpy()
+    table["seed"] = own["seeds.data"].to_numpy() if "seeds.data" in own else 0
+    table["end_step"] = last.loc[table.run_id, "step"].to_numpy()
+    table["flops"] = own.flops_per_step.to_numpy() * table.end_step
+    table["flops_to_grok"] = own.flops_per_step.to_numpy() * table.grokked
+    table["seconds"] = own.seconds_per_step.to_numpy() * table.end_step
+    table["final_ood_accuracy"] = last.loc[table.run_id, OOD_ACCURACY].to_numpy()
+    return table
+
+
+def _trained(found: SweepResults) -> pd.Series:
+    return found.runs.run_id.isin(found.curves.run_id.unique())
+
+
+def _label(row: dict[str, Any], settings: list[str]) -> str:
+    shown = [
+        f"{name.split('.')[-1]} {row[name]:g}"
+        if isinstance(row[name], (int, float)) and not isinstance(row[name], bool)
+        else f"{name.split('.')[-1]} {row[name]}"
+        for name in settings
+        if not (name in RATIOS and row[name] < 0)
+    ]
+    regime = str(row["regime"])
+    custom = any(name.startswith("data.hop") for name in settings)
+    return ", ".join([*([] if custom else [regime]), *shown]) or regime
+
+
+def _num_probes(own: Results) -> float:
+    columns = [c for c in own.runs if c.startswith("num_") and ("atomic" in c or "inferred" in c)]
+    return float(own.runs[columns].sum(axis=1).mean()) if columns else 0.0
+
+
+def _seconds_per_step(own: Results) -> float:
+    """Device-seconds of one run's step, its evaluations included: one program does both."""
+    try:
+        sessions = json.loads((own.workdir / "timing.json").read_text())
+    except (OSError, ValueError):
+        return np.nan
+    steps = sum(s["end_step"] - s["start_step"] for s in sessions)
+    busy = sum((s["seconds"] - s["compile_seconds"]) * s["num_devices"] for s in sessions)
+    return busy / steps / len(own.runs) if steps else np.nan

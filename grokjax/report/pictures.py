@@ -1,0 +1,246 @@
+"""The report's pictures; the numbers are those of the tables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from grokjax.analysis.plots import COLOURS, Picture
+from grokjax.events import DIVERGED, METRICS, OBSERVED
+from grokjax.report.groups import RATIOS, Study, outcome_table
+from grokjax.report.tables import events_of
+from grokjax.summary import BRIDGE_CHANCE, BRIDGE_FOUND, OOD_ACCURACY, TRAINING_ACCURACY
+from grokjax.survival import CENSORED, COMPETING, EVENT, aalen_johansen
+
+_STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_SHOWN = (
+    (TRAINING_ACCURACY, "training accuracy", "#000000", "-"),
+    (OOD_ACCURACY, "OOD answer accuracy", "#0072B2", "-"),
+    (BRIDGE_FOUND, "OOD bridge found", "#D55E00", "--"),
+    (BRIDGE_CHANCE, "bridge, by chance", "#999999", ":"),
+)
+_PUBLISHED = (("training_accuracy", "#000000"), ("bridge_found", "#D55E00"))
+_EVENT_NAMES = {"memorised": "memorised", "path": "path readable (OOD)", "grokked": "grokked (OOD)"}
+_MOST_PANELS = 12
+
+
+def curves_picture(data: Study, paper: dict[str, Any] | None = None) -> Picture:
+    """A panel per group: median and band of the seeds, and the published run where it applies."""
+    groups = data.groups[:_MOST_PANELS]
+    table = _bands(data)
+    columns = min(len(groups), 3)
+    rows = math.ceil(len(groups) / columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.7 * columns + 0.3, 2.7 * rows + 0.9))
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axis, group in zip(axes.flat, groups, strict=False):
+            for metric, label, colour, style in _SHOWN:
+                own = table[(table.group == group) & (table.metric == metric)]
+                x = own.step / 1000
+                axis.plot(
+                    x, own["median"], linestyle=style, color=colour, label=label, linewidth=1.6
+                )
+                if metric != BRIDGE_CHANCE:
+                    axis.fill_between(x, own.low, own.high, color=colour, alpha=0.18, linewidth=0)
+            if paper and group in paper:
+                for metric, colour in (
+                    ("training_accuracy", "#000000"),
+                    ("bridge_found", "#D55E00"),
+                ):
+                    steps = np.asarray(paper[group]["step"]) / 1000
+                    axis.plot(
+                        steps, paper[group][metric], color=colour, linewidth=0.8, alpha=0.7,
+                        label=f"published run, {metric.replace('_', ' ')}",
+                    )  # fmt: skip
+            n = int((data.runs.group == group).sum())
+            axis.set_title(f"{group} ({n} runs)", fontsize=9)
+            axis.set_xlabel("training step (thousands)")
+            axis.set_ylim(-0.03, 1.03)
+            axis.grid(alpha=0.25, linewidth=0.6)
+        for axis in list(axes.flat)[len(groups) :]:
+            axis.set_visible(False)
+        for row in axes:
+            row[0].set_ylabel("share of queries")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="upper center", ncols=2 if columns == 1 else 4, frameon=False
+        )
+        figure.tight_layout(rect=(0, 0, 1, 1 - 0.55 / figure.get_size_inches()[1]))
+    return Picture(figure, table)
+
+
+def survival_picture(data: Study, threshold: float = 0.95) -> Picture:
+    """P(event by step) per group, a panel per event, with 95 % bands; ticks: censored runs."""
+    events = events_of(data, threshold)
+    cause_of = {OBSERVED: EVENT, DIVERGED: COMPETING}
+    tables = []
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(11.4, 3.6))
+        axes = figure.subplots(1, len(METRICS), sharey=True)
+        for axis, event in zip(axes, METRICS, strict=True):
+            for i, group in enumerate(data.groups[:_MOST_PANELS]):
+                own = events[(events.group == group) & (events.event == event)]
+                if not len(own):
+                    continue
+                cause = own.status.map(cause_of).fillna(CENSORED).to_numpy(int)
+                curve = aalen_johansen(own.step.to_numpy(), cause)
+                end = pd.DataFrame([curve.iloc[-1].to_dict() | {"time": float(data.step)}])
+                curve = pd.concat([curve, end], ignore_index=True)
+                x, colour = curve.time / 1000, COLOURS[i % len(COLOURS)]
+                style = _LINES[i % len(_LINES)]
+                axis.step(
+                    x, curve.probability, where="post", color=colour, linestyle=style, label=group
+                )
+                axis.fill_between(
+                    x, curve.low, curve.high, step="post", color=colour, alpha=0.12, linewidth=0
+                )
+                left = own[own.status == "censored"].step / 1000
+                level = float(curve.probability.iloc[-1])
+                axis.plot(left, np.full(len(left), level), "|", color=colour, markersize=7)
+                tables.append(curve.assign(group=group, event=event))
+            axis.set_title(f"{_EVENT_NAMES[event]} at {threshold:g}", fontsize=10)
+            axis.set_xlabel("training step (thousands)")
+            axis.set_ylim(-0.03, 1.03)
+            axis.grid(alpha=0.25, linewidth=0.6)
+        axes[0].set_ylabel("share of runs")
+        handles, labels = axes[0].get_legend_handles_labels()
+        rows = math.ceil(len(labels) / 4)
+        figure.legend(handles, labels, loc="upper center", ncols=4, frameon=False, fontsize=9)
+        figure.tight_layout(rect=(0, 0, 1, 1 - (0.1 + 0.2 * rows) / 3.6))
+    return Picture(figure, pd.concat(tables, ignore_index=True))
+
+
+def benefit_picture(data: Study) -> Picture:
+    """OOD accuracy against the FLOPs spent: what more compute buys, per group."""
+    by_run = data.runs.set_index("run_id")
+    own = data.curves[["run_id", "step", OOD_ACCURACY]].dropna()
+    own = own.assign(
+        group=by_run.group.loc[own.run_id].to_numpy(),
+        flops=by_run.flops_per_step.loc[own.run_id].to_numpy() * own.step,
+    )
+    grouped = own.groupby(["group", "flops"], sort=False)[OOD_ACCURACY]
+    table = grouped.agg(["median", "min", "max", "count"]).reset_index()
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.4, 4.2))
+        axis = figure.subplots()
+        for i, group in enumerate(data.groups[:_MOST_PANELS]):
+            one = table[(table.group == group) & (table.flops > 0)]
+            colour, style = COLOURS[i % len(COLOURS)], _LINES[i % len(_LINES)]
+            axis.plot(one.flops, one["median"], linestyle=style, color=colour, label=group)
+            axis.fill_between(
+                one.flops, one["min"], one["max"], color=colour, alpha=0.12, linewidth=0
+            )
+        axis.set_xscale("log")
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_xlabel("training FLOPs of one run")
+        axis.set_ylabel("OOD answer accuracy")
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.legend(frameon=False, fontsize=9)
+        figure.tight_layout()
+    return Picture(figure, table)
+
+
+def has_phases(data: Study) -> bool:
+    """Whether both hop ratios were swept."""
+    return all(n in data.runs and data.runs[n].nunique() > 1 for n in RATIOS)
+
+
+def phase_picture(data: Study, threshold: float = 0.95) -> Picture:
+    """P(grok), P(path), P(fake) in each cell of hop-1 by hop-2 ratio, with the fitted boundary."""
+    table = outcome_table(data, threshold)
+    by_run = data.runs.set_index("run_id")
+    for name in RATIOS:
+        table[name] = by_run[name].loc[table.run_id].to_numpy()
+    kinds = {
+        "P(grok)": np.isfinite(table.grokked),
+        "P(path)": np.isfinite(table.path),
+        "P(fake grok)": table.grok == "fake",
+    }
+    first, second = (sorted(table[n].unique()) for n in RATIOS)
+    cells = []
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(11.4, 3.9))
+        axes = figure.subplots(1, 3, sharey=True)
+        for axis, (title, happened) in zip(axes, kinds.items(), strict=True):
+            grouped = table.assign(x=happened.astype(float)).groupby(list(RATIOS))["x"]
+            grid = grouped.mean().unstack().reindex(index=first, columns=second)
+            sizes = grouped.size().unstack().reindex(index=first, columns=second)
+            image = axis.imshow(
+                grid.T, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="auto"
+            )
+            for (i, j), value in np.ndenumerate(grid.to_numpy()):
+                if np.isfinite(value):
+                    colour = "black" if value > 0.6 else "white"
+                    text = f"{value:.2f}\nn = {int(sizes.iloc[i, j])}"
+                    axis.text(i, j, text, ha="center", va="center", color=colour, fontsize=8)
+            fitted = fit_boundary(table[list(RATIOS)].to_numpy(float), happened.to_numpy(float))
+            if fitted is not None:
+                _draw_boundary(axis, fitted, first, second)
+            axis.set_xticks(range(len(first)), [f"{v:g}" for v in first])
+            axis.set_yticks(range(len(second)), [f"{v:g}" for v in second])
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel("share of OOD facts trained as hop 1")
+            cells.append(grouped.agg(["mean", "size"]).reset_index().assign(kind=title))
+        axes[0].set_ylabel("share trained as hop 2")
+        figure.colorbar(image, ax=list(axes), label="share of runs", fraction=0.02, pad=0.01)
+    return Picture(figure, pd.concat(cells, ignore_index=True))
+
+
+def fit_boundary(x: np.ndarray, happened: np.ndarray) -> np.ndarray | None:
+    """Logistic regression of an outcome on both ratios and their product: [1, h1, h2, h1 h2].
+
+    None where all runs agree. A weak ridge (0.05) keeps separable data finite.
+    """
+    if happened.min() == happened.max():
+        return None
+    design = _design(x)
+
+    def loss(w):
+        z = design @ w
+        return np.sum(np.logaddexp(0, z) - happened * z) + 0.05 * np.sum(w[1:] ** 2)
+
+    def slope(w):
+        return design.T @ (expit(design @ w) - happened) + 0.1 * np.r_[0, w[1:]]
+
+    return minimize(loss, np.zeros(design.shape[1]), jac=slope).x
+
+
+def _design(x: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.ones(len(x)), x[:, 0], x[:, 1], x[:, 0] * x[:, 1]])
+
+
+def _draw_boundary(axis, weights: np.ndarray, first: list[float], second: list[float]) -> None:
+    """Where the fitted probability is 0.5, in the cells' own coordinates."""
+    u, v = np.linspace(0, len(first) - 1, 100), np.linspace(0, len(second) - 1, 100)
+    a = np.interp(u, range(len(first)), first)
+    b = np.interp(v, range(len(second)), second)
+    grid = np.array(np.meshgrid(a, b)).reshape(2, -1).T
+    z = expit(_design(grid) @ weights).reshape(len(v), len(u))
+    if z.min() < 0.5 < z.max():
+        axis.contour(u, v, z, levels=[0.5], colors="#D55E00", linewidths=2)
+
+
+def _bands(data: Study) -> pd.DataFrame:
+    """Median and band over the usable runs of a group: full range of up to 9, else 10 to 90 %."""
+    usable = data.runs[data.runs.status != "diverged"].set_index("run_id")
+    own = data.curves[data.curves.run_id.isin(usable.index)]
+    own = own.assign(group=usable.group.loc[own.run_id].to_numpy())
+    frames = []
+    for metric, *_ in _SHOWN:
+        if metric not in own:
+            continue
+        grouped = own.dropna(subset=[metric]).groupby(["group", "step"], sort=False)[metric]
+        frame = grouped.agg(["median", "count"]).reset_index()
+        edge = 0.0 if not len(frame) or frame["count"].max() < 10 else 0.1
+        frame["low"] = grouped.quantile(edge).to_numpy()
+        frame["high"] = grouped.quantile(1 - edge).to_numpy()
+        frames.append(frame.assign(metric=metric))
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,140 @@
+"""The report's tables: times, costs and certainty per group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from grokjax.events import DIVERGED, METRICS, OBSERVED, Interval, event_table, student_interval
+from grokjax.report.groups import Study, outcome_table
+from grokjax.survival import (
+    CENSORED,
+    COMPETING,
+    EVENT,
+    aalen_johansen,
+    log_rank,
+    paired_ratio,
+    restricted_mean,
+    wilson,
+)
+
+_CAUSE = {OBSERVED: EVENT, DIVERGED: COMPETING}
+
+
+def times_table(data: Study, threshold: float = 0.95) -> pd.DataFrame:
+    """Per group and event: how many runs had it, were censored or diverged; when.
+
+    Returns:
+      group, event, num_runs, observed, censored, diverged; probability with low and high
+      (Aalen-Johansen); mean_steps with mean_low and mean_high (restricted to the shortest training,
+      diverged runs censored where they ended); p_value (log-rank against the first group).
+    """
+    events = events_of(data, threshold)
+    horizon = float(events[events.status != DIVERGED].groupby("run_id").step.max().min())
+    first = {e: events[(events.group == data.groups[0]) & (events.event == e)] for e in METRICS}
+    rows = []
+    for group in data.groups:
+        for event in METRICS:
+            own = events[(events.group == group) & (events.event == event)]
+            if not len(own):
+                continue
+            cause = own.status.map(_CAUSE).fillna(CENSORED).to_numpy(int)
+            last = aalen_johansen(own.step.to_numpy(), cause).iloc[-1]
+            seen = (own.status == OBSERVED).to_numpy()
+            mean = restricted_mean(own.step.to_numpy(), seen, horizon)
+            base = first[event]
+            p = log_rank(
+                base.step.to_numpy(),
+                (base.status == OBSERVED).to_numpy(),
+                own.step.to_numpy(),
+                seen,
+            ).p_value
+            rows.append(
+                {
+                    "group": group, "event": event, "num_runs": len(own),
+                    "observed": int(seen.sum()), "censored": int((cause == CENSORED).sum()),
+                    "diverged": int((cause == COMPETING).sum()),
+                    "probability": last.probability, "low": last.low, "high": last.high,
+                    "mean_steps": mean.mean, "mean_low": mean.low, "mean_high": mean.high,
+                    "horizon": horizon, "p_value": math.nan if group == data.groups[0] else p,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.DataFrame:
+    """Per group and OOD accuracy: FLOPs until it, of the runs that got there; against the first.
+
+    Returns:
+      group, ood_accuracy, num_runs, reached; flops with flops_low and flops_high (mean and 95 %
+      Student-t interval over the runs that reached it), seconds (their mean device-seconds), ratio
+      with ratio_low and ratio_high: to the first group's, over the seeds where both reached it
+      (num_pairs; bootstrap over them).
+    """
+    by_run = data.runs.set_index("run_id")
+    rows = []
+    for level in levels:
+        events = events_of(data, level)
+        grok = events[events.event == "grokked"].set_index("run_id")
+        reached = grok[grok.status == OBSERVED]
+        flops = (reached.step * by_run.loc[reached.index, "flops_per_step"]).rename("flops")
+        seconds = reached.step * by_run.loc[reached.index, "seconds_per_step"]
+        seeds = _seeds(by_run)
+        base = None
+        for group in data.groups:
+            own = [r for r in reached.index if by_run.group[r] == group]
+            mean = student_interval(flops.loc[own].to_numpy())
+            costs = pd.Series(flops.loc[own].to_numpy(), index=[seeds[r] for r in own])
+            ratio = Interval(math.nan, math.nan, math.nan, 0)
+            if base is None:
+                base = costs
+            else:
+                both = [s for s in costs.index if s in base.index]
+                ratio = paired_ratio(costs.loc[both].to_numpy(), base.loc[both].to_numpy())
+            rows.append(
+                {
+                    "group": group, "ood_accuracy": level,
+                    "num_runs": int((grok.group == group).sum()), "reached": len(own),
+                    "flops": mean.mean, "flops_low": mean.low, "flops_high": mean.high,
+                    "seconds": float(seconds.loc[own].mean()) if own else math.nan,
+                    "ratio": ratio.mean, "ratio_low": ratio.low, "ratio_high": ratio.high,
+                    "num_pairs": ratio.n,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def grok_kinds(data: Study, threshold: float = 0.95) -> pd.DataFrame:
+    """Per group: shares of true and fake grokking, of the path, with 95 % Wilson intervals."""
+    table = outcome_table(data, threshold)
+    rows = []
+    for group in data.groups:
+        own = table[table.group == group]
+        n = len(own)
+        row = {"group": group, "num_runs": n}
+        for name, count in (
+            ("grok", int(np.isfinite(own.grokked).sum())),
+            ("path", int(np.isfinite(own.path).sum())),
+            ("true", int((own.grok == "true").sum())),
+            ("fake", int((own.grok == "fake").sum())),
+        ):
+            share = wilson(count, n)
+            row |= {name: share.mean, f"{name}_low": share.low, f"{name}_high": share.high}
+        row["delay"] = own.delay.mean()
+        row["simultaneous"] = int(own.simultaneous.sum())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def events_of(data: Study, threshold: float) -> pd.DataFrame:
+    events = event_table(data.runs, data.curves, (threshold,))
+    return events.assign(group=data.runs.set_index("run_id").group.loc[events.run_id].to_numpy())
+
+
+def _seeds(by_run: pd.DataFrame) -> pd.Series:
+    """What pairs runs of different groups: all their seeds."""
+    names = [n for n in ("seeds.data", "seeds.init", "seeds.order") if n in by_run]
+    return by_run[names].astype(str).agg("/".join, axis=1) if names else pd.Series("", by_run.index)
