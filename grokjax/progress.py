@@ -15,6 +15,9 @@ _LOG_EVERY = 10.0  # seconds between lines where the output is not a terminal
 _SECONDS = {"s": 1, "min": 60}
 
 
+_MOST_GROUPS = 4  # that fit a line
+
+
 class Progress:
     """Step, member-steps per second, time left and the latest accuracies per group."""
 
@@ -76,14 +79,17 @@ class Progress:
 
 
 def headline(groups: Sequence[str], rows: Sequence[dict]) -> str:
-    """Per group the means of training, OOD answer accuracy and bridge found.
+    """Per group, or over all of many, mean training and OOD accuracy and bridge found.
 
     Args:
       groups: each row's group (its regime).
       rows: the newest curves, one row per run.
     """
     parts = []
-    for group in dict.fromkeys(groups):
+    names = list(dict.fromkeys(groups))
+    if len(names) > _MOST_GROUPS:
+        groups, names = ["all"] * len(groups), ["all"]
+    for group in names:
         own = [row for row, g in zip(rows, groups, strict=True) if g == group]
 
         def mean(metric: str, own=own) -> str:

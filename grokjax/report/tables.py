@@ -33,7 +33,9 @@ def times_table(data: Study, threshold: float = 0.95) -> pd.DataFrame:
       diverged runs censored where they ended); p_value (log-rank against the first group).
     """
     events = events_of(data, threshold)
-    horizon = float(events[events.status != DIVERGED].groupby("run_id").step.max().min())
+    usable = data.runs.run_id[data.runs.status != "diverged"]
+    ends = data.curves[data.curves.run_id.isin(usable)].groupby("run_id").step.max()
+    horizon = float(ends.min()) if len(ends) else float(data.step)
     first = {e: events[(events.group == data.groups[0]) & (events.event == e)] for e in METRICS}
     rows = []
     for group in data.groups:
