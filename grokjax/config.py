@@ -96,6 +96,10 @@ def default_config() -> ml_collections.ConfigDict:
             "loss": "stablemax",  # "stablemax" or "softmax"
             "eval_every": 2000,
             "chunk_steps": 100,  # steps per dispatched program; divides eval_every
+            # A run may leave early: stop_margin steps after its OOD answer accuracy has reached
+            # stop_at in three evaluations running. 0: nobody does.
+            "stop_at": 0.0,
+            "stop_margin": 0,
             "batch_devices": 1,  # devices that share each run's batch; the others share the runs
         }
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import time
 from typing import Any
 
@@ -118,6 +119,13 @@ def matmul_ceiling(dtype: str, devices: list, size: int | None = None) -> float:
 
     seconds()  # compiles
     return len(devices) * 2 * size**3 / min(seconds() for _ in range(5))
+
+
+def peak_bytes(device: Any) -> int:
+    """Most memory used so far: of the process on a CPU, of one device elsewhere."""
+    if device.platform == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int((device.memory_stats() or {}).get("peak_bytes_in_use", 0))
 
 
 def duration(seconds: float) -> str:

@@ -52,7 +52,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         "optimizer.beta1", "optimizer.beta2", "optimizer.ema_rate", "optimizer.grokfast_alpha",
         "model.dropout",
     )),
-    ("between 0 and 1", lambda x: 0 <= x <= 1, ("model.halt_exploration",)),
+    ("between 0 and 1", lambda x: 0 <= x <= 1, ("model.halt_exploration", "train.stop_at")),
     ("above 0", lambda x: x > 0, ("optimizer.clip_norm",)),
     ("finite and above 0", lambda x: 0 < x < math.inf, ("model.expansion",)),
 )  # fmt: skip
@@ -155,6 +155,11 @@ def validate(config: ConfigDict) -> None:
     if t.eval_every % t.chunk_steps:
         raise UserError(
             f"train.chunk_steps: {t.chunk_steps} does not divide eval_every {t.eval_every}"
+        )
+    if t.stop_at and (t.stop_margin % t.eval_every or t.stop_margin < 3 * t.eval_every):
+        raise UserError(
+            f"train.stop_margin: {t.stop_margin} is not a multiple of train.eval_every"
+            f" {t.eval_every} from {3 * t.eval_every} on; an event is known two evaluations later"
         )
     if config.checkpoint.every % t.eval_every:
         raise UserError(

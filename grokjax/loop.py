@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from grokjax.checkpoint import Checkpoints, log_spaced_steps
-from grokjax.cost import Estimate, estimate
+from grokjax.cost import Estimate, estimate, peak_bytes
 from grokjax.curves import CURVES, CurveWriter, read_table, write_runs
 from grokjax.dataset import Dataset
 from grokjax.devices import setup_devices, setup_precision
@@ -24,10 +24,13 @@ from grokjax.interrupt import Interrupt, Interrupted
 from grokjax.population import Population
 from grokjax.progress import Progress, headline
 from grokjax.results import Results, load, run_table, write_timing
+from grokjax.stopping import Stopping
 from grokjax.sweep import expand, swept_settings
 from grokjax.tensorboard import TensorBoardWriters
-from grokjax.train import DIVERGED, DONE, RUNNING, STATUS_NAMES, RunState
+from grokjax.train import DIVERGED, DONE, RUNNING, STATUS_NAMES, STOPPED, RunState
 from grokjax.workdir import open_workdir, write_config
+
+_ENDED = (STATUS_NAMES[DIVERGED], STATUS_NAMES[STOPPED])
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Results:
@@ -64,8 +67,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
         progress = Progress(len(runs), step, num_steps)
         if step == 0:
             refuse_lost_checkpoints(path, config)
-        elif np.all(np.asarray(state.status) == DIVERGED):
-            progress.say(f"{path}: all runs have diverged by step {step:,}; nothing is left to do")
+        elif np.all(np.asarray(state.status) != RUNNING):
+            progress.say(f"{path}: all runs have ended by step {step:,}; nothing is left to do")
             return load(path)
         if step >= num_steps:
             progress.say(f"{path}: done at step {step:,}; a larger train.num_steps extends it")
@@ -78,22 +81,30 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
         analysis_steps = log_spaced_steps(
             num_steps, config.checkpoint.analysis_steps_per_decade, eval_every
         )
+        stopping = Stopping(config, len(runs))
+        stopping.note(log.rows_before())
         if step == 0:
             log.expect(0, population.evaluate(state), None)
             saved.save_analysis(0, weights(population, state))
-        while step < num_steps and not interrupt.requested and not log.all_diverged():
+        while step < num_steps and not interrupt.requested and not log.all_ended():
+            if np.any(ended := stopping.ended(step)):
+                state = population.stop(state, ended)
+                log.stop(step, ended)
             end = min(step - step % config.train.chunk_steps + config.train.chunk_steps, num_steps)
             state, metrics = population.train(state, end - step)
             step = end
             rows = log.fetch()  # of the evaluation before, while this chunk runs
+            stopping.note(rows)
             if step % eval_every == 0 or step == num_steps:
                 log.expect(step, population.evaluate(state), metrics)
             # Whatever is saved must leave the device before the next chunk consumes it.
             if step in analysis_steps:
                 saved.save_analysis(step, weights(population, state))
-            is_last = step == num_steps or interrupt.requested or log.all_diverged()
+            is_last = step == num_steps or interrupt.requested or log.all_ended()
             if step % config.checkpoint.every == 0 or is_last:
-                rows = log.fetch() or rows
+                if newer := log.fetch():
+                    stopping.note(newer)
+                    rows = newer
                 log.flush()
                 saved.save(step, population.real_runs(state))
             progress.update(step, log.headline(rows) if rows else None, last=is_last)
@@ -194,6 +205,7 @@ class Log:
         self._start_step, self._start = start_step, time.perf_counter()
         self._evaluations, self._evaluate_seconds = 0, 0.0
         self._pending: tuple | None = None
+        self._stopped: dict[int, int] = {}  # at which step, by run
 
     def expect(self, step: int, measured: dict, metrics: Any) -> None:
         """Notes an evaluation that the devices are still busy with."""
@@ -207,7 +219,10 @@ class Log:
         stages = self._population.evaluate_config.model.evaluation_stages
         loss = None if metrics is None else metrics.loss
         rows = curve_rows(self._table, stages, step, measured, loss)
+        rows = [row for row in rows if step <= self._stopped.get(row["run_id"], step)]
         self._pending = None
+        if not rows:
+            return []
         self._curves.append(rows)
         self._board.append(rows)
         return rows
@@ -217,11 +232,25 @@ class Log:
         self._board.flush()
 
     def headline(self, rows: list[dict]) -> str:
-        return headline([run["regime"] for run in self._table], rows)
+        return headline([self._table[row["run_id"]]["regime"] for row in rows], rows)
 
-    def all_diverged(self) -> bool:
+    def rows_before(self) -> list[dict]:
+        """Evaluations of the processes before, up to the step that this one starts from."""
+        if not self._start_step:
+            return []
+        return read_table(self._workdir, CURVES).sort_values("step").to_dict("records")
+
+    def stop(self, step: int, ended: Any) -> None:
+        """Notes runs that have reached their end; their curves end at this step."""
+        for run, over in zip(self._table, ended, strict=True):
+            if over and run["run_id"] not in self._stopped:
+                self._stopped[run["run_id"]] = step
+                if run["status"] == STATUS_NAMES[RUNNING]:
+                    run["status"] = STATUS_NAMES[STOPPED]
+
+    def all_ended(self) -> bool:
         """Whether nothing trains any more, as of the newest evaluation."""
-        return all(run["status"] == STATUS_NAMES[DIVERGED] for run in self._table)
+        return all(run["status"] in _ENDED for run in self._table)
 
     def close(self, step: int, finished: bool) -> None:
         """Writes what is left: final statuses, event files, timing."""
@@ -239,6 +268,7 @@ class Log:
                 "num_runs": len(self._table),
                 "num_devices": self._population.mesh.size,
                 "compile_seconds": self._population.compile_seconds,
+                "peak_bytes": peak_bytes(self._population.mesh.devices.flat[0]),
                 "seconds": time.perf_counter() - self._start,
             },
         )

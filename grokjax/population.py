@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from grokjax.dataset import Dataset, Probes, QueryTable, stack_datasets
@@ -25,9 +25,18 @@ from grokjax.errors import UserError
 from grokjax.evaluate import EvaluateConfig, evaluate
 from grokjax.model import ModelConfig
 from grokjax.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
-from grokjax.train import RunState, StepMetrics, TrainConfig, init_run, train_chunk
+from grokjax.train import (
+    RUNNING,
+    STOPPED,
+    RunState,
+    StepMetrics,
+    TrainConfig,
+    init_run,
+    train_chunk,
+)
 
 BY_RUN = PartitionSpec("run")
+_COMPACT_BELOW = 0.75  # of the places in the program: fewer is worth compiling again
 
 
 def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mesh:
@@ -164,6 +173,7 @@ class Population:
         )
         self.compile_seconds = 0.0
         self._programs: dict[Any, Any] = {}
+        self._staying: _Staying | None = None  # of runs that still train, once some have left
 
     def init(self) -> RunState:
         return make_init(self.train_config, self.mesh)(self.hyper, *self._seeds)
@@ -190,8 +200,33 @@ class Population:
         return self._compile(num_steps, chunk, state, self.hyper, self.tables)
 
     def train(self, state: RunState, num_steps: int) -> tuple[RunState, StepMetrics]:
-        program = self.train_program(state, num_steps)
-        return program(state, self.hyper, self.tables)
+        """The state after `num_steps`, and mean metrics: NaN of runs that have left."""
+        if self._staying is None:
+            return self.train_program(state, num_steps)(state, self.hyper, self.tables)
+        own = self._staying
+        part = _take(state, own.rows, self.mesh)
+        chunk = make_train_chunk(self.train_config, self.mesh, num_steps)
+        program = self._compile((num_steps, len(own.rows)), chunk, part, own.hyper, own.tables)
+        part, metrics = program(part, own.hyper, own.tables)
+        size = jax.tree.leaves(state)[0].shape[0]
+        nothing = jax.tree.map(lambda x: jnp.full((size, *x.shape[1:]), jnp.nan, x.dtype), metrics)
+        return _put(state, part, own.rows, self.mesh), _put(nothing, metrics, own.rows, self.mesh)
+
+    def stop(self, state: RunState, ended: Bool[np.ndarray, R]) -> RunState:
+        """Freezes runs that have reached their end; they leave the program when enough have."""
+        size = jax.tree.leaves(state)[0].shape[0]
+        # A mesh is filled up with copies of the last run.
+        ended = np.concatenate([ended, np.repeat(ended[-1:], size - len(ended))])
+        stopping = place(jnp.asarray(ended), self.mesh)
+        status = jnp.where(stopping & (state.status == RUNNING), STOPPED, state.status)
+        staying = np.flatnonzero(~ended)
+        places = -(-max(len(staying), 1) // self.mesh.shape["run"]) * self.mesh.shape["run"]
+        now = size if self._staying is None else len(self._staying.rows)
+        if len(staying) and places <= _COMPACT_BELOW * now:
+            rows = np.concatenate([staying, np.repeat(staying[-1:], places - len(staying))])
+            hyper, tables = (_take(x, rows, self.mesh) for x in (self.hyper, self.tables))
+            self._staying = _Staying(rows, hyper, tables)
+        return dataclasses.replace(state, status=status)
 
     def evaluate(self, state: RunState) -> dict[str, Array]:
         measure = make_evaluate(self.evaluate_config, self.mesh, self.raw_weights)
@@ -203,6 +238,33 @@ class Population:
             self._programs[name] = function.lower(*args).compile()
             self.compile_seconds += time.perf_counter() - start
         return self._programs[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Staying:
+    """Rows of the runs that still train, the last repeated to fill the mesh, and their data."""
+
+    rows: np.ndarray
+    hyper: Hyperparameters
+    tables: QueryTable
+
+
+def _take(tree: Any, rows: np.ndarray, mesh: Mesh) -> Any:
+    """Some runs, spread over the devices anew."""
+    by_run = NamedSharding(mesh, BY_RUN)
+    take = jax.jit(lambda t, i: jax.tree.map(lambda x: x[i], t), out_shardings=by_run)
+    return take(tree, rows)
+
+
+def _put(tree: Any, part: Any, rows: np.ndarray, mesh: Mesh) -> Any:
+    """Their new values in the place that they have among all."""
+    by_run = NamedSharding(mesh, BY_RUN)
+    put = jax.jit(
+        lambda t, p, i: jax.tree.map(lambda x, y: x.at[i].set(y), t, p),
+        out_shardings=by_run,
+        donate_argnums=0,
+    )
+    return put(tree, part, rows)
 
 
 def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:

@@ -143,7 +143,7 @@ def population_state(workdir: pathlib.Path, population: PlannedPopulation) -> st
     if (folder / RUNS).exists():
         runs = results.load(folder).runs
         ended = (runs.status == "done") & (runs.step >= population.config.train.num_steps)
-        if (ended | (runs.status == "diverged")).all():
+        if (ended | runs.status.isin(["diverged", "stopped"])).all():
             return FINISHED
     if (folder / ERROR).exists():
         return FAILED

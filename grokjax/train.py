@@ -19,8 +19,8 @@ from grokjax.model import init as init_model
 from grokjax.optim import Hyperparameters, OptimizerConfig, make_optimizer, update_ema
 from grokjax.order import batch_indices
 
-RUNNING, DONE, DIVERGED = 0, 1, 2
-STATUS_NAMES = ("running", "done", "diverged")
+RUNNING, DONE, DIVERGED, STOPPED = 0, 1, 2, 3
+STATUS_NAMES = ("running", "done", "diverged", "stopped")
 
 _HALTING_WEIGHT = 0.5
 _DROPOUT = 1  # folded into a run's key; its order of items uses the key itself

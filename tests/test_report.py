@@ -86,6 +86,21 @@ def test_costs_are_of_those_who_got_there_paired_by_seed():
     assert math.isnan(table.ratio["natural"])
 
 
+def test_crossed_seeds_share_the_variance():
+    """Order decides when a run memorises, and nothing else does."""
+    rows = [
+        ("a", data, "done", 200 + 300 * order, 500, 600) for data in (0, 1) for order in (0, 1, 2)
+    ]
+    crossed = make_study(rows)
+    crossed.runs["seeds.order"] = [0, 1, 2] * 2
+    table = tables.seed_variance(crossed).set_index("quantity")
+    assert table.loc["memorised", "seeds.order"] == pytest.approx(1.0)
+    assert table.loc["memorised", "seeds.data"] == 0.0 and table.num_runs.tolist() == [6, 6]
+    together = make_study(rows)
+    together.runs["seeds.data"] = together.runs["seeds.order"] = range(6)
+    assert not len(tables.seed_variance(together))
+
+
 def test_kinds_of_grokking():
     table = tables.grok_kinds(STUDY).set_index("group")
     assert table.true.to_dict() == pytest.approx({"natural": 1 / 3, "both": 1.0, "second": 0.0})

@@ -129,7 +129,21 @@ def _sections(data: Study):
             ],
         )
     )
-    made = {"times": times, "costs": cost, "grok_kinds": kinds, "outcomes": outcomes}
+    variance = tables.seed_variance(data, THRESHOLD)
+    if len(variance):
+        shown = variance.round(2).astype(str)
+        caption = (
+            "Shares of the variance over runs, from a full cross of seeds (method of moments)."
+        )
+        text = "What data, initialisation and order each bring; the rest is interactions and noise."
+        sections.append(Section("Which seed matters", text, (), [(shown, caption)]))
+    made = {
+        "times": times,
+        "costs": cost,
+        "grok_kinds": kinds,
+        "outcomes": outcomes,
+        "variance": variance,
+    }
     return sections, drawn, made
 
 

@@ -18,9 +18,11 @@ from grokjax.survival import (
     log_rank,
     paired_ratio,
     restricted_mean,
+    variance_components,
     wilson,
 )
 
+SEEDS = ("seeds.data", "seeds.init", "seeds.order")
 _CAUSE = {OBSERVED: EVENT, DIVERGED: COMPETING}
 
 
@@ -109,6 +111,34 @@ def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.Da
     return pd.DataFrame(rows)
 
 
+def seed_variance(data: Study, threshold: float = 0.95) -> pd.DataFrame:
+    """Where the seeds of a group are crossed: what share of the variance each brings.
+
+    Returns:
+      group, quantity (final OOD accuracy; memorised, in steps), a column per seed that varies, rest
+      (interactions and noise), num_runs. No rows where seeds change together.
+    """
+    table = outcome_table(data, threshold)
+    by_run = data.runs.set_index("run_id")
+    rows = []
+    for group in data.groups:
+        own = table[table.group == group]
+        names = [n for n in SEEDS if n in by_run and by_run[n].loc[own.run_id].nunique() > 1]
+        factors = {n: by_run[n].loc[own.run_id].tolist() for n in names}
+        for quantity in ("final_ood_accuracy", "memorised"):
+            values = own[quantity].to_numpy(float)
+            if len(names) < 2 or not np.isfinite(values).all():
+                continue
+            try:
+                parts = variance_components(values, factors)
+            except ValueError:  # not crossed
+                continue
+            total = sum(parts.values())
+            shares = {n: x / total if total else 0.0 for n, x in parts.items()}
+            rows.append({"group": group, "quantity": quantity} | shares | {"num_runs": len(own)})
+    return pd.DataFrame(rows)
+
+
 def grok_kinds(data: Study, threshold: float = 0.95) -> pd.DataFrame:
     """Per group: shares of true and fake grokking, of the path, with 95 % Wilson intervals."""
     table = outcome_table(data, threshold)
@@ -138,5 +168,5 @@ def events_of(data: Study, threshold: float) -> pd.DataFrame:
 
 def _seeds(by_run: pd.DataFrame) -> pd.Series:
     """What pairs runs of different groups: all their seeds."""
-    names = [n for n in ("seeds.data", "seeds.init", "seeds.order") if n in by_run]
+    names = [n for n in SEEDS if n in by_run]
     return by_run[names].astype(str).agg("/".join, axis=1) if names else pd.Series("", by_run.index)

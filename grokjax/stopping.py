@@ -1,0 +1,47 @@
+"""When a run may leave its population early: it has grokked, and a margin has passed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from ml_collections import ConfigDict
+
+from grokjax.events import CONSECUTIVE, METRICS, first_crossing
+
+
+class Stopping:
+    """Each run's end: `train.stop_margin` steps after T_grok at `train.stop_at`.
+
+    The event is known two evaluations later, and the margin is longer than that, so a run ends at
+    the same step whether its training was interrupted or not.
+
+    Args:
+      config: of the population; `train.stop_at` 0 lets nobody leave.
+      num_runs: R.
+    """
+
+    def __init__(self, config: ConfigDict, num_runs: int):
+        self._at, self._margin = config.train.stop_at, config.train.stop_margin
+        self._curves: list[tuple[list[int], list[float]]] = [([], []) for _ in range(num_runs)]
+        self._ends = np.full(num_runs, math.inf)
+
+    def note(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Learns of evaluations, in the order of their steps."""
+        if not self._at:
+            return
+        for row in rows:
+            run_id = int(row["run_id"])
+            steps, values = self._curves[run_id]
+            steps.append(int(row["step"]))
+            values.append(float(row.get(METRICS["grokked"], math.nan)))
+            if math.isinf(self._ends[run_id]):
+                event = first_crossing(steps, values, self._at, CONSECUTIVE)
+                self._ends[run_id] = event + self._margin
+
+    def ended(self, step: int) -> Bool[np.ndarray, R]:
+        """Which runs have reached their end at `step`."""
+        return self._ends <= step
