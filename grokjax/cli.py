@@ -137,11 +137,12 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import analysis
-    from grokjax.analysis.report import check_group_by, report
+    from grokjax.analysis.report import check_group_by, check_margin, report
     from grokjax.results import load
 
     results = load(args.workdir)
     check_group_by(results, args.group_by)
+    check_margin(args.margin)
     steps = results.checkpoint_steps() if args.steps == "all" else _numbers(args.steps, "--steps")
     found = analysis.analyze(
         args.workdir,

@@ -16,7 +16,7 @@ from scipy import stats
 
 CONSECUTIVE = 3
 THRESHOLDS = (0.95, 0.5, 0.9, 0.99)
-FAKE_BELOW = 0.5  # of the path score, for the whole training
+PATH_AT = 0.5  # path score from which a path is there; below it throughout, grokking is fake
 METRICS = {
     "memorised": "training_accuracy",
     "path": "test_inferred_ood/bridge_found_strict",
@@ -105,17 +105,19 @@ def grok_table(
     curves: pd.DataFrame,
     threshold: float = 0.95,
     consecutive: int = CONSECUTIVE,
-    fake_below: float = FAKE_BELOW,
+    path_at: float = PATH_AT,
 ) -> pd.DataFrame:
     """A row per run: its three times, its delay, and whether its grokking is true or fake.
 
     Returns:
       run_id, regime, memorised, path, grokked (steps; NaN if not observed), delay (grokked less
       memorised, signed), simultaneous (the intervals of both overlap), grok ("true": path and
-      grok observed; "fake": grokked with the path score below `fake_below` throughout;
+      grok observed; "fake": grokked with the path score below `path_at` throughout;
       "unclear"; "none"; "diverged").
     """
-    events = event_table(runs, curves, (threshold,), consecutive)
+    events = event_table(runs, curves, (threshold, path_at), consecutive)
+    wanted = events.event.map({name: path_at if name == "path" else threshold for name in METRICS})
+    events = events[events.threshold == wanted].drop_duplicates(["run_id", "event"])
     path_metric = METRICS["path"]
     rows = []
     for (run_id, regime), own in events.groupby(["run_id", "regime"], sort=False):
@@ -136,7 +138,7 @@ def grok_table(
         elif seen["path"]:
             kind = "true"
         else:
-            kind = "fake" if score.max() < fake_below else "unclear"
+            kind = "fake" if score.max() < path_at else "unclear"
         rows.append(
             {"run_id": run_id, "regime": regime}
             | times

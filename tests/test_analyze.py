@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from conftest import tiny_config
+from conftest import FINETUNING, tiny_config
 
 import grokjax
 from grokjax import analysis
@@ -117,6 +117,64 @@ def test_plots_of_labelled_arrays(trained, tmp_path):
         xr.Dataset({"x": 1}).grokjax.plot()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__kind": "decoder", "model__num_loops": 2},
+        {"model__halt_max_steps": 2, "model__mixer": "mlp"},
+    ],
+    ids=["decoder", "halting"],
+)
+def test_every_model_and_one_run_alone(tmp_path, changes, capsys):
+    config = tiny_config(train__num_steps=20, **changes)
+    results = train_and_evaluate(config, tmp_path / "w")
+    assert run(f"--workdir={results.workdir}", "--pairs=4") == 0
+    assert "only one group" in capsys.readouterr().out
+    found = load_analysis(results)
+    assert set(found.patching.component.values) >= {"z_H", "mlp", "mixer"}
+    assert ("heads" in found.patching.component) == (config.model.kind == "decoder")
+    assert found.lens.stage.values.tolist() == list(results.model.evaluation_stages)
+
+
+def test_some_runs_at_some_steps_and_every_way_to_group(trained, tmp_path, capsys):
+    out = tmp_path / "a"
+    options = (f"--workdir={trained.workdir}", f"--out={out}", "--pairs=4", "--no-null")
+    assert run(*options, "--runs=0,1,2") == 0
+    assert run(*options, "--runs=1,3", "--steps=20") == 0
+    found = load_analysis(trained, out)
+    assert found.lens.run.values.tolist() == [0, 1, 2, 3]
+    assert np.isnan(found.lens.answer_accuracy.sel(run=3, step=40)).all()
+    events = pd.read_csv(out / "events.csv")
+    assert events[events.run == 0].step_before.isna().all()  # analysed once: nothing before
+    for column in ("run_id", "num_train", "status", "grokked"):
+        assert run(*options, "--runs=0", f"--group-by={column}") == 0
+    picture = found.lens.sel(run=1, step=20).grokjax.plot(type="train_inferred")
+    assert set(picture.data.step) == {20} and set(picture.data.group_of_runs) == {"natural"}
+    found.patching.sel(run=1).grokjax.plot(group="id", direction="noising", blocks=True)
+    with pytest.raises(UserError, match="'up' is none of denoising, noising"):
+        found.patching.grokjax.plot(direction="up")
+
+
+def test_an_analysis_belongs_to_its_population(trained, tmp_path, capsys):
+    config = tiny_config(train__num_steps=20)
+    config.runs = ({"data.regime": "both_hop_full"},)
+    other = train_and_evaluate(config, tmp_path / "w")
+    analysis.analyze(trained.workdir, runs=[0], config=FAST, out=tmp_path / "a")
+    options = (f"--workdir={other.workdir}", f"--out={tmp_path / 'a'}", "--pairs=4", "--no-null")
+    assert run(*options) == 2
+    assert "was made with population" in capsys.readouterr().err
+
+
+def test_without_facts_nothing_is_left_behind(tmp_path, capsys):
+    config = tiny_config(train__num_steps=20, data__folder=str(FINETUNING))
+    results = train_and_evaluate(config, tmp_path / "w")
+    assert run(f"--workdir={results.workdir}") == 2
+    assert "logit_lens needs none" in capsys.readouterr().err
+    assert not (results.workdir / "analysis").exists()
+    lens = analysis.logit_lens(results.model, results.weights(0), results.dataset(0).probes)
+    assert np.isfinite(lens.bridge_found.sel(type="test_inferred_new"))
+
+
 def test_mistakes_are_one_line(trained, tmp_path, capsys):
     options = (f"--workdir={trained.workdir}", f"--out={tmp_path / 'a'}")
     for bad, expected in (
@@ -125,6 +183,7 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys):
         ("--runs=9", "they are 0 to 3"),
         ("--group-by=colour", "no such column"),
         ("--pairs=0", "at least 1"),
+        ("--margin=nan", "above 0"),
     ):
         assert run(*options, bad) == 2
         error = capsys.readouterr().err

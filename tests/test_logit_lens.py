@@ -7,6 +7,7 @@ import pytest
 from conftest import tiny_config
 
 from grokjax.analysis import logit_lens
+from grokjax.analysis.logit_lens import RATES
 from grokjax.dataset import PAD, Probes, make_batch, make_dataset
 from grokjax.evaluate import EvaluateConfig, evaluate
 from grokjax.model import ModelConfig, forward_all_steps, init, readout
@@ -84,10 +85,11 @@ def test_rates_are_those_of_the_evaluation(network, dataset):
     settings = EvaluateConfig(config, 64, dataset.vocabulary.end_id)
     expected = evaluate(settings, *weights, jax.tree.map(jnp.asarray, dataset.probes))
     for kind in dataset.probes.names:
-        for rate in ("answer_accuracy", "target_found", "bridge_found", "bridge_chance"):
+        for rate in RATES:
             if f"{kind}/{rate}" in expected:
                 found = float(lens[rate].sel(type=kind))
-                assert found == pytest.approx(float(expected[f"{kind}/{rate}"]), abs=1e-6)
+                wanted = float(expected[f"{kind}/{rate}"])
+                assert found == pytest.approx(wanted, abs=1e-6, nan_ok=True)
     assert str(lens.path_stage.values) == config.stages[int(expected["path_stage"])]
 
 

@@ -21,7 +21,10 @@ def effects(values):
     data = np.zeros((1, 4, 6, 2, 3))
     data[0, :, :3, 0] = np.moveaxis(np.array(values, float), -1, 0)
     return xr.Dataset(
-        {"effect": (("run", "step", "cell", "direction", "site"), data)},
+        {
+            "effect": (("run", "step", "cell", "direction", "site"), data),
+            "num_pairs": (("run", "step", "cell"), np.full((1, 4, 6), 9.0)),
+        },
         {
             "run": [7], "regime": ("run", ["natural"]), "step": STEPS,
             "slot": ("cell", ["head", "relation1", "relation2"] * 2),
@@ -43,11 +46,21 @@ BRIDGE = [
 
 
 def test_first_steps_need_two_checkpoints_or_the_last():
-    values = np.array([[0.0, 0.6, 0.0, 0.6], [0.6, 0.6, 0.0, 0.6], [0.0, 0.0, 0.0, 0.6]]).T
-    found = first_steps(np.array(STEPS), values, 0.5)
-    assert found.tolist() == [400, 0, 400]
-    assert first_steps(np.array(STEPS), np.zeros((4, 1)), 0.5).tolist() == [math.inf]
-    assert first_steps(np.array(STEPS), np.full((4, 1), np.nan), 0.5).tolist() == [math.inf]
+    runs = [[0.0, 0.6, 0.0, 0.6], [0.6, 0.6, 0.0, 0.6], [0.0, 0.0, 0.0, 0.6], [0.0] * 4]
+    everywhere = np.ones((4, 4), bool)
+    first, before = first_steps(np.array(STEPS), np.array(runs), everywhere, 0.5)
+    assert first.tolist() == [400, 0, 400, math.inf]
+    np.testing.assert_array_equal(before, [200, math.nan, 200, math.nan])
+    nothing = first_steps(np.array(STEPS), np.full((1, 4), np.nan), everywhere[:1], 0.5)
+    assert nothing[0].tolist() == [math.inf]
+
+
+def test_a_checkpoint_that_was_not_analysed_says_nothing():
+    """Some runs at some steps, as several calls leave them."""
+    values = np.array([[0.0, np.nan, 0.6, 0.7], [np.nan, 0.6, np.nan, 0.6], [np.nan] * 4])
+    first, before = first_steps(np.array(STEPS), values, np.isfinite(values), 0.5)
+    assert first.tolist() == [200, 100, math.inf]
+    np.testing.assert_array_equal(before, [0, math.nan, math.nan])
 
 
 def test_a_bridge_is_what_head_and_relation_1_decide():
@@ -76,6 +89,7 @@ def test_steps_by_site_and_order_of_events():
             "top1": ((*rates, *place), top1),
             "bridge_found_strict": (rates, strict),
             "answer_accuracy": (rates, answers),
+            "num_queries": ((*rates, "subset", "token"), np.full((1, 4, 3, 1, 1), 9.0)),
         },
         {"run": [7], "regime": ("run", ["natural"]), "step": STEPS, "type": kinds}
         | {name: [value] for name, value in zip(place, PLACE, strict=True)},
@@ -86,4 +100,9 @@ def test_steps_by_site_and_order_of_events():
     assert events.loc[("id", "path causal"), ["step", "step_before"]].tolist() == [200, 100]
     assert events.loc[("id", "answered"), ["step", "step_before"]].tolist() == [400, 200]
     assert events.loc[("ood", "path readable"), "step"] == 400
+    gap = lens.copy(deep=True)
+    gap["num_queries"][0, 1:3] = np.nan  # not analysed at 100 and 200
+    events = order_of_events(patching, gap).set_index(["group", "event"])
+    assert events.loc[("id", "path readable"), ["step", "step_before"]].tolist() == [400, 0]
+    events = order_of_events(patching, lens).set_index(["group", "event"])
     assert events.loc[("ood", "answered"), "step"] == math.inf

@@ -12,7 +12,7 @@ from grokjax.analysis.patching import Patching
 from grokjax.analysis.sites import components, single_shares, whole_stage
 from grokjax.dataset import PAD, make_batch
 from grokjax.errors import UserError
-from grokjax.model import ModelConfig, forward, forward_all_steps, init
+from grokjax.model import ModelConfig, forward_all_steps, init
 from grokjax.population import make_mesh
 
 RECURSIVE = ModelConfig(
@@ -113,23 +113,47 @@ def test_without_the_embedding_a_stage_is_not_all():
 
 def test_readings_by_hand(network):
     config, (params, buffers), pairs = network
-    if config is HALTING:
-        pytest.skip("forward is one of its two steps")
-    effects = patch_effects(config, (params, buffers), pairs, sites=all_sites(config)[:1])
+    sites = all_sites(config, ("z_H",))
+    effects = patch_effects(config, (params, buffers), pairs, sites=sites)
     batch = make_batch(jnp.asarray(pairs.clean[:, QUERY]), PAD)
-    logits = np.asarray(forward(config, params, buffers, batch).logits)[:, 3]
+    logits = np.asarray(forward_all_steps(config, params, buffers, batch).logits)[:, 3]
     rows, clean = np.arange(4), pairs.clean[:, 4]
     expected = logits[rows, clean] - logits[rows, pairs.corrupted[:, 4]]
     np.testing.assert_allclose(effects.clean[0], expected, atol=1e-4)
-    # Of the recursive model z_H at Init is the same vector for all: nothing is patched.
-    noising = effects.sel(direction="noising").isel(cell=0, site=0)
-    if config is RECURSIVE:
-        log_p = logits[rows, clean] - np.log(np.exp(logits).sum(axis=1))
-        assert float(noising.log_probability) == pytest.approx(log_p.mean(), abs=1e-4)
-        rank = (logits > logits[rows, clean, None]).sum(axis=1)
-        assert float(noising["rank"]) == pytest.approx(rank.mean())
-        assert float(noising.causal_strength) == pytest.approx((rank > 0).mean())
-        assert float(noising.effect) == pytest.approx(0.0, abs=1e-6)
+    # At the last stage the head's place decides nothing: that patch leaves the clean run as it is.
+    last = (effects.place == config.evaluation_stages[-1]) & (effects.position == "head")
+    noising = effects.sel(direction="noising").isel(cell=0, site=int(np.flatnonzero(last)[0]))
+    log_p = logits[rows, clean] - np.log(np.exp(logits).sum(axis=1))
+    assert float(noising.log_probability) == pytest.approx(log_p.mean(), abs=1e-4)
+    rank = (logits > logits[rows, clean, None]).sum(axis=1)
+    assert float(noising["rank"]) == pytest.approx(rank.mean())
+    assert float(noising.causal_strength) == pytest.approx((rank > 0).mean())
+    assert float(noising.effect) == pytest.approx(0.0, abs=1e-5)
+    # And the place of the answer brings the corrupted run's distribution over.
+    place = "answer" if config.predicts_input else "relation2"
+    last = (effects.place == config.evaluation_stages[-1]) & (effects.position == place)
+    other = make_batch(jnp.asarray(pairs.corrupted[:, QUERY]), PAD)
+    said = np.asarray(forward_all_steps(config, params, buffers, other).logits)[:, 3]
+    noising = effects.sel(direction="noising").isel(cell=0, site=int(np.flatnonzero(last)[0]))
+    log_p = said[rows, clean] - np.log(np.exp(said).sum(axis=1))
+    assert float(noising.log_probability) == pytest.approx(log_p.mean(), abs=1e-4)
+    rank = (said > said[rows, clean, None]).sum(axis=1)
+    assert float(noising["rank"]) == pytest.approx(rank.mean())
+    assert float(noising.causal_strength) == pytest.approx((rank > 0).mean())
+    untouched = effects.sel(direction="denoising").isel(cell=0)
+    untouched = untouched.isel(site=int(np.flatnonzero(effects.position == "head")[-1]))
+    p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (logits, said))
+    assert float(untouched.kl) == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-3)
+
+
+def test_a_pair_alone_has_no_stranger():
+    weights = weights_of(RECURSIVE)
+    pairs = make_pairs(RECURSIVE, weights)
+    alone = Pairs("head", "id", pairs.clean[:1], pairs.corrupted[:1])
+    sites = all_sites(RECURSIVE, ("z_L",))
+    assert np.isnan(patch_effects(RECURSIVE, weights, alone, sites=sites, null=True).null).all()
+    two = patch_effects(RECURSIVE, weights, pairs, sites=sites, null=True)
+    assert np.isfinite(two.null).all() and not np.allclose(two.null, two.logit_difference)
 
 
 def test_a_network_that_tells_nothing_apart_has_no_effects():
@@ -165,15 +189,16 @@ def test_the_place_of_the_answer_decides_at_the_last_stage(network):
         assert kl[one.position == place].max() < 1e-5 < kl[one.position != place].min()
 
 
-def test_attribution_is_the_slope_of_the_exact_change():
-    """Against a small finite share, at every site; through all cycles, the ones without gradient
-    in training too."""
-    config = RECURSIVE
-    sites = all_sites(config, ("z_H", "z_L", "embedding"))
+def test_attribution_is_the_slope_of_the_exact_change(network):
+    """Against a small finite share, at every site; through cycles and halting steps, too, that
+    have no gradient in training."""
+    config = network[0]
+    streams = [c for c in components(config) if c in ("z_H", "z_L", "embedding")]
+    sites = all_sites(config, streams)
     weights = init(config, jax.random.key(0))
     pairs = make_pairs(config, weights)
     effects = patch_effects(config, weights, pairs, direction="noising", sites=sites)
-    patching = program(config, ("z_H", "z_L", "embedding"))
+    patching = program(config, streams)
     weights, both, answers = one_run(weights, pairs)
     (plain, _), (_, donor) = (patching.unpatched(weights, q, answers) for q in both)
     share = 1e-2
@@ -181,8 +206,9 @@ def test_attribution_is_the_slope_of_the_exact_change():
     moved = patching.patched(weights, both[0], answers, donor, shares).logit_difference[0]
     slope = (moved - np.asarray(plain.logit_difference)) / share
     exact = effects.attribution.to_numpy()[0, 0]
-    assert np.abs(exact).max() > 0.1
-    np.testing.assert_allclose(slope, exact, atol=0.03 * np.abs(exact).max())
+    largest = np.abs(exact).max()
+    assert largest > 0.01
+    np.testing.assert_allclose(slope, exact, atol=0.05 * largest)
 
 
 def test_runs_on_several_devices_are_each_its_own():

@@ -90,9 +90,61 @@ def test_what_blocks_share_cancels():
     assert row.distance_high - row.distance_low < 0.1
     (row,) = path_identity(paths, labels).itertuples()
     assert not row.paired and row.p_value > 0.5
-    # A block that one group lacks: no pairing.
-    (row,) = path_identity(paths, labels, blocks=[*"12345678", *"1234567x"]).itertuples()
-    assert not row.paired
+
+
+def seeded(rng, groups, num_seeds, shift, noise=0.6):
+    """Runs whose seeds decide most of their path: groups (name, its part of the shift)."""
+    base = np.ones((num_seeds, 60)) + noise * rng.normal(size=(num_seeds, 60))
+    rows, labels, blocks = [], [], []
+    for name, part in groups:
+        for seed in range(num_seeds):
+            rows.append(base[seed] + part * shift * (np.arange(60) < 30))
+            rows[-1] = rows[-1] + 0.1 * rng.normal(size=60)
+            labels.append(name)
+            blocks.append(str(seed))
+    return np.array(rows), labels, blocks
+
+
+def test_a_missing_partner_or_a_second_run_of_a_seed_hides_no_difference():
+    """Runs of shared seeds are never taken for independent ones."""
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        paths, labels, blocks = seeded(rng, [("a", 0), ("b", 1)], 8, 0.6)
+        truth = path_identity(paths, labels, blocks=blocks).distance[0]
+        missing = paths.copy()
+        missing[0] = np.nan  # one run of a: the other pairs remain
+        (row,) = path_identity(missing, labels, blocks=blocks).itertuples()
+        assert row.paired and (row.n_a, row.n_b) == (7, 7) and "different" in row.verdict
+        assert row.distance == pytest.approx(truth, rel=0.25)
+        # Two regimes of the same seeds in one group: means of a seed, paired with the other's.
+        paths, labels, blocks = seeded(rng, [("a", 0), ("b", 1), ("b", 1)], 8, 0.6)
+        (row,) = path_identity(paths, labels, blocks=blocks).itertuples()
+        assert row.paired and (row.n_a, row.n_b) == (8, 8) and "different" in row.verdict
+
+
+def test_one_block_in_common_is_too_few():
+    rng = np.random.default_rng(8)
+    table = path_identity(rng.normal(size=(6, 9)), [*"aaabbb"], blocks=[*"123", *"345"])
+    assert table.n_a[0] == 1 and np.isnan(table.distance[0]) and table.verdict[0] == "undecided"
+    apart = path_identity(rng.normal(size=(6, 9)), [*"aaabbb"], blocks=[*"123", *"456"])
+    assert not apart.paired[0] and apart.n_a[0] == 3 and np.isfinite(apart.distance[0])
+
+
+def test_seeds_are_drawn_and_not_runs():
+    """Three runs of one seed are no more evidence than one."""
+    rng = np.random.default_rng(0)
+    total = np.full((4, 50), 2.0)
+    by_seed = 1.0 + 0.5 * rng.normal(size=(4, 1, 1)) + np.zeros((4, 50, 1))
+    single = ratio_interval(by_seed, total)
+    tripled = ratio_interval(np.repeat(by_seed, 3, 0), np.repeat(total, 3, 0), [*"aaabbbcccddd"])
+    pretended = ratio_interval(np.repeat(by_seed, 3, 0), np.repeat(total, 3, 0))
+    widths = [float(i.high[0] - i.low[0]) for i in (single, tripled, pretended)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.1) and widths[2] < 0.7 * widths[0]
+    assert (tripled.n, pretended.n) == (4, 12)
+    rate = np.repeat(rng.uniform(size=(4, 1)), 3, 0)
+    seeds, runs = (rate_interval(rate, np.full(12, 100), s) for s in ([*"aaabbbcccddd"], None))
+    assert seeds.n == 4 and runs.n == 12
+    assert runs.high[0] - runs.low[0] < 0.75 * (seeds.high[0] - seeds.low[0])
 
 
 def test_too_few_runs_give_no_verdict():

@@ -131,11 +131,13 @@ def test_phase_diagram_cells():
     data.runs["data.hop2_ratio"] = [float(r[0].split("/")[1]) for r in rows]
     assert pictures.has_phases(data)
     cells = pictures.phase_picture(data).data
-    grok = cells[cells.kind == "P(grok)"].pivot(
+    grok = cells[cells.kind == "P(grok at 0.95)"].pivot(
         index="data.hop1_ratio", columns="data.hop2_ratio", values="mean"
     )
     assert grok.to_numpy().tolist() == [[0, 0], [0, 1]]
     assert set(cells["size"]) == {2}
+    mean = cells[cells.kind == "mean OOD accuracy at the end"]["mean"]
+    assert mean.tolist() == [0, 0, 0, 1]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import xarray as xr
 
 from grokjax.analysis import plots, tables
@@ -36,18 +37,33 @@ class Plotting:
           UserError: these data are neither.
         """
         data = self._data
-        for dimension in ("step", "run"):
-            if dimension not in data.dims:
-                data = data.expand_dims({dimension: [0]})
+        if "run" not in data.dims:
+            data = data.expand_dims("run")
+        if "step" not in data.dims:  # a scalar one is kept; without any, captions name none
+            data = data.expand_dims("step" if "step" in data.coords else {"step": [-1]})
         data = data.isel(step=[-1])
-        labels = data.regime.to_numpy() if "regime" in data.coords else ["one run"]
+        for name, default in (("regime", "one run"), ("seeds", "")):
+            values = np.atleast_1d(data[name].to_numpy() if name in data.coords else default)
+            data = data.assign_coords({name: ("run", values)})
+        labels = data.regime.to_numpy().tolist()
         if "top1" in data:
-            table = tables.lens_by_group(data, list(labels))
-            kinds = list(table.type[table.num_runs > 0])
-            preferred = "test_inferred_ood" if "test_inferred_ood" in kinds else kinds[0]
-            return plots.lens_figure(table, type or preferred)
+            table = tables.lens_by_group(data, labels)
+            kinds = list(dict.fromkeys(table.type[table.num_seeds > 0]))
+            preferred = [k for k in kinds if k == "test_inferred_ood"] or kinds
+            return plots.lens_figure(table, _one_of("type", type, preferred[0], kinds))
         if "effect" in data:
-            table = tables.patching_by_group(data, list(labels))
-            group, direction = group or table.group.iloc[0], direction or table.direction.iloc[0]
-            return plots.patching_figure(table, group, direction, blocks=blocks)
+            table = tables.patching_by_group(data, labels)
+            groups, directions = (list(dict.fromkeys(table[c])) for c in ("group", "direction"))
+            return plots.patching_figure(
+                table,
+                _one_of("group", group, groups[0], groups),
+                _one_of("direction", direction, directions[0], directions),
+                blocks=blocks,
+            )
         raise UserError("plot: this is neither a lens nor effects of patches")
+
+
+def _one_of(name: str, wanted: str | None, default: str, known: list[str]) -> str:
+    if wanted is not None and wanted not in known:
+        raise UserError(f"plot: {name} {wanted!a} is none of {', '.join(known)}")
+    return wanted or default

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -86,8 +87,12 @@ def analyze(
         raise UserError(f"--pairs={config.num_pairs}: give at least 1")
     folder = analysis_folder(results, out)
     steps, runs = _stored_steps(results, steps), _known_runs(results, runs)
-    settings = dataclasses.asdict(config)
+    # Regime, seeds and model of every run: another workdir's numbers are not these.
+    population = hashlib.sha256(" ".join(results.runs.run_hash.astype(str)).encode()).hexdigest()
+    settings = dataclasses.asdict(config) | {"population": population[:12]}
     check_settings(folder, settings)
+    for run_id in runs[:1]:
+        all_compositions(results.dataset(run_id))  # says so where there are no facts
     write_settings(folder, settings)
 
     num_devices = len(jax.devices())

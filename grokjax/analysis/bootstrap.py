@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ _LEVELS = (2.5, 97.5)
 
 
 class Intervals(NamedTuple):
-    """Estimates with 95 % percentile intervals; `n` seeds."""
+    """Estimates with 95 % percentile intervals; `n` seeds, not runs."""
 
     mean: Float[np.ndarray, "*F"]
     low: Float[np.ndarray, "*F"]
@@ -25,6 +26,7 @@ class Intervals(NamedTuple):
 def ratio_interval(
     change: Float[np.ndarray, "R N F"],
     total: Float[np.ndarray, "R N"],
+    seeds: Sequence[str] | None = None,
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
@@ -35,25 +37,33 @@ def ratio_interval(
 
     Args:
       change, total: by run, pair and site; NaN where a run lacks a pair.
+      seeds: of each run; runs that share one are drawn together. A seed of its own each by default.
       seed: of the resampling.
-      num_resamples: of seeds, and of pairs within each.
+      num_resamples: of seeds, and of pairs within each run.
     """
     there = np.isfinite(total)
     change, total = np.where(there[..., None], change, 0.0), np.where(there, total, 0.0)
-    weights = _resample(there.sum(axis=1), total.shape[1], there, seed, num_resamples)
+    rng = random_stream(seed, "bootstrap of pairs")
+    times, num_seeds = _drawn_runs(seeds, len(total), rng, num_resamples)
+    weights = np.zeros((num_resamples, *total.shape))
+    for r, size in enumerate(there.sum(axis=1)):
+        if size:  # a run drawn k times draws its pairs k times
+            even = np.full(size, 1 / size)
+            weights[:, r, there[r]] = rng.multinomial(times[:, r] * size, even)
     moved = np.einsum("brn,rnf->bf", weights, change, optimize=True)
     whole = np.einsum("brn,rn->b", weights, total)
     if len(total) == 0 or np.percentile(whole, _LEVELS[0]) <= 0:
         nothing = np.full(change.shape[-1], np.nan)
-        return Intervals(nothing, nothing, nothing, len(total))
+        return Intervals(nothing, nothing, nothing, num_seeds)
     mean = change.sum(axis=(0, 1)) / total.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _intervals(mean, moved / whole[:, None], len(total))
+        return _intervals(mean, moved / whole[:, None], num_seeds)
 
 
 def rate_interval(
     rate: Float[np.ndarray, "R F"],
     num_queries: Int[np.ndarray, R],
+    seeds: Sequence[str] | None = None,
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
@@ -65,7 +75,7 @@ def rate_interval(
     Args:
       rate: by run and site; runs with NaN are left out.
       num_queries: that each run's rates are of.
-      seed, num_resamples: of the resampling.
+      seeds, seed, num_resamples: as in `ratio_interval`.
     """
     usable = np.isfinite(rate).all(axis=1) & (np.asarray(num_queries) > 0)
     rate, num_queries = np.clip(rate[usable], 0, 1), np.asarray(num_queries)[usable]
@@ -73,25 +83,27 @@ def rate_interval(
         nothing = np.full(rate.shape[1:], np.nan)
         return Intervals(nothing, nothing, nothing, 0)
     rng = random_stream(seed, "bootstrap of rates")
-    chosen = rng.integers(len(rate), size=(num_resamples, len(rate)))
-    n = num_queries[chosen][..., None]
-    drawn = rng.binomial(n, rate[chosen]) / n
-    return _intervals(rate.mean(axis=0), drawn.mean(axis=1), len(rate))
+    own = None if seeds is None else np.asarray(seeds, dtype=object)[usable]
+    times, num_seeds = _drawn_runs(own, len(rate), rng, num_resamples)
+    total = np.zeros((num_resamples, rate.shape[1]))
+    for r, n in enumerate(num_queries):
+        drawn = times[:, r, None] * n
+        total += rng.binomial(drawn, rate[r]) / n
+    mean = total / times.sum(axis=1, keepdims=True)
+    return _intervals(rate.mean(axis=0), mean, num_seeds)
 
 
-def _resample(
-    sizes: Int[np.ndarray, R], num_pairs: int, there: np.ndarray, seed: int, num_resamples: int
-) -> Float[np.ndarray, "b R N"]:
-    """How often each pair of each run is drawn; a run drawn k times draws its pairs k times."""
-    rng = random_stream(seed, "bootstrap of pairs")
-    num_runs = len(sizes)
-    runs = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=num_resamples)
-    weights = np.zeros((num_resamples, num_runs, num_pairs))
-    for r, size in enumerate(sizes):
-        if size:
-            even = np.full(size, 1 / size)
-            weights[:, r, there[r]] = rng.multinomial(runs[:, r] * size, even)
-    return weights
+def _drawn_runs(
+    seeds: Sequence[str] | None, num_runs: int, rng: np.random.Generator, num_resamples: int
+) -> tuple[Int[np.ndarray, "b R"], int]:
+    """How often each run is drawn when seeds are, and the number of seeds."""
+    labels = np.arange(num_runs) if seeds is None else np.asarray(seeds, dtype=object)
+    names = list(dict.fromkeys(labels.tolist()))
+    place = np.array([names.index(label) for label in labels.tolist()], int)
+    if not names:
+        return np.zeros((num_resamples, 0), int), 0
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=num_resamples)
+    return drawn[:, place], len(names)
 
 
 def _intervals(mean: np.ndarray, resampled: np.ndarray, n: int) -> Intervals:

@@ -94,8 +94,8 @@ def order_figure(events: pd.DataFrame) -> Picture:
         ]
         figure.legend(handles=handles, loc="upper center", ncols=3, frameon=False)
         caption = (
-            "Each at 0.5; bar: since the checkpoint before; hollow, beyond the dotted line: not"
-            " within the training"
+            "Each at 0.5; bar: since the analysed checkpoint before; hollow, beyond the dotted"
+            " line: at none of the analysed ones"
         )
         figure.text(0.5, 0.01, caption, ha="center", fontsize=8)
         figure.tight_layout(rect=(0, 0.05, 1, 0.92))

@@ -114,9 +114,9 @@ def measure_effects(
     for cell in range(clean.shape[1]):
         both = jnp.asarray(clean[:, cell]), jnp.asarray(corrupted[:, cell])
         answers = both[0][..., 3], both[1][..., 3]
-        strangers = _strangers(np.asarray(there[:, cell]))
+        present = np.asarray(there[:, cell])
         cell_parts = [
-            _measure_cell(part, weights, both, answers, directions, strangers if null else None)
+            _measure_cell(part, weights, both, answers, directions, present if null else None)
             for part in parts
         ]
         order = np.argsort(np.concatenate([indices for indices, _, _ in parts]))
@@ -135,7 +135,7 @@ def measure_effects(
     }
 
 
-def _measure_cell(part, weights, both, answers, directions, strangers) -> dict[str, np.ndarray]:
+def _measure_cell(part, weights, both, answers, directions, present) -> dict[str, np.ndarray]:
     _, shares, program = part
     unpatched = [program.unpatched(weights, queries, answers) for queries in both]
     results: dict[str, list[np.ndarray]] = {}
@@ -149,11 +149,10 @@ def _measure_cell(part, weights, both, answers, directions, strangers) -> dict[s
             np.einsum("rnx,fx->rfn", _flat(slope, 2), _flat(shares[name], 1))
             for name, slope in slopes.items()
         )
-        if strangers is not None:
-            other = _of_others(source, strangers)
-            values["null"] = program.patched(
-                weights, queries, answers, other, shares
-            ).logit_difference
+        if present is not None:
+            other = _of_others(source, _strangers(present))
+            null = program.patched(weights, queries, answers, other, shares).logit_difference
+            values["null"] = _null_or_none(null, present)
         for name, value in values.items():
             results.setdefault(name, []).append(value)
     stacked = {name: np.stack(x, axis=1) for name, x in results.items()}
@@ -238,6 +237,11 @@ def _strangers(there: Bool[np.ndarray, "R N"]) -> Int[np.ndarray, "R N"]:
     n = np.maximum(there.sum(axis=1, keepdims=True), 1)
     place = np.arange(there.shape[1])
     return np.where(place < n, (place + 1) % n, place)
+
+
+def _null_or_none(null: np.ndarray, there: Bool[np.ndarray, "R N"]) -> np.ndarray:
+    """A pair alone has no stranger."""
+    return np.where((there.sum(axis=1) > 1)[:, None, None], null, np.nan)
 
 
 def _of_others(donor: Donor, index: Int[np.ndarray, "R N"]) -> Donor:

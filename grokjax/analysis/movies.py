@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from grokjax.analysis.tables import SITE
 from grokjax.events import first_crossing
@@ -22,38 +22,56 @@ _COMPOSITIONS = {"id": "test_inferred_iid", "ood": "test_inferred_ood"}
 
 
 def first_steps(
-    steps: np.ndarray, values: Float[np.ndarray, steps * F], threshold: float
-) -> Float[np.ndarray, "*F"]:
-    """When each value first reaches a threshold and is there at the next checkpoint too.
+    steps: np.ndarray,
+    values: Float[np.ndarray, "R steps *F"],
+    analysed: Bool[np.ndarray, "R steps"],
+    threshold: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """When each run's values first reach a threshold and are there at its next checkpoint too.
 
-    The last checkpoint counts alone. inf where never.
+    The last checkpoint counts alone; checkpoints at which a run was not analysed are none of its.
+
+    Returns:
+      [R, *F] each: the steps, inf where never; the checkpoints before, NaN where there is none.
     """
-    flat = np.asarray(values, float).reshape(len(steps), -1)
-    # Repeated, the last checkpoint confirms itself.
-    flat = np.concatenate([flat, flat[-1:]])
-    again = np.append(steps, steps[-1])
-    found = [first_crossing(again.tolist(), column.tolist(), threshold, 2) for column in flat.T]
-    return np.array(found).reshape(values.shape[1:])
+    shape = values.shape[:1] + values.shape[2:]
+    first, before = np.full(shape, math.inf), np.full(shape, math.nan)
+    for run in range(len(values)):
+        own = steps[analysed[run]].tolist()
+        if not own:
+            continue
+        columns = np.asarray(values[run][analysed[run]], float).reshape(len(own), -1)
+        # Repeated, the last checkpoint confirms itself.
+        again = np.concatenate([columns, columns[-1:]])
+        found = [first_crossing([*own, own[-1]], c.tolist(), threshold, 2) for c in again.T]
+        places = [own.index(at) if math.isfinite(at) else 0 for at in found]
+        first[run] = np.reshape(found, shape[1:])
+        before[run] = np.reshape([own[p - 1] if p else math.nan for p in places], shape[1:])
+    return first, before
 
 
 def causal_steps(patching: xr.Dataset, threshold: float = CAUSAL_AT) -> pd.DataFrame:
     """A row per run, cell, direction and site: the step from which its effect is over it."""
-    steps = patching.step.to_numpy()
-    values = patching.effect.transpose("step", "run", "cell", "direction", "site")
-    first = first_steps(steps, values.to_numpy(), threshold)
+    values = patching.effect.transpose("run", "step", "cell", "direction", "site")
+    analysed = patching.num_pairs.notnull().any("cell").transpose("run", "step").to_numpy()
+    first, _ = first_steps(patching.step.to_numpy(), values.to_numpy(), analysed, threshold)
     frame = values.isel(step=0).copy(data=first).to_dataframe("causal_step").reset_index()
     return frame[["run", "regime", "slot", "group", "direction", *SITE, "causal_step"]]
 
 
 def readable_steps(lens: xr.Dataset, threshold: float = READABLE_AT) -> pd.DataFrame:
     """A row per run, type and site: the step from which the lens mostly says the bridge."""
-    steps = lens.step.to_numpy()
-    values = lens.top1.sel(token="bridge", subset="apart").transpose("step", ...)
-    first = first_steps(steps, values.to_numpy(), threshold)
+    values = lens.top1.sel(token="bridge", subset="apart").transpose("run", "step", ...)
+    first, _ = first_steps(lens.step.to_numpy(), values.to_numpy(), _analysed(lens), threshold)
     frame = values.isel(step=0).copy(data=first).to_dataframe("readable_step").reset_index()
     place = ["type", "stream", "stage", "position"]
     frame = frame[["run", "regime", *place, "readable_step"]]
     return frame[~frame.type.str.contains("atomic")]
+
+
+def _analysed(lens: xr.Dataset) -> Bool[np.ndarray, "R steps"]:
+    there = lens.num_queries.notnull().any(["type", "subset", "token"])
+    return there.transpose("run", "step").to_numpy()
 
 
 def bridge_score(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps"]:
@@ -81,23 +99,19 @@ def order_of_events(patching: xr.Dataset, lens: xr.Dataset) -> pd.DataFrame:
     Returns:
       run, regime, group, event (EVENTS), step: the first stored checkpoint at which, and at the
       next, bridge_found_strict, the bridge score or the answer accuracy is at least 0.5; inf if
-      never; step_before: of the checkpoint before, since which it came.
+      never; step_before: the run's analysed checkpoint before, since which it came.
     """
-    steps = lens.step.to_numpy()
-    rows = []
+    steps, analysed = lens.step.to_numpy(), _analysed(lens)
+    rows: list[tuple] = []
     for group, kind in _COMPOSITIONS.items():
         own = lens.sel(type=kind)
         by_event = {
-            "path readable": (own.bridge_found_strict, READABLE_AT),
+            "path readable": (own.bridge_found_strict.to_numpy(), READABLE_AT),
             "path causal": (bridge_score(patching, group), CAUSAL_AT),
-            "answered": (own.answer_accuracy, ANSWERED_AT),
+            "answered": (own.answer_accuracy.to_numpy(), ANSWERED_AT),
         }
         for event, (values, threshold) in by_event.items():
-            found = first_steps(steps, np.asarray(values).T, threshold)
-            for run, regime, step in zip(
-                lens.run.to_numpy(), lens.regime.to_numpy(), found, strict=True
-            ):
-                place = np.searchsorted(steps, step) if math.isfinite(step) else 0
-                before = float(steps[place - 1]) if place else math.nan
-                rows.append((int(run), str(regime), group, event, step, before))
+            found, before = first_steps(steps, values, analysed, threshold)
+            runs = zip(lens.run.to_numpy(), lens.regime.to_numpy(), found, before, strict=True)
+            rows += [(int(run), str(regime), group, event, at, b) for run, regime, at, b in runs]
     return pd.DataFrame(rows, columns=["run", "regime", "group", "event", "step", "step_before"])

@@ -50,7 +50,10 @@ def all_compositions(dataset: Dataset) -> Compositions:
     """
     facts = np.concatenate([dataset.id_facts, dataset.ood_facts]).astype(np.int64)
     if not len(facts):
-        raise UserError(f"{dataset.name}: has no list of facts to draw pairs from")
+        raise UserError(
+            f"{dataset.name}: has no list of facts to draw pairs from, so nothing to patch;"
+            " grokjax.analysis.logit_lens needs none"
+        )
     is_ood = np.arange(len(facts)) >= len(dataset.id_facts)
     by_head = np.argsort(facts[:, 0], kind="stable")
     heads = facts[by_head, 0]

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,23 +44,24 @@ def path_identity(
     groups: 0 is the same path, 1 as far from it as no path at all. The squared one is unbiased: the
     mean over pairs of runs of different groups, less half of each group's own mean. It is negative
     where groups differ less than their seeds do, and then shown as 0. Its interval is a jackknife's
-    (Student-t). Where two groups have the same blocks, a run each (the same graph and the same
-    initialisation, say), runs are compared within blocks, so that what blocks have in common
-    cancels: the mean is over pairs of blocks' differences, and permutations swap within blocks.
+    (Student-t). Runs that share a block (a graph and an initialisation, say) are not independent:
+    those of one group are one replicate, and groups with blocks in common are compared on these
+    alone, block by block, so that what a block brings cancels: the mean is over pairs of blocks'
+    differences, and permutations swap within blocks.
 
     Args:
       paths: a row per run; rows with NaN are left out.
       groups: each run's group.
-      blocks: what each run shares with one run of every other group, if anything.
+      blocks: what each run may share with others; None for nothing.
       margin: of the equivalence test, relative like the distances.
       seed: of the permutations, where they are too many to list.
 
     Returns:
-      A row per two groups, COLUMNS: the distance with its 95 % interval, the seed-to-seed floor
-      (the same between two runs of one group), the effect size (distance over floor), the size of
-      the mean path, the permutation test's p, and a verdict: "different" (p < 0.05), "equivalent"
-      (the one-sided 95 % bound is below the margin), "different, within the margin", or
-      "undecided".
+      A row per two groups, COLUMNS: n_a and n_b replicates, the distance with its 95 % interval,
+      the seed-to-seed floor (the same between two of one group), the effect size (distance over
+      floor), the size of the mean path, the permutation test's p, and a verdict: "different"
+      (p < 0.05), "equivalent" (the one-sided 95 % bound is below the margin), "different, within
+      the margin", or "undecided".
     """
     rows = []
     for two in _two_groups(paths, groups, blocks):
@@ -84,25 +86,37 @@ class _Two:
 def _two_groups(
     paths: Float[np.ndarray, "R F"], groups: Sequence[str], blocks: Sequence[str] | None
 ) -> Iterator[_Two]:
-    """Every two groups, in the order in which they occur."""
+    """Every two groups, in the order in which they occur.
+
+    Runs of one group and block are one replicate, their mean: what they share is no new evidence.
+    Where two groups have blocks in common, these alone are compared, in pairs: replicates that
+    share a block are not independent, and taking them for it would find groups too much alike.
+    """
     paths, labels = np.asarray(paths, float), np.asarray(groups, dtype=object)
     defined = ~np.isnan(paths).all(axis=0)  # a site that no run has is no site
     usable = defined.any() & np.isfinite(paths[:, defined]).all(axis=1)
-    paths, labels = paths[usable][:, defined], labels[usable]
-    block_of = None if blocks is None else np.asarray(blocks, dtype=object)[usable]
-    for a, b in itertools.combinations(dict.fromkeys(labels.tolist()), 2):
-        own = np.flatnonzero((labels == a) | (labels == b))
-        is_a = labels[own] == a
-        size = float(np.sqrt(np.mean(np.mean(paths[own], axis=0) ** 2)))
-        difference = paths[own][:, None] - paths[own][None]
-        squares = np.mean(difference**2, axis=-1) / (size**2 or 1.0)
-        matched = None
-        if block_of is not None:
-            names = block_of[own]
-            of_a, of_b = ({names[i]: i for i in np.flatnonzero(m)} for m in (is_a, ~is_a))
-            if set(of_a) == set(of_b) and 2 * len(of_a) == len(own):
-                matched = np.array(list(of_a.values())), np.array([of_b[x] for x in of_a])
-        yield _Two(str(a), str(b), squares, is_a, size, matched)
+    names = list(dict.fromkeys(labels.tolist()))
+    block_of = np.arange(len(labels)) if blocks is None else np.asarray(blocks, dtype=object)
+
+    def replicates(group: str) -> dict[Any, np.ndarray]:
+        own = np.flatnonzero(usable & (labels == group))
+        of_block = {b: own[block_of[own] == b] for b in dict.fromkeys(block_of[own].tolist())}
+        return {b: paths[rows][:, defined].mean(axis=0) for b, rows in of_block.items()}
+
+    for a, b in itertools.combinations(names, 2):
+        of_a, of_b = replicates(a), replicates(b)
+        common = [block for block in of_a if block in of_b]
+        if common:
+            of_a, of_b = ({block: x[block] for block in common} for x in (of_a, of_b))
+        num = len(of_a) + len(of_b)
+        own = np.array([*of_a.values(), *of_b.values()]).reshape(num, int(defined.sum()))
+        size = float(np.sqrt(np.mean(np.mean(own, axis=0) ** 2))) if own.size else math.nan
+        difference = own[:, None] - own[None]
+        squares = np.mean(difference**2, axis=-1) if own.size else np.zeros((num, num))
+        places = np.arange(len(common))
+        matched = (places, places + len(common)) if common else None
+        is_a = np.arange(num) < len(of_a)
+        yield _Two(str(a), str(b), squares / (size**2 or 1.0), is_a, size, matched)
 
 
 def _compare(two: _Two, margin: float, seed: int) -> dict:

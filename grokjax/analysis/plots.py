@@ -62,7 +62,7 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
       table: from `lens_by_group`, of one step.
       kind: probe type.
     """
-    own = table[(table.type == kind) & (table.num_runs > 0)]
+    own = table[(table.type == kind) & (table.num_seeds > 0)]
     stages, positions = (list(dict.fromkeys(own[c])) for c in ("stage", "position"))
     streams = own.stage.map(lens_stream) if "z_L" in set(own.stream) else "z_H"
     own = own[own.stream == streams]
@@ -75,11 +75,10 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
                 grid = cells.pivot(index="stage", columns="position", values="top1")
                 image = _heat(axis, grid.reindex(index=stages, columns=positions), _READ)
                 axis.set_title(f"{group}: {token}", fontsize=10)
-        first = own.iloc[0]
         caption = (
             f"Share of {kind} queries (bridge neither head nor answer) whose first choice, read by"
-            f" the output head, is the bridge or the target; step {first.step:,}, mean of"
-            f" {span(own.num_runs)} seeds, {span(own.num_queries.round())} queries each;"
+            f" the output head, is the bridge or the target; {_at_step(own)}mean of"
+            f" {span(own.num_seeds)} seeds, {span(own.num_queries.round())} queries each;"
             f" 95 % intervals ({_widest(own, 'top1')}) in the table beside"
         )
         return _finish(figure, image, "share of queries", caption, own)
@@ -117,7 +116,6 @@ def patching_figure(
                 )
                 _separate(axis, columns)
                 axis.set_title(f"{name}: {_SLOT_TITLES[slot]}", fontsize=10)
-        first = own.iloc[0]
         what = (
             "clean state into the corrupted run"
             if direction == "denoising"
@@ -125,8 +123,8 @@ def patching_figure(
         )
         caption = (
             f"{direction.capitalize()} ({what}), {GROUP_NAMES[group]} queries: share of the logit"
-            f" difference that one site carries; 1 all, 0 none; step {first.step:,},"
-            f" {span(own.num_runs)} seeds, {span(own.num_pairs.round())} pairs each, ratio of"
+            f" difference that one site carries; 1 all, 0 none; {_at_step(own)}"
+            f" {span(own.num_seeds)} seeds, {span(own.num_pairs.round())} pairs each, ratio of"
             f" means; 95 % intervals ({_widest(own, 'effect')}) in the table beside"
         )
         return _finish(figure, image, "effect", caption, own)
@@ -159,7 +157,7 @@ def movie_figure(table: pd.DataFrame, group: str, *, num_sites: int = 8) -> Pict
             axis.set_xlabel("training step")
         caption = (
             f"Denoising effect of the {len(sites)} strongest sites at stored checkpoints,"
-            f" {GROUP_NAMES[group]} queries, {span(own.num_runs)} seeds,"
+            f" {GROUP_NAMES[group]} queries, {span(own.num_seeds)} seeds,"
             f" {span(own.num_pairs.round())} pairs each"
         )
         return _finish(figure, image, "effect", caption, own[own.site.isin(sites)])
@@ -239,6 +237,12 @@ def _finish(figure: Figure, image, unit: str, caption: str, table: pd.DataFrame)
 
 def wrap(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width))
+
+
+def _at_step(table: pd.DataFrame) -> str:
+    """Of a network that nobody knows the step of, nothing."""
+    step = int(table.step.iloc[0])
+    return f"step {step:,}, " if step >= 0 else ""
 
 
 def span(values: pd.Series) -> str:

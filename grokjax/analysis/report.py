@@ -37,8 +37,9 @@ def group_runs(results: Results, analysis: Analysis, by: str) -> list[str]:
     run_ids = analysis.lens.run.to_numpy()
     if by == "grokked":
         accuracy = analysis.last().lens.answer_accuracy.sel(type="test_inferred_ood").isel(step=0)
-        return ["grokked" if x >= GROKKED_AT else "not grokked" for x in accuracy.to_numpy()]
-    values = results.runs.set_index("run_id")[by]
+        named = {True: "grokked", False: "not grokked"}
+        return ["unknown" if np.isnan(x) else named[x >= GROKKED_AT] for x in accuracy.to_numpy()]
+    values = results.runs.set_index("run_id", drop=False)[by]
     return [str(values[run]) for run in run_ids]
 
 
@@ -47,6 +48,12 @@ def check_group_by(results: Results, by: str) -> None:
     if by != "grokked" and by not in results.runs:
         known = ", ".join(["grokked", *results.runs.columns])
         raise UserError(f"--group-by={by}: no such column; choose of {known}")
+
+
+def check_margin(margin: float) -> None:
+    """Refuses what no distance can be compared with."""
+    if not 0 < margin < np.inf:
+        raise UserError(f"--margin={margin}: give a number above 0, a share of a path's size")
 
 
 def report(
@@ -58,12 +65,15 @@ def report(
     margin: float = MARGIN,
 ) -> str:
     """Writes every table and picture of an analysis, and says in a few lines what was found."""
+    check_margin(margin)
     groups = group_runs(results, analysis, group_by)
     made = write_tables(analysis, groups, folder)
     pictures = write_figures(made, folder / "figures")
     identity, more = write_identity(analysis, groups, folder, margin)
     lines = [f"Path identity by {group_by} at step {int(analysis.lens.step[-1]):,}:"]
     lines += [f"  {_sentence(row)}" for row in identity.itertuples()]
+    if not len(identity):
+        lines.append(f"  only one group, {groups[0]}: nothing to compare")
     lines += [f"figure: {path}" for path in [*pictures, *more]]
     return "\n".join([*lines, f"tables: {folder}"])
 
@@ -106,7 +116,7 @@ def write_figures(made: dict[str, pd.DataFrame], folder: pathlib.Path) -> list[p
     patching, lens = (t[t.step == t.step.max()] for t in (made["patching"], made["lens"]))
     pictures: dict[str, plots.Picture] = {}
     for kind in ("test_inferred_ood", "test_inferred_iid", "train_inferred"):
-        if (lens[lens.type == kind].num_runs > 0).any():
+        if (lens[lens.type == kind].num_seeds > 0).any():
             pictures[f"lens_{kind}"] = plots.lens_figure(lens, kind)
     for group in dict.fromkeys(patching.dropna(subset=["effect"]).group):
         for direction in dict.fromkeys(patching.direction):

@@ -36,7 +36,7 @@ def lens_by_run(lens: xr.Dataset) -> pd.DataFrame:
 
 
 def rates_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
-    """group, step, type, metric; mean over seeds with its 95 % Student-t interval, num_runs."""
+    """group, step, type, metric; mean over seeds with its 95 % Student-t interval, num_seeds."""
     rows = []
     for name, runs in _members(groups):
         own = lens.isel(run=runs)
@@ -44,11 +44,11 @@ def rates_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
             for kind in own.type.to_numpy():
                 for metric in RATES:
                     values = own[metric].sel(step=step, type=kind).to_numpy()
-                    values = values[np.isfinite(values)]
-                    if len(values):
-                        mean, low, high, n = student_interval(values)
+                    by_seed = pd.Series(values).groupby(own.seeds.to_numpy()).mean().dropna()
+                    if len(by_seed):
+                        mean, low, high, n = student_interval(by_seed.to_numpy())
                         rows.append((name, int(step), str(kind), metric, mean, low, high, n))
-    columns = ["group_of_runs", "step", "type", "metric", "mean", "low", "high", "num_runs"]
+    columns = ["group_of_runs", "step", "type", "metric", "mean", "low", "high", "num_seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -57,7 +57,8 @@ def patching_by_group(patching: xr.Dataset, groups: Sequence[str]) -> pd.DataFra
 
     Returns:
       group_of_runs, step, slot, group, direction, site; effect, low, high (95 %, bootstrap over
-      seeds, then pairs), attributed_effect, null_effect, num_runs, num_pairs (of a run, the mean).
+      seeds, then pairs), attributed_effect, null_effect, num_seeds, num_runs, num_pairs (of a run,
+      the mean).
     """
     frames: list[pd.DataFrame] = []
     sites = pd.DataFrame({name: patching[name].to_numpy() for name in SITE})
@@ -73,7 +74,7 @@ def patching_by_group(patching: xr.Dataset, groups: Sequence[str]) -> pd.DataFra
                     frame.insert(0, "group_of_runs", name)
                     frame.insert(1, "step", int(patching.step[step]))
                     frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    return _joined(frames)
 
 
 def _pooled(own: xr.Dataset, sites: pd.DataFrame) -> pd.DataFrame:
@@ -83,9 +84,11 @@ def _pooled(own: xr.Dataset, sites: pd.DataFrame) -> pd.DataFrame:
     host, sign = (corrupted, 1.0) if is_denoising else (clean, -1.0)
     total = clean - corrupted
 
+    seeds = own.seeds.to_numpy()
+
     def pooled(difference: np.ndarray) -> Intervals:
         change = sign * (difference.transpose(0, 2, 1) - host[..., None])
-        return ratio_interval(change, total)
+        return ratio_interval(change, total, seeds)
 
     effect = pooled(own.logit_difference.to_numpy())
     linear = pooled(own.attribution.to_numpy() + host[:, None]).mean
@@ -99,7 +102,8 @@ def _pooled(own: xr.Dataset, sites: pd.DataFrame) -> pd.DataFrame:
         high=effect.high,
         attributed_effect=linear,
         null_effect=null,
-        num_runs=effect.n,
+        num_seeds=effect.n,
+        num_runs=own.sizes["run"],
         num_pairs=float(own.num_pairs.mean()),
     )
 
@@ -111,7 +115,7 @@ def lens_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
 
     Returns:
       group_of_runs, step, type, token, stream, stage, position; top1, low, high (95 %, bootstrap
-      over seeds, then queries), num_runs, num_queries (of a run, the mean).
+      over seeds, then queries), num_seeds, num_queries (of a run, the mean).
     """
     frames = []
     place = ["stream", "stage", "position"]
@@ -124,7 +128,7 @@ def lens_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
                     own = own.sel(type=kind, token=token, subset="apart")
                     rates = own.top1.stack(site=place)
                     queries = own.num_queries.fillna(0).to_numpy().astype(int)
-                    top1 = rate_interval(rates.to_numpy(), queries)
+                    top1 = rate_interval(rates.to_numpy(), queries, own.seeds.to_numpy())
                     frame = rates.site.to_index().to_frame(index=False)
                     frame.insert(0, "group_of_runs", name)
                     frame.insert(1, "step", int(lens.step[step]))
@@ -135,11 +139,17 @@ def lens_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
                             top1=top1.mean,
                             low=top1.low,
                             high=top1.high,
-                            num_runs=top1.n,
+                            num_seeds=top1.n,
                             num_queries=queries.mean(),
                         )
                     )
-    return pd.concat(frames, ignore_index=True)
+    return _joined(frames)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """One below the other, all fractions equally wide."""
+    wide = [f.astype(dict.fromkeys(f.select_dtypes("floating"), float)) for f in frames]
+    return pd.concat(wide, ignore_index=True)
 
 
 def effect_maps(

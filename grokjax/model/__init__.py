@@ -120,7 +120,9 @@ def _patch_of_step(config: ModelConfig, patch: Patch, step: int) -> Patch:
     source = {n: x if n == "embedding" else part(n, x) for n, x in patch.source.items()}
     share = {n: part(n, x) for n, x in patch.share.items()}
     if "embedding" in share:
-        so_far = jnp.max(patch.share["embedding"][: step * len(config.stages) + 1], axis=0)
+        # As if mixed in again and again; unlike a maximum, with the right derivative at 0.
+        kept = 1 - patch.share["embedding"][: step * len(config.stages) + 1]
+        so_far = 1 - jnp.prod(kept, axis=0)
         share["embedding"] = share["embedding"].at[0].set(so_far)
     return Patch(source, share)
 

@@ -83,7 +83,8 @@ def _sections(data: Study):
         Section(
             "Time to memorise, to the path, to grokking",
             f"Each at {THRESHOLD:g} in three evaluations running. Aalen-Johansen estimates with"
-            " 95 % log-log intervals; a tick is a run whose training ended before.",
+            " 95 % log-log intervals (up to five groups; for nobody and everybody Wilson's, in the"
+            " table); a tick is a run whose training ended before.",
             [(drawn["survival"], _alt_survival(times), f"n = {n} runs a group. {facts}")],
             [
                 (
@@ -94,8 +95,8 @@ def _sections(data: Study):
                 (
                     _shown_kinds(kinds),
                     "Shares of runs with 95 % Wilson intervals. True: path and grokking observed."
-                    " Fake: grokked with the path score below 0.5 throughout. Delay: grokking after"
-                    " memorising, steps, mean of runs with both.",
+                    " Path: at 0.5. Fake: grokked with the path score below that throughout. Delay:"
+                    " grokking after memorising, steps, mean of runs with both.",
                 ),
             ],
         ),
@@ -106,8 +107,8 @@ def _sections(data: Study):
         sections.append(
             Section(
                 "Fake grokking: the phase diagram",
-                "Share of runs in each cell. Orange: where a logistic regression on both ratios and"
-                " their product puts 0.5.",
+                "Means of the runs in each cell. Orange: where a logistic regression on both ratios"
+                " and their product puts 0.5.",
                 [(drawn["phase_diagram"], _alt_phases(phases), f"n in each cell. {facts}")],
             )
         )
@@ -132,9 +133,7 @@ def _sections(data: Study):
     variance = tables.seed_variance(data, THRESHOLD)
     if len(variance):
         shown = variance.round(2).astype(str)
-        caption = (
-            "Shares of the variance over runs, from a full cross of seeds (method of moments)."
-        )
+        caption = "Shares of the variance over runs, a full cross of seeds (method of moments)."
         text = "What data, initialisation and order each bring; the rest is interactions and noise."
         sections.append(Section("Which seed matters", text, (), [(shown, caption)]))
     made = {
@@ -248,7 +247,7 @@ def _alt_survival(times: pd.DataFrame) -> str:
 
 
 def _alt_phases(cells: pd.DataFrame) -> str:
-    grok = cells[cells.kind == "P(grok)"]["mean"]
+    grok = cells[cells.kind.str.startswith("P(grok")]["mean"]
     return f"Grids of hop-1 by hop-2 ratio; P(grok) from {grok.min():.2f} to {grok.max():.2f}"
 
 

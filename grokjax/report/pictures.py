@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from grokjax.analysis.plots import COLOURS, Picture
-from grokjax.events import DIVERGED, METRICS, OBSERVED
+from grokjax.events import DIVERGED, METRICS, OBSERVED, PATH_AT
 from grokjax.report.groups import RATIOS, Study, outcome_table
 from grokjax.report.tables import events_of
 from grokjax.summary import BRIDGE_CHANCE, BRIDGE_FOUND, OOD_ACCURACY, TRAINING_ACCURACY
@@ -30,6 +30,12 @@ _SHOWN = (
 _PUBLISHED = (("training_accuracy", "#000000"), ("bridge_found", "#D55E00"))
 _EVENT_NAMES = {"memorised": "memorised", "path": "path readable (OOD)", "grokked": "grokked (OOD)"}
 _MOST_PANELS = 12
+_MOST_BANDS = 5  # that can be told apart
+
+
+def _style(i: int) -> Any:
+    """A line style that, with the colour, tells every group apart."""
+    return _LINES[(i + i // len(_LINES)) % len(_LINES)]
 
 
 def curves_picture(data: Study, paper: dict[str, Any] | None = None) -> Picture:
@@ -95,13 +101,17 @@ def survival_picture(data: Study, threshold: float = 0.95) -> Picture:
                 end = pd.DataFrame([curve.iloc[-1].to_dict() | {"time": float(data.step)}])
                 curve = pd.concat([curve, end], ignore_index=True)
                 x, colour = curve.time / 1000, COLOURS[i % len(COLOURS)]
-                style = _LINES[i % len(_LINES)]
+                style = _style(i)
                 axis.step(
                     x, curve.probability, where="post", color=colour, linestyle=style, label=group
                 )
-                axis.fill_between(
-                    x, curve.low, curve.high, step="post", color=colour, alpha=0.12, linewidth=0
-                )
+                # Bands of nobody and of everybody would hide all others: those are in the table.
+                between = (curve.probability > 0) & (curve.probability < 1)
+                if len(data.groups) <= _MOST_BANDS:
+                    axis.fill_between(
+                        x, curve.low, curve.high, where=between, step="post", color=colour,
+                        alpha=0.12, linewidth=0,
+                    )  # fmt: skip
                 left = own[own.status == "censored"].step / 1000
                 level = float(curve.probability.iloc[-1])
                 axis.plot(left, np.full(len(left), level), "|", color=colour, markersize=7)
@@ -133,7 +143,7 @@ def benefit_picture(data: Study) -> Picture:
         axis = figure.subplots()
         for i, group in enumerate(data.groups[:_MOST_PANELS]):
             one = table[(table.group == group) & (table.flops > 0)]
-            colour, style = COLOURS[i % len(COLOURS)], _LINES[i % len(_LINES)]
+            colour, style = COLOURS[i % len(COLOURS)], _style(i)
             axis.plot(one.flops, one["median"], linestyle=style, color=colour, label=group)
             axis.fill_between(
                 one.flops, one["min"], one["max"], color=colour, alpha=0.12, linewidth=0
@@ -154,23 +164,24 @@ def has_phases(data: Study) -> bool:
 
 
 def phase_picture(data: Study, threshold: float = 0.95) -> Picture:
-    """P(grok), P(path), P(fake) in each cell of hop-1 by hop-2 ratio, with the fitted boundary."""
+    """Accuracy, P(grok), P(path), P(fake) in each cell of both ratios, with fitted boundaries."""
     table = outcome_table(data, threshold)
     by_run = data.runs.set_index("run_id")
     for name in RATIOS:
         table[name] = by_run[name].loc[table.run_id].to_numpy()
     kinds = {
-        "P(grok)": np.isfinite(table.grokked),
-        "P(path)": np.isfinite(table.path),
-        "P(fake grok)": table.grok == "fake",
+        "mean OOD accuracy at the end": table.final_ood_accuracy,
+        f"P(grok at {threshold:g})": np.isfinite(table.grokked).astype(float),
+        f"P(path at {PATH_AT:g})": np.isfinite(table.path).astype(float),
+        "P(fake grok)": (table.grok == "fake").astype(float),
     }
     first, second = (sorted(table[n].unique()) for n in RATIOS)
     cells = []
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(11.4, 3.9))
-        axes = figure.subplots(1, 3, sharey=True)
-        for axis, (title, happened) in zip(axes, kinds.items(), strict=True):
-            grouped = table.assign(x=happened.astype(float)).groupby(list(RATIOS))["x"]
+        figure = Figure(figsize=(13.4, 3.6), layout="constrained")
+        axes = figure.subplots(1, len(kinds), sharey=True)
+        for axis, (title, value_of) in zip(axes, kinds.items(), strict=True):
+            grouped = table.assign(x=value_of).groupby(list(RATIOS))["x"]
             grid = grouped.mean().unstack().reindex(index=first, columns=second)
             sizes = grouped.size().unstack().reindex(index=first, columns=second)
             image = axis.imshow(
@@ -181,16 +192,18 @@ def phase_picture(data: Study, threshold: float = 0.95) -> Picture:
                     colour = "black" if value > 0.6 else "white"
                     text = f"{value:.2f}\nn = {int(sizes.iloc[i, j])}"
                     axis.text(i, j, text, ha="center", va="center", color=colour, fontsize=8)
-            fitted = fit_boundary(table[list(RATIOS)].to_numpy(float), happened.to_numpy(float))
+            fitted = None
+            if title.startswith("P("):
+                fitted = fit_boundary(table[list(RATIOS)].to_numpy(float), value_of.to_numpy(float))
             if fitted is not None:
                 _draw_boundary(axis, fitted, first, second)
             axis.set_xticks(range(len(first)), [f"{v:g}" for v in first])
             axis.set_yticks(range(len(second)), [f"{v:g}" for v in second])
             axis.set_title(title, fontsize=10)
-            axis.set_xlabel("share of OOD facts trained as hop 1")
+            axis.set_xlabel("OOD facts as hop 1")
             cells.append(grouped.agg(["mean", "size"]).reset_index().assign(kind=title))
-        axes[0].set_ylabel("share trained as hop 2")
-        figure.colorbar(image, ax=list(axes), label="share of runs", fraction=0.02, pad=0.01)
+        axes[0].set_ylabel("OOD facts as hop 2")
+        figure.colorbar(image, ax=list(axes), label="share", fraction=0.02, pad=0.01)
     return Picture(figure, pd.concat(cells, ignore_index=True))
 
 
