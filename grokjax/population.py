@@ -210,7 +210,9 @@ class Population:
         part, metrics = program(part, own.hyper, own.tables)
         size = jax.tree.leaves(state)[0].shape[0]
         nothing = jax.tree.map(lambda x: jnp.full((size, *x.shape[1:]), jnp.nan, x.dtype), metrics)
-        return _put(state, part, own.rows, self.mesh), _put(nothing, metrics, own.rows, self.mesh)
+        return _put(state, part, own.rows, self.mesh), jax.tree.map(
+            lambda x, y: x.at[own.rows].set(y), nothing, metrics
+        )
 
     def stop(self, state: RunState, ended: Bool[np.ndarray, R]) -> RunState:
         """Freezes runs that have reached their end; they leave the program when enough have."""

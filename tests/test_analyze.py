@@ -8,7 +8,8 @@ from conftest import FINETUNING, tiny_config
 
 import grokjax
 from grokjax import analysis
-from grokjax.analysis import AnalysisConfig, all_sites, draw_pairs, load_analysis
+from grokjax.analysis import AnalysisConfig, all_sites, draw_pairs, load_analysis, tables
+from grokjax.analysis.report import group_runs
 from grokjax.analysis.store import part_path
 from grokjax.cli import main
 from grokjax.errors import UserError
@@ -139,15 +140,17 @@ def test_every_model_and_one_run_alone(tmp_path, changes, capsys):
 def test_some_runs_at_some_steps_and_every_way_to_group(trained, tmp_path, capsys):
     out = tmp_path / "a"
     options = (f"--workdir={trained.workdir}", f"--out={out}", "--pairs=4", "--no-null")
-    assert run(*options, "--runs=0,1,2") == 0
+    analysis.analyze(trained.workdir, runs=[0, 1, 2], config=FAST, out=out)
     assert run(*options, "--runs=1,3", "--steps=20") == 0
     found = load_analysis(trained, out)
     assert found.lens.run.values.tolist() == [0, 1, 2, 3]
     assert np.isnan(found.lens.answer_accuracy.sel(run=3, step=40)).all()
     events = pd.read_csv(out / "events.csv")
     assert events[events.run == 0].step_before.isna().all()  # analysed once: nothing before
-    for column in ("run_id", "num_train", "status", "grokked"):
-        assert run(*options, "--runs=0", f"--group-by={column}") == 0
+    for column in [*trained.runs.columns, "grokked"]:
+        groups = group_runs(trained, found, column)
+        assert len(groups) == 4 and len(tables.rates_by_group(found.lens, groups))
+    assert group_runs(trained, found, "grokked")[3] == "unknown"
     picture = found.lens.sel(run=1, step=20).grokjax.plot(type="train_inferred")
     assert set(picture.data.step) == {20} and set(picture.data.group_of_runs) == {"natural"}
     found.patching.sel(run=1).grokjax.plot(group="id", direction="noising", blocks=True)

@@ -1,6 +1,10 @@
 """Sweeps: planned once, trained once, grown later; a failure stops nobody else."""
 
+import os
 import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -11,6 +15,7 @@ import grokjax
 from grokjax import plan, sweeps
 from grokjax.cli import main
 from grokjax.errors import UserError
+from grokjax.experiment import read_experiment
 from grokjax.plan import extend_plan, read_plan
 from grokjax.sweep import expand, grid, product, seeds, settings_hash
 
@@ -82,8 +87,6 @@ def test_memory_suggests_how_many_fit(monkeypatch):
 
 
 def total_memory():
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -205,3 +208,30 @@ def test_the_command(tmp_path, capsys):
     assert "grokjax sweep" in capsys.readouterr().err
     assert main(["sweep", f"--config={file}", f"--workdir={workdir / 'populations' / '000'}"]) == 2
     assert "a folder of its own" in capsys.readouterr().err
+
+
+def test_a_killed_sweep_goes_on_to_the_same_table(tmp_path):
+    """kill -9 in the middle of a population; the same command; the table of an undisturbed one."""
+    file = tmp_path / "x.py"
+    file.write_text(EXPERIMENT.replace("train__num_steps=20", "train__num_steps=200"))
+    tests = pathlib.Path(__file__).parent
+    command = [
+        sys.executable, "-m", "grokjax", "sweep", f"--config={file}", f"--workdir={tmp_path / 'w'}"
+    ]  # fmt: skip
+    env = os.environ | {"PYTHONPATH": f"{tests}:{tests.parent}"}
+    curves = tmp_path / "w" / "populations" / "000" / "curves.csv"
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (curves.exists() and curves.read_text().count("\n") > 8):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    killed_at = pd.read_csv(curves).step.max()
+    assert killed_at < 200
+    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, timeout=240)
+    config, rows = read_experiment(str(file))
+    expected = grokjax.run_sweep(config, rows, tmp_path / "undisturbed")
+    found = grokjax.load(tmp_path / "w")
+    pd.testing.assert_frame_equal(found.curves, expected.curves)
+    pd.testing.assert_frame_equal(found.runs, expected.runs)

@@ -154,42 +154,66 @@ def _compare(two: _Two, margin: float, seed: int) -> dict:
     return row
 
 
-def permuted(two: _Two, seed: int = 0) -> np.ndarray:
+def permuted(two: _Two, seed: int = 0) -> Float[np.ndarray, P]:
     """The squared distance under every labelling of the runs, or a sample with the data's own."""
     rng = random_stream(seed, "permutations")
     if two.matched is not None:
         n = len(two.matched[0])
         if 2**n <= _MAX_PERMUTATIONS:
-            swaps = np.array(list(itertools.product((False, True), repeat=n)))
+            signs = np.array(list(itertools.product((1, -1), repeat=n)))
         else:
-            swaps = rng.integers(2, size=(_MAX_PERMUTATIONS, n)).astype(bool)
-            swaps[0] = False
-        first, second = two.matched
-        swapped = ((np.where(s, second, first), np.where(s, first, second)) for s in swaps)
-        return np.array([_square(dataclasses.replace(two, matched=m)) for m in swapped])
+            signs = rng.choice([1, -1], size=(_MAX_PERMUTATIONS, n))
+            signs[0] = 1
+        return _paired_squares(_products(two), signs)
     n, n_a = len(two.is_a), int(two.is_a.sum())
     if math.comb(n, n_a) <= _MAX_PERMUTATIONS:
-        chosen = itertools.combinations(range(n), n_a)
-        labellings = [np.isin(np.arange(n), c) for c in chosen]
+        chosen = np.array(list(itertools.combinations(range(n), n_a)))
+        labellings = np.zeros((len(chosen), n), bool)
+        np.put_along_axis(labellings, chosen, True, axis=1)
     else:
-        others = (rng.permutation(two.is_a) for _ in range(_MAX_PERMUTATIONS - 1))
-        labellings = [two.is_a, *others]
-    return np.array([_square(dataclasses.replace(two, is_a=labels)) for labels in labellings])
+        others = [rng.permutation(two.is_a) for _ in range(_MAX_PERMUTATIONS - 1)]
+        labellings = np.array([two.is_a, *others])
+    return _unpaired_squares(two.squares, labellings)
 
 
 def _square(two: _Two, without: Sequence[int] = ()) -> float:
     """The squared distance, without some runs (or blocks)."""
-    squares = two.squares
     if two.matched is not None:
-        a, b = (np.delete(m, list(without)) for m in two.matched)
-        # <a_i - b_i, a_j - b_j> over pairs of different blocks, from the distances alone.
-        products = squares[np.ix_(a, b)] + squares[np.ix_(b, a)]
-        products = 0.5 * (products - squares[np.ix_(a, a)] - squares[np.ix_(b, b)])
-        n = len(a)
-        return float((products.sum() - np.trace(products)) / (n * (n - 1)))
-    a, b = (np.setdiff1d(np.flatnonzero(m), without) for m in (two.is_a, ~two.is_a))
-    own = sum(squares[np.ix_(g, g)].sum() / (2 * len(g) * (len(g) - 1)) for g in (a, b))
-    return float(squares[np.ix_(a, b)].mean() - own)
+        kept = np.setdiff1d(np.arange(len(two.matched[0])), without)
+        products = _products(two)[np.ix_(kept, kept)]
+        return float(_paired_squares(products, np.ones((1, len(kept))))[0])
+    kept = np.setdiff1d(np.arange(len(two.is_a)), without)
+    return float(_unpaired_squares(two.squares[np.ix_(kept, kept)], two.is_a[None, kept])[0])
+
+
+def _products(two: _Two) -> Float[np.ndarray, "n n"]:
+    """<a_i - b_i, a_j - b_j> of blocks i and j, from the distances alone."""
+    assert two.matched is not None
+    squares, (a, b) = two.squares, two.matched
+    across = squares[np.ix_(a, b)] + squares[np.ix_(b, a)]
+    return 0.5 * (across - squares[np.ix_(a, a)] - squares[np.ix_(b, b)])
+
+
+def _paired_squares(
+    products: Float[np.ndarray, "n n"], signs: Float[np.ndarray, "P n"]
+) -> Float[np.ndarray, P]:
+    """Means of the products over pairs of different blocks; a swapped block turns its sign."""
+    n = len(products)
+    sums = np.einsum("pi,ij,pj->p", signs, products, signs, optimize=True)
+    return (sums - np.trace(products)) / (n * (n - 1))
+
+
+def _unpaired_squares(
+    squares: Float[np.ndarray, "R R"], labellings: Bool[np.ndarray, "P R"]
+) -> Float[np.ndarray, P]:
+    """Between the groups of each labelling, less half of what each has within."""
+    a, b = labellings.astype(float), (~labellings).astype(float)
+    n_a, n_b = a.sum(axis=1), b.sum(axis=1)
+    to_a = a @ squares
+    within_a, between = (to_a * a).sum(axis=1), (to_a * b).sum(axis=1)
+    within_b = ((b @ squares) * b).sum(axis=1)
+    own = within_a / (2 * n_a * (n_a - 1)) + within_b / (2 * n_b * (n_b - 1))
+    return between / (n_a * n_b) - own
 
 
 def _jackknife_bounds(two: _Two, estimate: float) -> tuple[float, ...]:
