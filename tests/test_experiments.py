@@ -14,6 +14,7 @@ from grokjax.sweep import expand
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced", "medium"]}
 SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "accelerators", "sharing")
+SIZES["natural"] = [""]
 SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]
 
 

@@ -1,5 +1,7 @@
 """The report: its numbers on curves with known answers, its page in a browser."""
 
+import dataclasses
+import json
 import math
 import re
 import shutil
@@ -13,11 +15,12 @@ from conftest import tiny_config
 
 import grokjax
 from grokjax.cli import main
+from grokjax.config import default_config
 from grokjax.errors import UserError
-from grokjax.report import pictures, tables
+from grokjax.report import _paper_curves, pictures, tables
 from grokjax.report.groups import Study, outcome_table, study
 from grokjax.report.html import Section, render
-from grokjax.sweep import product, seeds
+from grokjax.sweep import product, seeds, to_json
 
 STEPS = np.arange(0, 1001, 100)
 
@@ -99,6 +102,20 @@ def test_crossed_seeds_share_the_variance():
     together = make_study(rows)
     together.runs["seeds.data"] = together.runs["seeds.order"] = range(6)
     assert not len(tables.seed_variance(together))
+
+
+def test_the_published_run_is_drawn_where_the_setting_is_its_own(tmp_path):
+    """And only there."""
+    for changes, expected in (({}, True), ({"phi": 9.0}, False)):
+        config = default_config()
+        config.data.update(changes)
+        (tmp_path / "config.json").write_text(json.dumps({"config": to_json(config)}))
+        data = dataclasses.replace(STUDY, workdir=tmp_path)
+        paper = _paper_curves(data)
+        assert (paper is not None) == expected
+        figure = pictures.curves_picture(data, paper).figure
+        labels = [line.get_label() for line in figure.axes[0].get_lines()]
+        assert ("published run, training accuracy" in labels) == expected
 
 
 def test_kinds_of_grokking():
