@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from grokjax.errors import UserError
+from grokjax.files import write_atomically
 
 MANIFEST = "manifest.json"
 _ITEM = "default"
@@ -193,12 +194,7 @@ def write_manifest(folder: pathlib.Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    scratch = folder / f".{MANIFEST}.tmp"
-    with open(scratch, "w") as file:
-        json.dump({"files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, folder / MANIFEST)
+    write_atomically(folder / MANIFEST, json.dumps({"files": files}, indent=1))
 
 
 def verify(folder: pathlib.Path) -> None:

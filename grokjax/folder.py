@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,16 @@ def load_dataset(data: ConfigDict, seed: int) -> Dataset:
     """The dataset of a config's `data` section: from its folder if it names one, or drawn."""
     dataset = read_folder(data.folder, seed) if data.folder else make_dataset(data, seed)
     return with_identity_queries(dataset) if data.identity_bridge else dataset
+
+
+def load_datasets(runs: Sequence[ConfigDict]) -> list[Dataset]:
+    """Each run's data; runs with the same settings and data seed share one."""
+    made: dict[tuple, Dataset] = {}
+    for run in runs:
+        key = (run.data.to_json(), run.seeds.data)
+        if key not in made:
+            made[key] = load_dataset(run.data, run.seeds.data)
+    return [made[run.data.to_json(), run.seeds.data] for run in runs]
 
 
 def read_folder(folder: str | os.PathLike, seed: int = 0) -> Dataset:

@@ -19,7 +19,7 @@ from grokjax.dataset import Dataset
 from grokjax.devices import setup_devices, setup_precision
 from grokjax.errors import UserError
 from grokjax.experiment import validate
-from grokjax.folder import load_dataset
+from grokjax.folder import load_datasets
 from grokjax.interrupt import Interrupt, Interrupted
 from grokjax.population import Population
 from grokjax.progress import Progress, headline
@@ -55,7 +55,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
     setup_precision(config.model.dtype)
     path = open_workdir(workdir, config)
     runs = expand(config)
-    datasets = make_datasets(runs)
+    datasets = load_datasets(runs)
     population = Population(config, runs, datasets)
     num_steps, eval_every = config.train.num_steps, config.train.eval_every
 
@@ -82,14 +82,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
             num_steps, config.checkpoint.analysis_steps_per_decade, eval_every
         )
         stopping = Stopping(config, len(runs))
-        stopping.note(log.rows_before())
+        if config.train.stop_at and step:
+            stopping.note(log.rows_before())
         if step == 0:
             log.expect(0, population.evaluate(state), None)
             saved.save_analysis(0, weights(population, state))
         while step < num_steps and not interrupt.requested and not log.all_ended():
-            if np.any(ended := stopping.ended(step)):
+            if log.stop(step, ended := stopping.ended(step)):
                 state = population.stop(state, ended)
-                log.stop(step, ended)
             end = min(step - step % config.train.chunk_steps + config.train.chunk_steps, num_steps)
             state, metrics = population.train(state, end - step)
             step = end
@@ -112,16 +112,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
     if step < num_steps and interrupt.requested:
         raise Interrupted(f"{path}: saved at step {step:,}; the same command goes on from there")
     return load(path)
-
-
-def make_datasets(runs: Sequence[ConfigDict]) -> list[Dataset]:
-    """Each run's data; runs with the same settings and data seed share one."""
-    made: dict[tuple, Dataset] = {}
-    for run in runs:
-        key = (run.data.to_json(), run.seeds.data)
-        if key not in made:
-            made[key] = load_dataset(run.data, run.seeds.data)
-    return [made[run.data.to_json(), run.seeds.data] for run in runs]
 
 
 def describe(datasets: Sequence[Dataset]) -> str:
@@ -203,7 +193,6 @@ class Log:
         hparams = [{n: row[n] for n in names} for row in self._table]
         self._board = TensorBoardWriters(workdir / "tensorboard", self._table, hparams, start_step)
         self._start_step, self._start = start_step, time.perf_counter()
-        self._evaluations, self._evaluate_seconds = 0, 0.0
         self._pending: tuple | None = None
         self._stopped: dict[int, int] = {}  # at which step, by run
 
@@ -236,17 +225,20 @@ class Log:
 
     def rows_before(self) -> list[dict]:
         """Evaluations of the processes before, up to the step that this one starts from."""
-        if not self._start_step:
-            return []
         return read_table(self._workdir, CURVES).sort_values("step").to_dict("records")
 
-    def stop(self, step: int, ended: Any) -> None:
-        """Notes runs that have reached their end; their curves end at this step."""
-        for run, over in zip(self._table, ended, strict=True):
-            if over and run["run_id"] not in self._stopped:
-                self._stopped[run["run_id"]] = step
-                if run["status"] == STATUS_NAMES[RUNNING]:
-                    run["status"] = STATUS_NAMES[STOPPED]
+    def stop(self, step: int, ended: Any) -> bool:
+        """Notes runs that have reached their end, where their curves end; whether any is new."""
+        new = [
+            run
+            for run, over in zip(self._table, ended, strict=True)
+            if over and run["run_id"] not in self._stopped
+        ]
+        for run in new:
+            self._stopped[run["run_id"]] = step
+            if run["status"] == STATUS_NAMES[RUNNING]:
+                run["status"] = STATUS_NAMES[STOPPED]
+        return bool(new)
 
     def all_ended(self) -> bool:
         """Whether nothing trains any more, as of the newest evaluation."""

@@ -204,15 +204,15 @@ class Population:
         if self._staying is None:
             return self.train_program(state, num_steps)(state, self.hyper, self.tables)
         own = self._staying
-        part = _take(state, own.rows, self.mesh)
+        by_run = NamedSharding(self.mesh, BY_RUN)
+        part = _take(state, own.rows, by_run)
         chunk = make_train_chunk(self.train_config, self.mesh, num_steps)
         program = self._compile((num_steps, len(own.rows)), chunk, part, own.hyper, own.tables)
         part, metrics = program(part, own.hyper, own.tables)
         size = jax.tree.leaves(state)[0].shape[0]
         nothing = jax.tree.map(lambda x: jnp.full((size, *x.shape[1:]), jnp.nan, x.dtype), metrics)
-        return _put(state, part, own.rows, self.mesh), jax.tree.map(
-            lambda x, y: x.at[own.rows].set(y), nothing, metrics
-        )
+        metrics = jax.tree.map(lambda x, y: x.at[own.rows].set(y), nothing, metrics)
+        return _put(state, part, own.rows, by_run), metrics
 
     def stop(self, state: RunState, ended: Bool[np.ndarray, R]) -> RunState:
         """Freezes runs that have reached their end; they leave the program when enough have."""
@@ -226,8 +226,8 @@ class Population:
         now = size if self._staying is None else len(self._staying.rows)
         if len(staying) and places <= _COMPACT_BELOW * now:
             rows = np.concatenate([staying, np.repeat(staying[-1:], places - len(staying))])
-            hyper, tables = (_take(x, rows, self.mesh) for x in (self.hyper, self.tables))
-            self._staying = _Staying(rows, hyper, tables)
+            by_run = NamedSharding(self.mesh, BY_RUN)
+            self._staying = _Staying(rows, *_take((self.hyper, self.tables), rows, by_run))
         return dataclasses.replace(state, status=status)
 
     def evaluate(self, state: RunState) -> dict[str, Array]:
@@ -251,22 +251,17 @@ class _Staying:
     tables: QueryTable
 
 
-def _take(tree: Any, rows: np.ndarray, mesh: Mesh) -> Any:
+@functools.partial(jax.jit, static_argnums=2)
+def _take(tree: Any, rows: np.ndarray, by_run: NamedSharding) -> Any:
     """Some runs, spread over the devices anew."""
-    by_run = NamedSharding(mesh, BY_RUN)
-    take = jax.jit(lambda t, i: jax.tree.map(lambda x: x[i], t), out_shardings=by_run)
-    return take(tree, rows)
+    return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], tree), by_run)
 
 
-def _put(tree: Any, part: Any, rows: np.ndarray, mesh: Mesh) -> Any:
+@functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+def _put(tree: Any, part: Any, rows: np.ndarray, by_run: NamedSharding) -> Any:
     """Their new values in the place that they have among all."""
-    by_run = NamedSharding(mesh, BY_RUN)
-    put = jax.jit(
-        lambda t, p, i: jax.tree.map(lambda x, y: x.at[i].set(y), t, p),
-        out_shardings=by_run,
-        donate_argnums=0,
-    )
-    return put(tree, part, rows)
+    whole = jax.tree.map(lambda x, y: x.at[rows].set(y), tree, part)
+    return jax.lax.with_sharding_constraint(whole, by_run)
 
 
 def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from grokjax.events import CONSECUTIVE, METRICS, first_crossing
+from grokjax.events import CONSECUTIVE, METRICS
 
 
 class Stopping:
@@ -26,21 +26,20 @@ class Stopping:
 
     def __init__(self, config: ConfigDict, num_runs: int):
         self._at, self._margin = config.train.stop_at, config.train.stop_margin
-        self._curves: list[tuple[list[int], list[float]]] = [([], []) for _ in range(num_runs)]
+        # Of each run the steps of its evaluations at the threshold, running.
+        self._above: list[list[int]] = [[] for _ in range(num_runs)]
         self._ends = np.full(num_runs, math.inf)
 
     def note(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Learns of evaluations, in the order of their steps."""
-        if not self._at:
-            return
         for row in rows:
             run_id = int(row["run_id"])
-            steps, values = self._curves[run_id]
-            steps.append(int(row["step"]))
-            values.append(float(row.get(METRICS["grokked"], math.nan)))
-            if math.isinf(self._ends[run_id]):
-                event = first_crossing(steps, values, self._at, CONSECUTIVE)
-                self._ends[run_id] = event + self._margin
+            if not self._at or math.isfinite(self._ends[run_id]):
+                continue
+            is_above = float(row.get(METRICS["grokked"], math.nan)) >= self._at
+            self._above[run_id] = [*self._above[run_id], int(row["step"])] if is_above else []
+            if len(self._above[run_id]) == CONSECUTIVE:
+                self._ends[run_id] = self._above[run_id][0] + self._margin
 
     def ended(self, step: int) -> Bool[np.ndarray, R]:
         """Which runs have reached their end at `step`."""

@@ -13,9 +13,9 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax import results
-from grokjax.curves import CURVES, RUNS
+from grokjax.curves import CURVES, RUNS, read_table
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import replacing, write_atomically
 from grokjax.interrupt import Interrupted
 from grokjax.loop import train_and_evaluate
 from grokjax.plan import (
@@ -129,8 +129,7 @@ def run_sweep(
             f"{path}: {len(failures)} of {len(plan.populations)} populations failed:"
             f" {', '.join(failures)}; the same command tries them again"
         )
-    write_tables(path, plan)
-    return load_sweep(path)
+    return SweepResults(path, plan, *write_tables(path, plan))
 
 
 def population_folder(workdir: str | os.PathLike, name: str) -> pathlib.Path:
@@ -141,7 +140,7 @@ def population_state(workdir: pathlib.Path, population: PlannedPopulation) -> st
     """pending, partial, failed or done, as its folder shows."""
     folder = population_folder(workdir, population.name)
     if (folder / RUNS).exists():
-        runs = results.load(folder).runs
+        runs = read_table(folder, RUNS)
         ended = (runs.status == "done") & (runs.step >= population.config.train.num_steps)
         if (ended | runs.status.isin(["diverged", "stopped"])).all():
             return FINISHED
@@ -150,44 +149,46 @@ def population_state(workdir: pathlib.Path, population: PlannedPopulation) -> st
     return PARTIAL if (folder / RUNS).exists() else PENDING
 
 
-def write_tables(workdir: pathlib.Path, plan: Plan) -> None:
-    """`runs.csv` and `curves.parquet` of the whole sweep, as far as it is."""
+def write_tables(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`runs.csv` and `curves.parquet` of the whole sweep, as far as it is; what they hold."""
     runs, curves = collect(workdir, plan)
     write_atomically(workdir / RUNS, runs.to_csv(index=False, lineterminator="\n"))
-    scratch = workdir / f".{ALL_CURVES}.tmp"
-    curves.to_parquet(scratch, index=False)
-    os.replace(scratch, workdir / ALL_CURVES)
+    with replacing(workdir / ALL_CURVES) as scratch:
+        curves.to_parquet(scratch, index=False)
+    return runs, curves
 
 
 def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and curves of all populations, run ids counted through."""
-    resolved = [(p, i, run) for p in plan.populations for i, run in enumerate(expand(p.config))]
-    flat = [flatten(run) for _, _, run in resolved]
+    resolved = [flatten(run) for p in plan.populations for run in expand(p.config)]
     ignored = ("name", "runs", "train.num_steps", "data.regime")
-    swept = [n for n in flat[0] if n not in ignored and any(f[n] != flat[0][n] for f in flat)]
-    rows, curves = [], []
-    loaded: dict[str, Results] = {}
-    for run_id, ((population, own_id, _), settings) in enumerate(zip(resolved, flat, strict=True)):
+    first = resolved[0]
+    swept = [n for n in first if n not in ignored and any(f[n] != first[n] for f in resolved)]
+    rows: list[dict[str, Any]] = []
+    curves = []
+    for population in plan.populations:
         folder = population_folder(workdir, population.name)
-        if population.name not in loaded and (folder / CURVES).exists():
-            loaded[population.name] = results.load(folder)
-        row: dict[str, Any] = {
-            "run_id": run_id,
-            "population": population.name,
-            "population_run_id": own_id,
-            "run_hash": population.run_hashes[own_id],
-            "regime": settings["data.regime"],
-        }
-        row |= {name: settings[name] for name in swept}
-        if population.name in loaded:
-            found = loaded[population.name]
-            trained = found.runs.set_index("run_id").loc[own_id].to_dict()
-            row |= {n: v for n, v in trained.items() if n not in swept and n != "run_hash"}
-            own = found.curves[found.curves.run_id == own_id]
-            curves.append(own.assign(run_id=run_id))
-        else:
-            row |= {"status": PENDING, "step": 0}
-        rows.append(row)
+        start, trained = len(rows), None
+        if (folder / CURVES).exists():
+            known = ["run_id", "run_hash", *swept]
+            trained = read_table(folder, RUNS).drop(columns=known, errors="ignore")
+            own = read_table(folder, CURVES).sort_values("run_id", kind="stable")
+            curves.append(own.assign(run_id=own.run_id + start))
+        for own_id, run_hash in enumerate(population.run_hashes):
+            settings = resolved[start + own_id]
+            row = {
+                "run_id": start + own_id,
+                "population": population.name,
+                "population_run_id": own_id,
+                "run_hash": run_hash,
+                "regime": settings["data.regime"],
+            }
+            row |= {name: settings[name] for name in swept}
+            if trained is None:
+                row |= {"status": PENDING, "step": 0}
+            else:
+                row |= trained.loc[own_id].to_dict()
+            rows.append(row)
     empty = pd.DataFrame({"run_id": pd.Series(dtype=int), "step": pd.Series(dtype=int)})
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True) if curves else empty
 

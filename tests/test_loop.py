@@ -20,6 +20,7 @@ import grokjax.summary
 from grokjax import loop
 from grokjax.checkpoint import Checkpoints
 from grokjax.errors import UserError
+from grokjax.folder import load_datasets
 from grokjax.interrupt import Interrupted
 
 
@@ -61,7 +62,7 @@ def final_arrays(workdir, step):
 def _population_of(workdir):
     config = grokjax.load(workdir).config
     runs = loop.expand(config)
-    return config, runs, loop.make_datasets(runs)
+    return config, runs, load_datasets(runs)
 
 
 def raw(leaf):

@@ -7,7 +7,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +30,12 @@ from grokjax.analysis.store import (
 from grokjax.dataset import Dataset, stack_datasets
 from grokjax.devices import setup_devices, setup_precision
 from grokjax.errors import UserError
+from grokjax.folder import load_datasets
 from grokjax.interrupt import Interrupt, Interrupted
 from grokjax.population import make_mesh, place
 from grokjax.progress import Progress
 from grokjax.results import Results, load
+from grokjax.sweep import expand
 
 CELLS = [(slot, group) for group in GROUPS for slot in SLOTS]
 _RUNS_PER_ACCELERATOR = 4
@@ -91,9 +93,6 @@ def analyze(
     population = hashlib.sha256(" ".join(results.runs.run_hash.astype(str)).encode()).hexdigest()
     settings = dataclasses.asdict(config) | {"population": population[:12]}
     check_settings(folder, settings)
-    for run_id in runs[:1]:
-        all_compositions(results.dataset(run_id))  # says so where there are no facts
-    write_settings(folder, settings)
 
     num_devices = len(jax.devices())
     mesh = make_mesh(min(len(runs), num_devices))
@@ -106,13 +105,13 @@ def analyze(
     ]
     total = sum(len(group) for _, group in work)
     progress = Progress(1, 0, total, label="analysed", unit="checkpoints", per="min")
-    datasets: dict[int, Dataset] = {}
+    inputs = _inputs(results, sorted({run for _, group in work for run in group}), config)
+    write_settings(folder, settings)
     with Interrupt() as interrupt:
         done = 0
         for step, group in work:
-            for run_id in group:
-                datasets.setdefault(run_id, results.dataset(run_id))
-            _analyze_group(results, step, group, datasets, config, settings, folder, mesh)
+            own = [inputs[run_id] for run_id in group]
+            _analyze_group(results, step, group, own, config, settings, folder, mesh)
             done += len(group)
             last = done == total or interrupt.requested
             progress.update(done, f"step {step:,}, runs {group[0]} to {group[-1]}", last=last)
@@ -125,7 +124,7 @@ def _analyze_group(
     results: Results,
     step: int,
     group: Sequence[int],
-    datasets: dict[int, Dataset],
+    inputs: Sequence[_Input],
     config: AnalysisConfig,
     settings: dict[str, Any],
     folder: pathlib.Path,
@@ -133,11 +132,9 @@ def _analyze_group(
 ) -> None:
     """Some runs at one step, side by side."""
     model = results.model
-    own = [datasets[run_id] for run_id in group]
     weights = results.stacked_weights(group, step, ema=config.weights == "ema")
-    _, probes = stack_datasets(own)
-    cells = [_stacked_cells(dataset, config) for dataset in own]
-    queries = tuple(np.stack(x) for x in zip(*cells, strict=True))
+    _, probes = stack_datasets([x.dataset for x in inputs])
+    queries = tuple(np.stack(x) for x in zip(*(x.cells for x in inputs), strict=True))
     weights, probes, queries = place(jax.tree.map(jnp.asarray, (weights, probes, queries)), mesh)
     lens = logit_lens.measure_lens(
         model, weights, probes, path_stage=results.config.evaluate.path_stage, mesh=mesh
@@ -153,6 +150,23 @@ def _analyze_group(
         }
         for part, data in parts.items():
             write_part(part_path(folder, part, step, run_id), data, settings)
+
+
+class _Input(NamedTuple):
+    """What a run is asked, at every step."""
+
+    dataset: Dataset
+    cells: tuple[np.ndarray, ...]  # of `stack_pairs`
+
+
+def _inputs(results: Results, run_ids: Sequence[int], config: AnalysisConfig) -> dict[int, _Input]:
+    """Data and pairs by run; runs of the same data share them."""
+    configs = expand(results.config)
+    datasets = load_datasets([configs[run_id] for run_id in run_ids])
+    distinct = {id(dataset): dataset for dataset in datasets}
+    cells = {key: _stacked_cells(dataset, config) for key, dataset in distinct.items()}
+    pairs = zip(run_ids, datasets, strict=True)
+    return {run_id: _Input(dataset, cells[id(dataset)]) for run_id, dataset in pairs}
 
 
 def _stacked_cells(dataset: Dataset, config: AnalysisConfig) -> tuple[np.ndarray, ...]:

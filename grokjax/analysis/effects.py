@@ -62,6 +62,7 @@ def patch_effects(
     for name in directions:
         if name not in DIRECTIONS:
             raise UserError(f"direction: {name!a} is not one of {DIRECTIONS}")
+    sites = all_sites(model) if sites is None else list(sites)
     queries = stack_pairs(pairs, max(len(p.clean) for p in pairs))
     one_run = jax.tree.map(lambda x: jnp.asarray(x)[None], (weights, queries))
     measured = measure_effects(
@@ -69,9 +70,7 @@ def patch_effects(
         patches_at_once=patches_at_once,
     )  # fmt: skip
     cells = [(p.slot, p.group) for p in pairs]
-    return label_effects(
-        measured, 0, cells, directions, all_sites(model) if sites is None else sites
-    )
+    return label_effects(measured, 0, cells, directions, sites)
 
 
 def measure_effects(

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from grokjax.analysis.sites import all_sites, single_shares
+from grokjax.analysis.sites import share_shape
 from grokjax.dataset import PAD, make_batch
 from grokjax.model import Buffers, ModelConfig, Params, Patch, forward_all_steps
 from grokjax.population import make_mesh, over_runs
@@ -128,21 +128,15 @@ class Patching:
         self, weights: Any, queries: Array, answers: tuple[Array, Array], donor: Donor
     ) -> dict[str, Array]:
         """First-order change of the logit difference for every whole share, [R, N, ...share]."""
-        nothing = {name: np.zeros(shape, np.float32) for name, shape in self._shapes().items()}
+        nothing = {name: share[0] for name, share in self._nothing().items()}
         slopes = self._attribute(
             weights, queries, answers, donor.states, self._for_runs(nothing, queries.shape[0])
         )
         return jax.device_get(slopes)
 
     def _nothing(self) -> Shares:
-        shapes = self._shapes()
-        return {n: np.zeros((self.patches_at_once, *s), np.float32) for n, s in shapes.items()}
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        site_of_each = {c: all_sites(self.config, (c,))[0] for c in self.components}
-        return {
-            c: single_shares(self.config, [site])[c].shape[1:] for c, site in site_of_each.items()
-        }
+        shapes = ((c, share_shape(self.config, c)) for c in self.components)
+        return {c: np.zeros((self.patches_at_once, *shape), np.float32) for c, shape in shapes}
 
     def _for_runs(self, shares: Shares, num_runs: int) -> Shares:
         return {n: np.broadcast_to(s, (num_runs, *s.shape)) for n, s in shares.items()}

@@ -80,6 +80,12 @@ def all_sites(config: ModelConfig, only: Sequence[str] | None = None) -> list[Si
     ]
 
 
+def share_shape(config: ModelConfig, component: str) -> tuple[int, ...]:
+    """Of a `Patch`'s share: places, positions, and heads where there are any."""
+    heads = (config.num_heads,) if component == "heads" else ()
+    return (len(places(config, component)), config.length, *heads)
+
+
 def single_shares(
     config: ModelConfig, sites: Sequence[Site]
 ) -> dict[str, Float[np.ndarray, "F ..."]]:
@@ -87,9 +93,7 @@ def single_shares(
     names = position_names(config)
     shares = {}
     for component in dict.fromkeys(site.component for site in sites):
-        heads = (config.num_heads,) if component == "heads" else ()
-        shape = (len(sites), len(places(config, component)), len(names), *heads)
-        shares[component] = np.zeros(shape, np.float32)
+        shares[component] = np.zeros((len(sites), *share_shape(config, component)), np.float32)
     for f, site in enumerate(sites):
         place = places(config, site.component).index(site.place)
         where = (f, place, names.index(site.position))
@@ -99,8 +103,8 @@ def single_shares(
 
 def whole_stage(config: ModelConfig, stage: str) -> dict[str, Float[np.ndarray, "1 G S"]]:
     """One patch of all that a stage holds: every stream, and the embedding from it on."""
-    shape = (1, len(config.evaluation_stages), config.length)
-    shares = {c: np.zeros(shape, np.float32) for c in components(config) if c in STREAMS}
+    streams = [c for c in components(config) if c in STREAMS]
+    shares = {c: np.zeros((1, *share_shape(config, c)), np.float32) for c in streams}
     for share in shares.values():
         share[:, config.evaluation_stages.index(stage)] = 1.0
     return shares

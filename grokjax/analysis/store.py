@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import replacing, write_atomically
 from grokjax.results import Results
 from grokjax.sweep import expand
 
@@ -50,11 +50,10 @@ def part_path(folder: pathlib.Path, part: str, step: int, run_id: int) -> pathli
 def write_part(path: pathlib.Path, data: xr.Dataset, settings: Mapping[str, Any]) -> None:
     """One file, compressed, replaced in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
     packed = {name: {"zlib": True} for name, x in data.items() if x.ndim and x.dtype.kind in "fi"}
     stored = data.assign_attrs(settings=json.dumps(dict(settings)))
-    stored.to_netcdf(scratch, engine="h5netcdf", encoding=packed)
-    os.replace(scratch, path)
+    with replacing(path) as scratch:
+        stored.to_netcdf(scratch, engine="h5netcdf", encoding=packed)
 
 
 def check_settings(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
