@@ -19,7 +19,7 @@ from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import DIRECTIONS
 from grokjax.analysis.sites import all_sites
 from grokjax.cost import forward_flops, matmul_ceiling, train_flops
-from grokjax.dataset import PAD, SPECIAL_TOKENS, make_batch
+from grokjax.dataset import PAD, make_batch
 from grokjax.devices import setup_devices
 from grokjax.errors import UserError
 from grokjax.experiment import load_experiment
@@ -27,7 +27,8 @@ from grokjax.folder import load_dataset
 from grokjax.lens import top_tokens
 from grokjax.model import ModelConfig, forward, init
 from grokjax.order import batch_indices
-from grokjax.population import Population, model_config, over_runs
+from grokjax.plan import planned_model
+from grokjax.population import Population, over_runs
 from grokjax.sweep import expand
 from grokjax.train import batch_loss
 
@@ -238,8 +239,7 @@ def _analysed(name: str, hidden: int) -> tuple[ModelConfig, tuple]:
     if name == "paper":
         config = load_experiment("experiments/paper.py")
         config.model.update({"hidden_size": hidden, "register_size": hidden, "dtype": "float32"})
-    vocab_size = 1 + config.data.num_entities + config.data.num_relations + len(SPECIAL_TOKENS)
-    model = model_config(config, vocab_size)
+    model = planned_model(config)
     return model, init(model, jax.random.key(0))
 
 

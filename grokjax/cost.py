@@ -100,7 +100,7 @@ def estimate(
         num_runs=num_runs,
         num_parameters=num_parameters(config),
         bytes_needed=needed,
-        bytes_available=_available_bytes(devices[0]),
+        bytes_available=available_bytes(devices[0]),
         total_flops=float(train_flops(config)) * num_examples * num_runs,
         flops_per_second=matmul_ceiling(config.dtype, devices),
     )
@@ -137,7 +137,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:,.1f} days"
 
 
-def _available_bytes(device: Any) -> int | None:
+def available_bytes(device: Any) -> int | None:
+    """Memory of the machine on a CPU, of one device elsewhere; None if it does not say."""
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     stats = device.memory_stats()

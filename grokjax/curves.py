@@ -104,22 +104,35 @@ def usable_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.status != "diverged"]
 
 
-def bands(runs: pd.DataFrame, curves: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Median and band of a metric over the usable runs of each regime, at each step.
+def bands(
+    runs: pd.DataFrame, curves: pd.DataFrame, metric: str, by: str = "regime"
+) -> pd.DataFrame:
+    """Median and band of a metric over the usable runs of each group, at each step.
+
+    Args:
+      runs, curves: tables of a workdir.
+      metric: a column of `curves`.
+      by: the column of `runs` that groups them.
 
     Returns:
-      Columns regime, step, median, low, high, n. The band is the full range of up to 9 runs, and
+      Columns `by`, step, median, low, high, n. The band is the full range of up to 9 runs, and
       the 10th to 90th percentile of more. No rows where there is nothing to show.
     """
-    own = curves.merge(usable_runs(runs)[["run_id", "regime"]], on="run_id")
-    grouped = own.dropna(subset=[metric]).groupby(["regime", "step"], sort=False)[metric]
-
-    def band(values: pd.Series) -> pd.Series:
-        edge = 0.0 if len(values) < 10 else 0.1
-        low, median, high = values.quantile([edge, 0.5, 1 - edge])
-        return pd.Series({"median": median, "low": low, "high": high, "n": len(values)})
-
-    if not len(grouped):
-        nothing = {name: pd.Series(dtype=float) for name in ("step", "median", "low", "high", "n")}
-        return pd.DataFrame({"regime": pd.Series(dtype=str)} | nothing)
-    return grouped.apply(band).unstack().reset_index()
+    own = curves.merge(usable_runs(runs)[["run_id", by]], on="run_id").dropna(subset=[metric])
+    grouped = own.groupby([by, "step"])[metric]
+    n = grouped.size().astype(float)
+    quantiles = [0.0, 0.1, 0.5, 0.9, 1.0]
+    at = grouped.quantile(quantiles).unstack().reindex(index=n.index, columns=quantiles)
+    few = n < 10
+    table = pd.DataFrame(
+        {
+            "median": at[0.5],
+            "low": at[0.0].where(few, at[0.1]),
+            "high": at[1.0].where(few, at[0.9]),
+            "n": n,
+        }
+    )
+    order = {name: i for i, name in enumerate(own[by].unique())}
+    return table.reset_index().sort_values(
+        by, key=lambda names: names.map(order), kind="stable", ignore_index=True
+    )

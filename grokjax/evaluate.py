@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,13 +93,7 @@ def evaluate(
 def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes: Probes) -> Hits:
     """Runs every probe query, `batch_size` at a time."""
     num_queries = probes.table.query.shape[0]
-    batch_size = min(config.batch_size, num_queries)
-    num_batches = -(-num_queries // batch_size)
     columns = (probes.table.query, probes.bridge, probes.decoy)
-
-    def split(x):
-        pad = [(0, num_batches * batch_size - num_queries)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, pad).reshape(num_batches, batch_size, *x.shape[1:])
 
     def one_batch(columns):
         query, bridge, decoy = columns
@@ -126,8 +121,20 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
             bridge_by_stage=(jax.vmap(_at, in_axes=(0, None))(top, read_at) == bridge).T,
         )
 
-    hits = jax.lax.map(one_batch, jax.tree.map(split, columns))
+    hits = jax.lax.map(one_batch, in_batches(columns, config.batch_size))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_queries], hits)
+
+
+def in_batches(columns: Any, batch_size: int) -> Any:
+    """Columns over the queries as [batches, batch_size, ...], the last one filled up with zeros."""
+    num_queries = jax.tree.leaves(columns)[0].shape[0]
+    batch_size = min(batch_size, num_queries)
+
+    def split(x: Array) -> Array:
+        pad = [(0, -num_queries % batch_size)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, pad).reshape(-1, batch_size, *x.shape[1:])
+
+    return jax.tree.map(split, columns)
 
 
 def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool[Array, B]:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from grokjax.errors import UserError
 from grokjax.model import DECODER
 from grokjax.population import evaluated_model, model_config
-from grokjax.sweep import Row, Sweep, expand, flatten, rows_of, set_setting, unknown_setting
+from grokjax.sweep import SEEDS, Row, Sweep, expand, flatten, rows_of, set_setting, unknown_setting
 
 _CHOICES = {
     "model.kind": ("recursive", "decoder"),
@@ -36,10 +36,9 @@ _POSITIVE = (
     "checkpoint.analysis_steps_per_decade", "data.max_probes",
 )  # fmt: skip
 
-_SEEDS = tuple(f"seeds.{kind}" for kind in ("data", "init", "order"))
 # What a number must be, wherever it is given; no NaN passes.
 _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    ("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31, _SEEDS),
+    ("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31, SEEDS),
     ("finite and at least 0", lambda x: 0 <= x < math.inf, (
         "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.warmup_start",
         "optimizer.decay_steps", "optimizer.weight_decay", "optimizer.eps",

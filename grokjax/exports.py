@@ -19,7 +19,6 @@ from grokjax.errors import UserError
 from grokjax.folder import item_texts
 from grokjax.lens import lens_stream, top_tokens
 from grokjax.model import ModelConfig, Params, forward_all_steps
-from grokjax.population import evaluated_model, model_config
 from grokjax.results import load
 
 _LENS_TYPES = ("test_inferred_ood", "test_inferred_new", "test_inferred_new_mix")
@@ -55,11 +54,9 @@ def export_results(
             if (folder / name).exists():
                 raise UserError(f"{folder / name}: exists already; give a new folder")
     dataset = results.dataset(run_id)
-    model = model_config(results.config, dataset.vocabulary.size)
-    model = evaluated_model(results.config, model)
+    model = results.model
     for step, folder in zip(steps, folders, strict=True):
-        stored = results.parameters(run_id, step)
-        predicted, top = predictions(model, stored["ema_params"], stored["buffers"], dataset)
+        predicted, top = predictions(model, *results.weights(run_id, step), dataset)
         folder.mkdir(parents=True, exist_ok=True)
         items = _all_items(dataset, predicted)
         (folder / "all_items.json").write_text(json.dumps(items, indent=4))

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from grokjax.curves import bands, usable_runs
 from grokjax.errors import UserError
+from grokjax.pictures import COLOURS, LINES, STYLE
 from grokjax.results import Results
 from grokjax.summary import (
     BRIDGE_CHANCE,
@@ -25,7 +24,6 @@ from grokjax.summary import (
     TRAINING_ACCURACY,
 )
 
-# Okabe and Ito's colours, told apart by line style as well.
 CURVES = (
     (TRAINING_ACCURACY, "training accuracy", "#000000", "-"),
     (OOD_ACCURACY, "OOD answer accuracy", "#0072B2", "-"),
@@ -38,10 +36,9 @@ _COMPARED = (
     (OOD_ACCURACY, "OOD answer accuracy"),
     (BRIDGE_FOUND_STRICT, "OOD bridge at the answer"),
 )
-_MODEL_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-_MODEL_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_MODEL_COLOURS = (COLOURS[-1], *COLOURS[:-1])  # the first one black
 _CHANCE_COLOUR = "#999999"
-_STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: Any = STYLE | {"font.size": 11}
 
 
 def curves_figure(results: Results) -> pathlib.Path:
@@ -51,18 +48,16 @@ def curves_figure(results: Results) -> pathlib.Path:
       The picture's path; `curves_bands.csv` beside it holds what is drawn.
     """
     regimes = list(dict.fromkeys(results.runs.regime))
-    data = {
-        metric: bands(results.runs, results.curves, metric)
-        for metric in (*(curve[0] for curve in CURVES), BRIDGE_CHANCE)
-    }
+    data = curve_bands(results.runs, results.curves, "regime")
     columns = min(len(regimes), 3)
     rows = math.ceil(len(regimes) / columns)
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(4.1 * columns, 3.1 * rows + 0.9), sharey=True, squeeze=False
-        )
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.1 * columns, 3.1 * rows + 0.9))
+        axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axis, regime in zip(axes.flat, regimes, strict=False):
-            _regime_panel(axis, regime, data)
+            seeds = curves_panel(axis, data[data.regime == regime])
+            axis.set_title(f"{regime} ({seeds} seeds)", fontsize=11)
+            axis.set_xlim(left=0)
         for axis in list(axes.flat)[len(regimes) :]:
             axis.set_visible(False)
         for row in axes:
@@ -82,9 +77,7 @@ def curves_figure(results: Results) -> pathlib.Path:
         folder = results.workdir / "figures"
         folder.mkdir(exist_ok=True)
         figure.savefig(folder / "curves.png", dpi=150)
-        plt.close(figure)
-    table = pd.concat([frame.assign(metric=metric) for metric, frame in data.items()])
-    table.to_csv(folder / "curves_bands.csv", index=False)
+    data.to_csv(folder / "curves_bands.csv", index=False)
     return folder / "curves.png"
 
 
@@ -112,18 +105,13 @@ def comparison_figure(populations: Sequence[Results], path: str | os.PathLike) -
         for metric, _ in _COMPARED
     ]
     data = pd.concat(frames)
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            len(regimes),
-            len(_COMPARED),
-            figsize=(3.9 * len(_COMPARED), 2.8 * len(regimes) + 0.8),
-            sharey=True,
-            squeeze=False,
-        )
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.9 * len(_COMPARED), 2.8 * len(regimes) + 0.8))
+        axes = figure.subplots(len(regimes), len(_COMPARED), sharey=True, squeeze=False)
         for row, regime in zip(axes, regimes, strict=True):
             for axis, (metric, label) in zip(row, _COMPARED, strict=True):
                 own = data[(data.metric == metric) & (data.regime == regime)]
-                for name, colour, style in zip(names, _MODEL_COLOURS, _MODEL_STYLES, strict=False):
+                for name, colour, style in zip(names, _MODEL_COLOURS, LINES, strict=False):
                     _band(axis, own[own.model == name], name, colour, style)
                 axis.set_title(f"{label}, {regime}", fontsize=10)
                 axis.set_ylim(-0.03, 1.03)
@@ -140,7 +128,6 @@ def comparison_figure(populations: Sequence[Results], path: str | os.PathLike) -
         figure.tight_layout(rect=(0, 0.03, 1, 0.93))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
-        plt.close(figure)
     data.to_csv(path.with_suffix(".csv"), index=False)
     return path
 
@@ -151,17 +138,28 @@ def _band(axis, frame: pd.DataFrame, label: str, colour: str, style: Any) -> Non
     axis.fill_between(thousands, frame.low, frame.high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _regime_panel(axis, regime: str, data: dict[str, pd.DataFrame]) -> None:
+def curve_bands(runs: pd.DataFrame, curves: pd.DataFrame, by: str) -> pd.DataFrame:
+    """What `curves_panel` draws, of all groups: rows of `bands`, with their metric."""
+    metrics = [m for m in (*(curve[0] for curve in CURVES), BRIDGE_CHANCE) if m in curves]
+    return pd.concat([bands(runs, curves, m, by).assign(metric=m) for m in metrics])
+
+
+def curves_panel(axis, table: pd.DataFrame) -> int:
+    """Draws one group's curves against training step.
+
+    Args:
+      axis: of matplotlib.
+      table: rows of `curve_bands`.
+
+    Returns:
+      The number of runs that they are of.
+    """
     for metric, label, colour, style in CURVES:
-        frame = data[metric][data[metric].regime == regime]
-        _band(axis, frame, label, colour, style)
-    frame = data[BRIDGE_CHANCE][data[BRIDGE_CHANCE].regime == regime]
-    axis.plot(
-        frame.step / 1000, frame["median"], ":", color=_CHANCE_COLOUR, label="bridge, by chance"
-    )
-    num_seeds = int(frame.n.max()) if len(frame) else 0
-    axis.set_title(f"{regime} ({num_seeds} seeds)", fontsize=11)
+        _band(axis, table[table.metric == metric], label, colour, style)
+    chance = table[table.metric == BRIDGE_CHANCE]
+    label = "bridge, by chance"
+    axis.plot(chance.step / 1000, chance["median"], ":", color=_CHANCE_COLOUR, label=label)
     axis.set_xlabel("training step (thousands)")
     axis.set_ylim(-0.03, 1.03)
-    axis.set_xlim(left=0)
     axis.grid(alpha=0.25, linewidth=0.6)
+    return int(chance.n.max()) if len(chance) else 0

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from grokjax.cost import duration, matmul_ceiling, train_flops
+from grokjax.cost import available_bytes, duration, matmul_ceiling, train_flops
 from grokjax.dataset import SPECIAL_TOKENS
 from grokjax.errors import UserError
 from grokjax.experiment import validate
@@ -25,6 +25,7 @@ from grokjax.files import write_atomically
 from grokjax.folder import load_dataset
 from grokjax.model import DECODER, ModelConfig, num_parameters
 from grokjax.population import model_config
+from grokjax.progress import aligned
 from grokjax.sweep import (
     TRACED,
     Row,
@@ -181,11 +182,10 @@ def run_bytes(config: ConfigDict) -> int:
 
 def suggest_runs(config: ConfigDict) -> int:
     """Runs of one population that fit this machine's memory, all devices together."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        available = (device.memory_stats() or {}).get("bytes_limit", 2**34) * len(jax.devices())
+    devices = jax.devices()
+    available = available_bytes(devices[0]) or 2**34
+    if devices[0].platform != "cpu":  # there each device has its own
+        available *= len(devices)
     return int(min(max(_MEMORY_SHARE * available // run_bytes(config), 1), _MOST_RUNS))
 
 
@@ -221,11 +221,7 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
                 differs or "-",
             )
         )
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
-    ]
+    lines = aligned([header, *rows])
     num_runs = sum(len(p.run_hashes) for p in plan.populations)
     lines.append(
         f"{len(rows)} populations, {num_runs} runs; {total:.1e} FLOP left: at least"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from grokjax.curves import usable_runs
 from grokjax.events import Interval, first_crossing, student_interval
+from grokjax.progress import aligned
 
 MEMORISED_AT = 0.95  # training accuracy
 ANSWERS_AT = 0.90  # OOD accuracy at the end that the verdict asks for
@@ -82,15 +83,14 @@ def summary_table(summaries: Sequence[RegimeSummary], step: int) -> str:
         )
         for s in summaries
     ]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in [header, *rows]]
-    lines.insert(1, "  ".join("-" * w for w in widths))
+    rule = ["-" * max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = aligned([header, rule, *rows])
     note = (
         f"At step {step:,}; mean [95 % Student-t interval over seeds]. Memorised: training accuracy"
         f" {MEMORISED_AT} in three evaluations running. OOD accuracy and bridge found: on OOD"
         " compositions, EMA weights; chance: bridge found with bridges shuffled among the queries."
     )
-    return "\n".join([*(line.rstrip() for line in lines), note])
+    return "\n".join([*lines, note])
 
 
 def verdict(summaries: Sequence[RegimeSummary]) -> str:

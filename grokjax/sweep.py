@@ -33,6 +33,8 @@ TRACED = (
     - _STATIC_OPTIMIZER
 )
 
+SEEDS = ("seeds.data", "seeds.init", "seeds.order")
+
 # What a run's identity leaves out: how long it trains, and whom it trains with.
 _NOT_IDENTITY = ("name", "runs", "train.num_steps", "sweep.runs_per_population")
 
@@ -63,10 +65,7 @@ def grid(setting: str, values: Iterable[Any]) -> list[Row]:
 
 def seeds(num: int, start: int = 0) -> list[Row]:
     """Replicates: data, initialisation and order seed all change together."""
-    return [
-        {f"seeds.{kind}": s for kind in ("data", "init", "order")}
-        for s in range(start, start + num)
-    ]
+    return [dict.fromkeys(SEEDS, s) for s in range(start, start + num)]
 
 
 def expand(config: ConfigDict) -> list[ConfigDict]:

@@ -274,7 +274,7 @@ def test_a_graph_without_ood_facts_has_curves_and_a_figure(tmp_path):
 
 
 def test_what_cannot_fit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("grokjax.cost._available_bytes", lambda device: 1000)
+    monkeypatch.setattr("grokjax.cost.available_bytes", lambda device: 1000)
     with pytest.raises(UserError, match=r"memory: .* train fewer runs at once"):
         grokjax.train_and_evaluate(tiny_config(), tmp_path / "w")
     assert not (tmp_path / "w").exists()

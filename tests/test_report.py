@@ -1,7 +1,6 @@
 """The report: its numbers on curves with known answers, its page in a browser."""
 
 import dataclasses
-import json
 import math
 import re
 import shutil
@@ -18,9 +17,9 @@ from grokjax.cli import main
 from grokjax.config import default_config
 from grokjax.errors import UserError
 from grokjax.report import _paper_curves, pictures, tables
-from grokjax.report.groups import Study, outcome_table, study
+from grokjax.report.groups import Study, study
 from grokjax.report.html import Section, render
-from grokjax.sweep import product, seeds, to_json
+from grokjax.sweep import product, seeds
 
 STEPS = np.arange(0, 1001, 100)
 
@@ -54,7 +53,7 @@ def make_study(rows):
             )
         )
     facts = {"commit": "c", "device": "d", "jax": "j", "command": "grokjax", "hash": "h"}
-    return Study("x", None, pd.DataFrame(runs), pd.concat(curves), 64, facts)
+    return Study("x", None, pd.DataFrame(runs), pd.concat(curves), default_config(), facts)
 
 
 NEVER = math.inf
@@ -104,13 +103,12 @@ def test_crossed_seeds_share_the_variance():
     assert not len(tables.seed_variance(together))
 
 
-def test_the_published_run_is_drawn_where_the_setting_is_its_own(tmp_path):
+def test_the_published_run_is_drawn_where_the_setting_is_its_own():
     """And only there."""
     for changes, expected in (({}, True), ({"phi": 9.0}, False)):
         config = default_config()
         config.data.update(changes)
-        (tmp_path / "config.json").write_text(json.dumps({"config": to_json(config)}))
-        data = dataclasses.replace(STUDY, workdir=tmp_path)
+        data = dataclasses.replace(STUDY, config=config)
         paper = _paper_curves(data)
         assert (paper is not None) == expected
         figure = pictures.curves_picture(data, paper).figure
@@ -123,7 +121,7 @@ def test_kinds_of_grokking():
     assert table.true.to_dict() == pytest.approx({"natural": 1 / 3, "both": 1.0, "second": 0.0})
     assert table.fake.to_dict() == {"natural": 0.0, "both": 0.0, "second": 1.0}
     assert table.delay["natural"] == 600 and table.delay["both"] == pytest.approx(100)
-    outcomes = outcome_table(STUDY)
+    outcomes = STUDY.outcomes
     assert outcomes.flops_to_grok.tolist()[0] == 8000 and len(outcomes) == 6
 
 

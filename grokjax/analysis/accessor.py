@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 
 from grokjax.analysis import plots, tables
-from grokjax.analysis.plots import Picture
 from grokjax.errors import UserError
+from grokjax.pictures import Picture
 
 
 @xr.register_dataset_accessor("grokjax")

@@ -10,16 +10,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from grokjax.analysis.movies import EVENTS
-from grokjax.analysis.plots import (
-    COLOURS,
-    GROUP_NAMES,
-    MARKERS,
-    STYLE,
-    Picture,
-    panels,
-    span,
-    wrap,
-)
+from grokjax.analysis.plots import GROUP_NAMES, panels
+from grokjax.pictures import COLOURS, MARKERS, STYLE, Picture, span, wrap
 
 
 def attribution_figure(table: pd.DataFrame) -> Picture:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import TOKEN_NAMES, position_names
 from grokjax.dataset import PAD, Probes, make_batch
-from grokjax.evaluate import COMPOSITION_METRICS, EvaluateConfig, evaluate
+from grokjax.evaluate import COMPOSITION_METRICS, EvaluateConfig, evaluate, in_batches
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
 from grokjax.population import make_mesh, over_runs
 
@@ -92,15 +92,7 @@ def _sums(
     model: ModelConfig, weights: Weights, probes: Probes, batch_size: int
 ) -> dict[str, Array]:
     """Measures summed over the queries of each probe type and subset."""
-    num_queries = probes.table.query.shape[0]
     num_types = len(probes.names)
-    batch_size = min(batch_size, num_queries)
-    num_batches = -(-num_queries // batch_size)
-
-    def split(x: Array) -> Array:
-        missing = num_batches * batch_size - num_queries
-        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(num_batches, batch_size, *x.shape[1:])
 
     def one_batch(columns: tuple[Array, Array, Array]) -> dict[str, Array]:
         query, bridge, member = columns
@@ -116,7 +108,7 @@ def _sums(
     known = (bridge == query[:, 0]) | (bridge == query[:, 3])
     kind = 2 * jnp.asarray(probes.kind) + known  # negative on padding
     member = jax.nn.one_hot(kind, 2 * num_types)
-    batches = jax.tree.map(split, (query, bridge, member))
+    batches = in_batches((query, bridge, member), batch_size)
     sums = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(one_batch, batches))
     return {n: x.reshape(num_types, len(SUBSETS), *x.shape[1:]) for n, x in sums.items()}
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import pathlib
-import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,8 +14,8 @@ from matplotlib.figure import Figure
 from grokjax.analysis.pairs import SLOTS
 from grokjax.lens import lens_stream
 from grokjax.model import BLOCK_COMPONENTS
+from grokjax.pictures import STYLE, Picture, span, wrap
 
-STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 _READ: Any = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
 _EFFECT: Any = {"cmap": "RdBu_r", "vmin": -1.0, "vmax": 1.0}
 _SLOT_TITLES = {
@@ -27,30 +23,8 @@ _SLOT_TITLES = {
     "relation1": "relation 1 differs",
     "relation2": "relation 2 differs",
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P")
 _SHORT = {"head": "h", "relation1": "r1", "relation2": "r2", "answer": "ans", "end": "end"}
 GROUP_NAMES = {"id": "ID", "ood": "OOD"}
-
-
-class Picture(NamedTuple):
-    """A figure and the table that it shows; a notebook displays it as it is."""
-
-    figure: Figure
-    data: pd.DataFrame
-
-    def save(self, path: str | os.PathLike) -> pathlib.Path:
-        """The picture, and the table beside it as `.csv`."""
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.savefig(path, dpi=150)
-        self.data.to_csv(path.with_suffix(".csv"), index=False)
-        return path
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=100)
-        return buffer.getvalue()
 
 
 def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
@@ -235,20 +209,10 @@ def _finish(figure: Figure, image, unit: str, caption: str, table: pd.DataFrame)
     return Picture(figure, table)
 
 
-def wrap(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width))
-
-
 def _at_step(table: pd.DataFrame) -> str:
     """Of a network that nobody knows the step of, nothing."""
     step = int(table.step.iloc[0])
     return f"step {step:,}, " if step >= 0 else ""
-
-
-def span(values: pd.Series) -> str:
-    """`4`, or `55 to 64`."""
-    low, high = int(values.min()), int(values.max())
-    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _widest(table: pd.DataFrame, value: str) -> str:

@@ -12,6 +12,7 @@ from grokjax.analysis import comparisons, movies, plots, tables
 from grokjax.analysis.paths import MARGIN, path_identity, permuted_distances
 from grokjax.analysis.store import Analysis
 from grokjax.errors import UserError
+from grokjax.pictures import Picture
 from grokjax.results import Results
 
 GROKKED_AT = 0.9
@@ -114,7 +115,7 @@ def write_tables(
 def write_figures(made: dict[str, pd.DataFrame], folder: pathlib.Path) -> list[pathlib.Path]:
     """Lens, patching and attribution at the last step, and the movies where there are several."""
     patching, lens = (t[t.step == t.step.max()] for t in (made["patching"], made["lens"]))
-    pictures: dict[str, plots.Picture] = {}
+    pictures: dict[str, Picture] = {}
     for kind in ("test_inferred_ood", "test_inferred_iid", "train_inferred"):
         if (lens[lens.type == kind].num_seeds > 0).any():
             pictures[f"lens_{kind}"] = plots.lens_figure(lens, kind)

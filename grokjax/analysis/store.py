@@ -15,9 +15,8 @@ import xarray as xr
 from grokjax.errors import UserError
 from grokjax.files import replacing, write_atomically
 from grokjax.results import Results
-from grokjax.sweep import expand
+from grokjax.sweep import SEEDS, expand, flatten
 
-SEEDS = ("data", "init", "order")
 PARTS = ("lens", "patching")
 
 
@@ -123,8 +122,8 @@ def _read(folder: pathlib.Path, part: str, results: Results) -> xr.Dataset:
     ]
     joined = xr.concat(steps, _index("step", list(by_step)))
     regimes = results.runs.set_index("run_id").regime
-    configs = expand(results.config)
-    seeds = ["/".join(str(configs[run].seeds[k]) for k in SEEDS) for run in run_ids]
+    settings = [flatten(run) for run in expand(results.config)]
+    seeds = ["/".join(str(settings[run][name]) for name in SEEDS) for run in run_ids]
     return joined.transpose("run", "step", ...).assign_coords(
         regime=("run", [str(regimes[run]) for run in run_ids]), seeds=("run", seeds)
     )

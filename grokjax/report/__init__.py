@@ -12,14 +12,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from grokjax.files import write_atomically
+from grokjax.model import RECURSIVE
+from grokjax.pictures import span
 from grokjax.report import pictures, tables
-from grokjax.report.groups import Study, outcome_table, study
+from grokjax.report.groups import THRESHOLD, Study, study
 from grokjax.report.html import Section, render
 from grokjax.results import Results
 from grokjax.sweeps import SweepResults
 
 REPORT = "report.html"
-THRESHOLD = 0.95
 
 
 def write_report(
@@ -63,16 +64,16 @@ def _lead(data: Study) -> str:
 
 
 def _sections(data: Study):
-    times, cost = tables.times_table(data, THRESHOLD), tables.cost_table(data)
-    kinds, outcomes = tables.grok_kinds(data, THRESHOLD), outcome_table(data, THRESHOLD)
-    paper = _paper_curves(data)
+    times, cost, kinds = (
+        make(data) for make in (tables.times_table, tables.cost_table, tables.grok_kinds)
+    )
     drawn = {
-        "report_curves": pictures.curves_picture(data, paper),
-        "survival": pictures.survival_picture(data, THRESHOLD),
+        "report_curves": pictures.curves_picture(data, _paper_curves(data)),
+        "survival": pictures.survival_picture(data),
         "cost_benefit": pictures.benefit_picture(data),
     }
     facts = _facts(data)
-    n = _span(data.runs.groupby("group").size())
+    n = span(data.runs.groupby("group").size())
     sections = [
         Section(
             "What happens when",
@@ -102,7 +103,7 @@ def _sections(data: Study):
         ),
     ]
     if pictures.has_phases(data):
-        drawn["phase_diagram"] = pictures.phase_picture(data, THRESHOLD)
+        drawn["phase_diagram"] = pictures.phase_picture(data)
         phases = drawn["phase_diagram"].data
         sections.append(
             Section(
@@ -130,7 +131,7 @@ def _sections(data: Study):
             ],
         )
     )
-    variance = tables.seed_variance(data, THRESHOLD)
+    variance = tables.seed_variance(data)
     if len(variance):
         shown = variance.round(2).astype(str)
         caption = "Shares of the variance over runs, a full cross of seeds (method of moments)."
@@ -140,7 +141,7 @@ def _sections(data: Study):
         "times": times,
         "costs": cost,
         "grok_kinds": kinds,
-        "outcomes": outcomes,
+        "outcomes": data.outcomes,
         "variance": variance,
     }
     return sections, drawn, made
@@ -148,23 +149,12 @@ def _sections(data: Study):
 
 def _paper_curves(data: Study) -> dict | None:
     """The published curves, where the setting is the paper's."""
-    runs, config = data.runs, json.loads(_first_config(data).read_text())["config"]
-    d, m = config["data"], config["model"]
-    same = (d["num_entities"], d["num_relations"], d["out_degree"], d["phi"]) == (
-        2000,
-        200,
-        20,
-        18.0,
-    )
-    same = same and m["kind"] == "recursive" and m["hidden_size"] == 1536
-    if not same or not len(runs):
+    d, m = data.config.data, data.config.model
+    graph = (d.num_entities, d.num_relations, d.out_degree, d.phi)
+    if graph != (2000, 200, 20, 18.0) or m.kind != RECURSIVE or m.hidden_size != 1536:
         return None
     file = importlib.resources.files("grokjax") / "paper_curves.json"
     return json.loads(file.read_text())["pretrain"]
-
-
-def _first_config(data: Study) -> pathlib.Path:
-    return next(iter(sorted(data.workdir.glob("**/config.json"))))
 
 
 def _facts(data: Study) -> str:
@@ -174,11 +164,6 @@ def _facts(data: Study) -> str:
         f"{seeds} seeds; first run's config hash {f['hash']}; {f['device']}, jax {f['jax']}, commit"
         f" {f['commit']}. Repeat: {f['command']}"
     )
-
-
-def _span(values: pd.Series) -> str:
-    low, high = int(values.min()), int(values.max())
-    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _interval(values: Sequence[float], form: str = ".2f") -> str:

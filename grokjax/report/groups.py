@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from ml_collections import ConfigDict
 
 from grokjax.cost import evaluation_flops, train_flops
 from grokjax.errors import UserError
-from grokjax.events import grok_table
+from grokjax.events import event_table, grok_table
 from grokjax.results import Results
 from grokjax.summary import OOD_ACCURACY
+from grokjax.sweep import SEEDS
 from grokjax.sweeps import SweepResults
 
 RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
-_NOT_A_GROUP = ("seeds.data", "seeds.init", "seeds.order")
+THRESHOLD = 0.95  # of the events that are told of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Study:
     workdir: pathlib.Path
     runs: pd.DataFrame
     curves: pd.DataFrame
-    batch_size: int
+    config: ConfigDict  # of its first population
     facts: dict[str, Any]  # commit, device, command, hash: what repeats the numbers
 
     @property
@@ -44,6 +47,33 @@ class Study:
     def step(self) -> int:
         """The last one that any run has reached."""
         return int(self.curves.step.max())
+
+    @functools.cached_property
+    def events(self) -> pd.DataFrame:
+        """`event_table`, with each run's group."""
+        events = event_table(self.runs, self.curves)
+        group = self.runs.set_index("run_id").group
+        return events.assign(group=group.loc[events.run_id].to_numpy())
+
+    @functools.cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """A row per trained run: group, its events (`grok_table`), its costs.
+
+        grok_table's columns, group, seed (of the data), end_step, flops (of the whole training),
+        flops_to_grok (NaN if it did not), seconds (device-seconds), final OOD accuracy.
+        """
+        table = grok_table(self.runs, self.curves, THRESHOLD)
+        last = self.curves.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
+        last = last.loc[table.run_id]
+        own = self.runs.set_index("run_id").loc[table.run_id]
+        table["group"] = own.group.to_numpy()
+        table["seed"] = own["seeds.data"].to_numpy() if "seeds.data" in own else 0
+        table["end_step"] = last.step.to_numpy()
+        table["flops"] = own.flops_per_step.to_numpy() * table.end_step
+        table["flops_to_grok"] = own.flops_per_step.to_numpy() * table.grokked
+        table["seconds"] = own.seconds_per_step.to_numpy() * table.end_step
+        table["final_ood_accuracy"] = last[OOD_ACCURACY].to_numpy()
+        return table
 
 
 def study(found: Results | SweepResults) -> Study:
@@ -60,7 +90,7 @@ def study(found: Results | SweepResults) -> Study:
     if not populations or not len(found.curves):
         raise UserError(f"{found.workdir}: nothing has been trained yet; run the sweep first")
     runs = found.runs.copy()
-    settings = [c for c in runs if "." in c and c not in _NOT_A_GROUP and c != "data.regime"]
+    settings = [c for c in runs if "." in c and c not in SEEDS and c != "data.regime"]
     runs["group"] = [_label(row, settings) for row in runs.to_dict("records")]
     population = runs.population.astype(str) if "population" in runs else pd.Series("", runs.index)
     for name, own in populations.items():
@@ -76,36 +106,11 @@ def study(found: Results | SweepResults) -> Study:
         "commit": content["commit"][:12],
         "device": content["device"],
         "jax": content["versions"]["jax"],
-        "command": f"grokjax {'sweep' if len(populations) > 1 else 'train'} ... --workdir"
-        if not content["command"]
-        else " ".join(["grokjax", *content["command"][1:]]),
-        "hash": ", ".join(sorted(runs.run_hash.astype(str).tolist())[:1]),
+        "command": " ".join(["grokjax", *content["command"][1:]]),
+        "hash": str(runs.run_hash.iloc[0]),
     }
-    return Study(
-        str(first.config.name), found.workdir, runs, found.curves,
-        int(first.config.train.batch_size), facts,
-    )  # fmt: skip
-
-
-def outcome_table(data: Study, threshold: float = 0.95) -> pd.DataFrame:
-    """A row per trained run: group, its events (`grok_table`), its costs.
-
-    Returns:
-      grok_table's columns, group, seed (of the data), end_step, flops (of the whole training, in
-      FLOP), flops_to_grok (NaN if it did not), seconds (device-seconds), final OOD accuracy.
-    """
-    table = grok_table(data.runs, data.curves, threshold)
-    by_run = data.runs.set_index("run_id")
-    last = data.curves.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
-    own = by_run.loc[table.run_id]
-    table["group"] = own.group.to_numpy()
-    table["seed"] = own["seeds.data"].to_numpy() if "seeds.data" in own else 0
-    table["end_step"] = last.loc[table.run_id, "step"].to_numpy()
-    table["flops"] = own.flops_per_step.to_numpy() * table.end_step
-    table["flops_to_grok"] = own.flops_per_step.to_numpy() * table.grokked
-    table["seconds"] = own.seconds_per_step.to_numpy() * table.end_step
-    table["final_ood_accuracy"] = last.loc[table.run_id, OOD_ACCURACY].to_numpy()
-    return table
+    name = str(first.config.name)
+    return Study(name, found.workdir, runs, found.curves, first.config, facts)
 
 
 def _trained(found: SweepResults) -> pd.Series:

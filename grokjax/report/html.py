@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from grokjax.analysis.plots import Picture
+from grokjax.pictures import Picture
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -49,7 +49,7 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
         body.append(f"<h2>{html.escape(section.title)}</h2>")
         body += [f"<p>{html.escape(p)}</p>" for p in section.text.split("\n") if p]
         for picture, alt, caption in section.pictures:
-            data = base64.b64encode(picture._repr_png_()).decode()
+            data = base64.b64encode(picture.png()).decode()
             body.append(
                 f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
                 f"<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -12,21 +12,14 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from grokjax.analysis.plots import COLOURS, Picture
-from grokjax.events import DIVERGED, METRICS, OBSERVED, PATH_AT
-from grokjax.report.groups import RATIOS, Study, outcome_table
-from grokjax.report.tables import events_of
-from grokjax.summary import BRIDGE_CHANCE, BRIDGE_FOUND, OOD_ACCURACY, TRAINING_ACCURACY
-from grokjax.survival import CENSORED, COMPETING, EVENT, aalen_johansen
+from grokjax.events import METRICS, PATH_AT
+from grokjax.figures import curve_bands, curves_panel
+from grokjax.pictures import COLOURS, LINES, STYLE, Picture
+from grokjax.report.groups import RATIOS, THRESHOLD, Study
+from grokjax.report.tables import causes
+from grokjax.summary import OOD_ACCURACY
+from grokjax.survival import CENSORED, aalen_johansen
 
-_STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
-_SHOWN = (
-    (TRAINING_ACCURACY, "training accuracy", "#000000", "-"),
-    (OOD_ACCURACY, "OOD answer accuracy", "#0072B2", "-"),
-    (BRIDGE_FOUND, "OOD bridge found", "#D55E00", "--"),
-    (BRIDGE_CHANCE, "bridge, by chance", "#999999", ":"),
-)
 _PUBLISHED = (("training_accuracy", "#000000"), ("bridge_found", "#D55E00"))
 _EVENT_NAMES = {"memorised": "memorised", "path": "path readable (OOD)", "grokked": "grokked (OOD)"}
 _MOST_PANELS = 12
@@ -35,32 +28,22 @@ _MOST_BANDS = 5  # that can be told apart
 
 def _style(i: int) -> Any:
     """A line style that, with the colour, tells every group apart."""
-    return _LINES[(i + i // len(_LINES)) % len(_LINES)]
+    return LINES[(i + i // len(LINES)) % len(LINES)]
 
 
 def curves_picture(data: Study, paper: dict[str, Any] | None = None) -> Picture:
     """A panel per group: median and band of the seeds, and the published run where it applies."""
     groups = data.groups[:_MOST_PANELS]
-    table = _bands(data)
+    table = curve_bands(data.runs, data.curves, "group")
     columns = min(len(groups), 3)
     rows = math.ceil(len(groups) / columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.7 * columns + 0.3, 2.7 * rows + 0.9))
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axis, group in zip(axes.flat, groups, strict=False):
-            for metric, label, colour, style in _SHOWN:
-                own = table[(table.group == group) & (table.metric == metric)]
-                x = own.step / 1000
-                axis.plot(
-                    x, own["median"], linestyle=style, color=colour, label=label, linewidth=1.6
-                )
-                if metric != BRIDGE_CHANCE:
-                    axis.fill_between(x, own.low, own.high, color=colour, alpha=0.18, linewidth=0)
+            curves_panel(axis, table[table.group == group])
             if paper and group in paper:
-                for metric, colour in (
-                    ("training_accuracy", "#000000"),
-                    ("bridge_found", "#D55E00"),
-                ):
+                for metric, colour in _PUBLISHED:
                     steps = np.asarray(paper[group]["step"]) / 1000
                     axis.plot(
                         steps, paper[group][metric], color=colour, linewidth=0.8, alpha=0.7,
@@ -68,9 +51,6 @@ def curves_picture(data: Study, paper: dict[str, Any] | None = None) -> Picture:
                     )  # fmt: skip
             n = int((data.runs.group == group).sum())
             axis.set_title(f"{group} ({n} runs)", fontsize=9)
-            axis.set_xlabel("training step (thousands)")
-            axis.set_ylim(-0.03, 1.03)
-            axis.grid(alpha=0.25, linewidth=0.6)
         for axis in list(axes.flat)[len(groups) :]:
             axis.set_visible(False)
         for row in axes:
@@ -83,12 +63,11 @@ def curves_picture(data: Study, paper: dict[str, Any] | None = None) -> Picture:
     return Picture(figure, table)
 
 
-def survival_picture(data: Study, threshold: float = 0.95) -> Picture:
+def survival_picture(data: Study, threshold: float = THRESHOLD) -> Picture:
     """P(event by step) per group, a panel per event, with 95 % bands; ticks: censored runs."""
-    events = events_of(data, threshold)
-    cause_of = {OBSERVED: EVENT, DIVERGED: COMPETING}
+    events = data.events[data.events.threshold == threshold]
     tables = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.4, 3.6))
         axes = figure.subplots(1, len(METRICS), sharey=True)
         for axis, event in zip(axes, METRICS, strict=True):
@@ -96,7 +75,7 @@ def survival_picture(data: Study, threshold: float = 0.95) -> Picture:
                 own = events[(events.group == group) & (events.event == event)]
                 if not len(own):
                     continue
-                cause = own.status.map(cause_of).fillna(CENSORED).to_numpy(int)
+                cause = causes(own)
                 curve = aalen_johansen(own.step.to_numpy(), cause)
                 end = pd.DataFrame([curve.iloc[-1].to_dict() | {"time": float(data.step)}])
                 curve = pd.concat([curve, end], ignore_index=True)
@@ -112,7 +91,7 @@ def survival_picture(data: Study, threshold: float = 0.95) -> Picture:
                         x, curve.low, curve.high, where=between, step="post", color=colour,
                         alpha=0.12, linewidth=0,
                     )  # fmt: skip
-                left = own[own.status == "censored"].step / 1000
+                left = own[cause == CENSORED].step / 1000
                 level = float(curve.probability.iloc[-1])
                 axis.plot(left, np.full(len(left), level), "|", color=colour, markersize=7)
                 tables.append(curve.assign(group=group, event=event))
@@ -138,7 +117,7 @@ def benefit_picture(data: Study) -> Picture:
     )
     grouped = own.groupby(["group", "flops"], sort=False)[OOD_ACCURACY]
     table = grouped.agg(["median", "min", "max", "count"]).reset_index()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 4.2))
         axis = figure.subplots()
         for i, group in enumerate(data.groups[:_MOST_PANELS]):
@@ -163,21 +142,19 @@ def has_phases(data: Study) -> bool:
     return all(n in data.runs and data.runs[n].nunique() > 1 for n in RATIOS)
 
 
-def phase_picture(data: Study, threshold: float = 0.95) -> Picture:
+def phase_picture(data: Study) -> Picture:
     """Accuracy, P(grok), P(path), P(fake) in each cell of both ratios, with fitted boundaries."""
-    table = outcome_table(data, threshold)
-    by_run = data.runs.set_index("run_id")
-    for name in RATIOS:
-        table[name] = by_run[name].loc[table.run_id].to_numpy()
+    ratios = data.runs.set_index("run_id")[list(RATIOS)]
+    table = data.outcomes.join(ratios, on="run_id")
     kinds = {
         "mean OOD accuracy at the end": table.final_ood_accuracy,
-        f"P(grok at {threshold:g})": np.isfinite(table.grokked).astype(float),
+        f"P(grok at {THRESHOLD:g})": np.isfinite(table.grokked).astype(float),
         f"P(path at {PATH_AT:g})": np.isfinite(table.path).astype(float),
         "P(fake grok)": (table.grok == "fake").astype(float),
     }
     first, second = (sorted(table[n].unique()) for n in RATIOS)
     cells = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(13.4, 3.6), layout="constrained")
         axes = figure.subplots(1, len(kinds), sharey=True)
         for axis, (title, value_of) in zip(axes, kinds.items(), strict=True):
@@ -239,21 +216,3 @@ def _draw_boundary(axis, weights: np.ndarray, first: list[float], second: list[f
     z = expit(_design(grid) @ weights).reshape(len(v), len(u))
     if z.min() < 0.5 < z.max():
         axis.contour(u, v, z, levels=[0.5], colors="#D55E00", linewidths=2)
-
-
-def _bands(data: Study) -> pd.DataFrame:
-    """Median and band over the usable runs of a group: full range of up to 9, else 10 to 90 %."""
-    usable = data.runs[data.runs.status != "diverged"].set_index("run_id")
-    own = data.curves[data.curves.run_id.isin(usable.index)]
-    own = own.assign(group=usable.group.loc[own.run_id].to_numpy())
-    frames = []
-    for metric, *_ in _SHOWN:
-        if metric not in own:
-            continue
-        grouped = own.dropna(subset=[metric]).groupby(["group", "step"], sort=False)[metric]
-        frame = grouped.agg(["median", "count"]).reset_index()
-        edge = 0.0 if not len(frame) or frame["count"].max() < 10 else 0.1
-        frame["low"] = grouped.quantile(edge).to_numpy()
-        frame["high"] = grouped.quantile(1 - edge).to_numpy()
-        frames.append(frame.assign(metric=metric))
-    return pd.concat(frames, ignore_index=True)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
-from grokjax.events import DIVERGED, METRICS, OBSERVED, Interval, event_table, student_interval
-from grokjax.report.groups import Study, outcome_table
+from grokjax.events import DIVERGED, METRICS, OBSERVED, Interval, student_interval
+from grokjax.report.groups import THRESHOLD, Study
 from grokjax.survival import (
     CENSORED,
     COMPETING,
@@ -21,12 +22,10 @@ from grokjax.survival import (
     variance_components,
     wilson,
 )
-
-SEEDS = ("seeds.data", "seeds.init", "seeds.order")
-_CAUSE = {OBSERVED: EVENT, DIVERGED: COMPETING}
+from grokjax.sweep import SEEDS
 
 
-def times_table(data: Study, threshold: float = 0.95) -> pd.DataFrame:
+def times_table(data: Study, threshold: float = THRESHOLD) -> pd.DataFrame:
     """Per group and event: how many runs had it, were censored or diverged; when.
 
     Returns:
@@ -34,7 +33,7 @@ def times_table(data: Study, threshold: float = 0.95) -> pd.DataFrame:
       (Aalen-Johansen); mean_steps with mean_low and mean_high (restricted to the shortest training,
       diverged runs censored where they ended); p_value (log-rank against the first group).
     """
-    events = events_of(data, threshold)
+    events = data.events[data.events.threshold == threshold]
     usable = data.runs.run_id[data.runs.status != "diverged"]
     ends = data.curves[data.curves.run_id.isin(usable)].groupby("run_id").step.max()
     horizon = float(ends.min()) if len(ends) else float(data.step)
@@ -45,7 +44,7 @@ def times_table(data: Study, threshold: float = 0.95) -> pd.DataFrame:
             own = events[(events.group == group) & (events.event == event)]
             if not len(own):
                 continue
-            cause = own.status.map(_CAUSE).fillna(CENSORED).to_numpy(int)
+            cause = causes(own)
             last = aalen_johansen(own.step.to_numpy(), cause).iloc[-1]
             seen = (own.status == OBSERVED).to_numpy()
             mean = restricted_mean(own.step.to_numpy(), seen, horizon)
@@ -81,7 +80,7 @@ def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.Da
     by_run = data.runs.set_index("run_id")
     rows = []
     for level in levels:
-        events = events_of(data, level)
+        events = data.events[data.events.threshold == level]
         grok = events[events.event == "grokked"].set_index("run_id")
         reached = grok[grok.status == OBSERVED]
         flops = (reached.step * by_run.loc[reached.index, "flops_per_step"]).rename("flops")
@@ -111,14 +110,14 @@ def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def seed_variance(data: Study, threshold: float = 0.95) -> pd.DataFrame:
+def seed_variance(data: Study) -> pd.DataFrame:
     """Where the seeds of a group are crossed: what share of the variance each brings.
 
     Returns:
       group, quantity (final OOD accuracy; memorised, in steps), a column per seed that varies, rest
       (interactions and noise), num_runs. No rows where seeds change together.
     """
-    table = outcome_table(data, threshold)
+    table = data.outcomes
     by_run = data.runs.set_index("run_id")
     rows = []
     for group in data.groups:
@@ -139,9 +138,9 @@ def seed_variance(data: Study, threshold: float = 0.95) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def grok_kinds(data: Study, threshold: float = 0.95) -> pd.DataFrame:
+def grok_kinds(data: Study) -> pd.DataFrame:
     """Per group: shares of true and fake grokking, of the path, with 95 % Wilson intervals."""
-    table = outcome_table(data, threshold)
+    table = data.outcomes
     rows = []
     for group in data.groups:
         own = table[table.group == group]
@@ -161,9 +160,10 @@ def grok_kinds(data: Study, threshold: float = 0.95) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def events_of(data: Study, threshold: float) -> pd.DataFrame:
-    events = event_table(data.runs, data.curves, (threshold,))
-    return events.assign(group=data.runs.set_index("run_id").group.loc[events.run_id].to_numpy())
+def causes(events: pd.DataFrame) -> Int[np.ndarray, N]:
+    """How each run ended, as `aalen_johansen` takes it."""
+    cause = {OBSERVED: EVENT, DIVERGED: COMPETING}
+    return events.status.map(cause).fillna(CENSORED).to_numpy(int)
 
 
 def _seeds(by_run: pd.DataFrame) -> pd.Series:
