@@ -182,7 +182,7 @@ def bench_lens(quick: bool) -> None:
         else:
             one = 1 / best(functools.partial(read, *weights, queries[:1]), 20)
             line += f", {rate / one:.0f} times its own of one at a time"
-            probes = load_dataset(_quickstart().data, 0).probes
+            probes = load_dataset(_quickstart()).probes
             many, alone = (
                 1 / best(functools.partial(logit_lens, config, weights, p), 3)
                 for p in (probes, jax.tree.map(lambda x: x[:1] if x.ndim else x, probes))
@@ -247,7 +247,7 @@ def _population(config: ConfigDict, num_runs: int, devices: list) -> Population:
     config = config.copy_and_resolve_references()
     config.runs = tuple({"seeds.init": i, "seeds.order": i} for i in range(num_runs))
     runs = expand(config)
-    dataset = load_dataset(runs[0].data, runs[0].seeds.data)
+    dataset = load_dataset(runs[0])
     return Population(config, runs, [dataset] * num_runs, devices)
 
 

@@ -124,7 +124,14 @@ class Checkpoints:
           like: structure, shapes and dtypes, run axis included; a part of what is stored will do.
           run: only this run's slice, without the run axis; reads only its own chunks.
         """
-        folder = self.directory / "analysis" / str(step)
+        return self._restore_verified("analysis", step, like, run)
+
+    def restore_state(self, step: int, like: Any, run: int) -> Any:
+        """One run's part of a full state, `like` and `run` as above; step is one of `steps()`."""
+        return self._restore_verified("state", step, like, run)
+
+    def _restore_verified(self, kind: str, step: int, like: Any, run: int | None) -> Any:
+        folder = self.directory / kind / str(step)
         if folder not in self._verified:
             verify(folder)
             self._verified.add(folder)

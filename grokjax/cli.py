@@ -66,6 +66,15 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
+def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.report import write_report
+    from grokjax.transfer import transfer as run_transfer
+
+    _require_workdir(args.workdir)
+    results = run_transfer(args.config, overrides, args.source, args.workdir)
+    print(f"report: {write_report(results)}")
+
+
 def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.report import write_report
     from grokjax.sweeps import load
@@ -86,7 +95,7 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.folder import load_dataset, write_folder
 
     config = load_experiment(args.config, overrides)
-    dataset = load_dataset(config.data, config.seeds.data)
+    dataset = load_dataset(config)
     write_folder(dataset, args.out)
     counts = ", ".join(f"{name.removeprefix('num_')} {n:,}" for name, n in dataset.counts.items())
     print(f"{args.out}: {dataset.name}; {counts}")
@@ -192,6 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added", True)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all its populations")
     added.add_argument("--dry-run", action="store_true", help="only print the plan")
+    added = command("transfer", transfer, "finetune trained runs on new facts", True)
+    added.add_argument("--from", dest="source", required=True, metavar="DIR", help="a workdir")
+    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
     added = command("report", report, "one page: what came when, at what cost, how certain")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--out", metavar="DIR", help="default: the workdir")

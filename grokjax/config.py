@@ -124,6 +124,32 @@ def default_config() -> ml_collections.ConfigDict:
         }
     )
 
+    # Finetuning on new facts (protocol 2.5). `grokjax transfer` makes the rows: it fills in whose
+    # weights a run starts from, and an empty source means a run that starts anew.
+    config.transfer = ml_collections.ConfigDict(
+        {
+            "source": "",  # workdir
+            "run_id": 0,
+            "run_hash": "",
+            "step": 0,
+            "checkpoint": "",  # which of `checkpoints` that step is
+            "group": "",  # the source's regime, or a control's name
+            # What to finetune: before memorisation, at it, at the path, after grokking, the last.
+            "checkpoints": "before,saturation,path,grokked,end",
+            "control_atomic": True,  # also a model that was pretrained on atomic facts alone
+            "control_steps": 0,  # for which that one is pretrained; 0: as long as the source
+            "weights": "ema",  # or "raw"
+            "optimizer_state": "fresh",  # or "carried", of a source's last checkpoint
+            "folder": "",  # the authors' finetuning data; replaces everything below
+            "num_new_facts": 2000,
+            "num_kept": 8000,
+            "retention": "facts",  # num_kept counts ID facts; or "closure": all that is kept
+            "new_share": 0.0,  # of the compositions with new facts, to train on
+            "max_probes": 10_000,  # queries of each category
+            "seed": 0,  # of the draw of new and kept facts, on top of the data seed
+        }
+    )
+
     # How a sweep is cut; 0 suggests what fits the memory.
     config.sweep = ml_collections.ConfigDict({"runs_per_population": 0})
 

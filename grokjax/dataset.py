@@ -29,7 +29,7 @@ NUM_DECOYS = 8
 MAX_TOKENS = 2**15 - 1  # ids are stored in 16 bits
 TOKEN = re.compile(r"<[^<>]*>")
 SPECIAL_TOKENS = ("<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>")
-PROBE_TYPES = (
+FOLDER_TYPES = (  # as the authors name them
     "id_atomic",
     "ood_atomic",
     "train_inferred",
@@ -39,6 +39,8 @@ PROBE_TYPES = (
     "test_inferred_new",
     "test_inferred_new_mix",
 )
+CATEGORIES = ("new_then_old", "old_then_new", "new_then_new")  # kind of hop 1, of hop 2
+PROBE_TYPES = (*FOLDER_TYPES, *CATEGORIES, "kept_atomic", "kept_inferred")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +138,9 @@ class Dataset:
     id_facts: Int[np.ndarray, "n 3"]  # token ids (head, relation, tail)
     ood_facts: Int[np.ndarray, "n 3"]
     counts: Mapping[str, int]  # what was realised: items and facts by kind
+    new_facts: Int[np.ndarray, "n 3"] = dataclasses.field(  # of finetuning
+        default_factory=lambda: np.zeros((0, 3), np.int32)
+    )
 
 
 @jax.tree_util.register_dataclass

@@ -27,6 +27,9 @@ _CHOICES = {
     "optimizer.name": ("adamw", "adam_atan2"),
     "optimizer.schedule": ("constant", "cosine"),
     "optimizer.weight_decay_schedule": ("constant", "cosine"),
+    "transfer.weights": ("ema", "raw"),
+    "transfer.optimizer_state": ("fresh", "carried"),
+    "transfer.retention": ("facts", "closure"),
 }
 _POSITIVE = (
     "model.hidden_size", "model.num_layers", "model.H_cycles", "model.L_cycles", "model.num_heads",
@@ -47,7 +50,10 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         "evaluate.H_cycles", "evaluate.L_cycles", "evaluate.num_loops",
         "sweep.runs_per_population",
     )),
+    ("at least 0", lambda x: x >= 0, ("transfer.num_kept", "transfer.seed", "transfer.step")),
+    ("at least 1", lambda x: x >= 1, ("transfer.num_new_facts", "transfer.max_probes")),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, (
+        "transfer.new_share",
         "optimizer.beta1", "optimizer.beta2", "optimizer.ema_rate", "optimizer.grokfast_alpha",
         "model.dropout",
     )),
@@ -75,12 +81,15 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
 
 
 def read_experiment(
-    path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
+    path: str,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    source: ConfigDict | None = None,
 ) -> tuple[ConfigDict, list[Row]]:
     """The config of an experiment file, and its sweep's rows, which may change any setting.
 
     Args:
       path, overrides: as in `load_experiment`.
+      source: settings of the run to finetune, for files whose `get_config` begins with `source`.
 
     Raises:
       UserError: as there.
@@ -92,7 +101,7 @@ def read_experiment(
     if argument and argument not in getattr(module, "ARGUMENTS", (argument,)):
         known = ", ".join(f":{name}" for name in module.ARGUMENTS)
         raise UserError(f"--config={path}: unknown ':{argument}'; {file} knows {known}")
-    config = _call(module.get_config, argument, path)
+    config = _call(module.get_config, argument, path, source)
     if isinstance(overrides, Mapping):
         for name, value in overrides.items():
             set_setting(config, name, value)
@@ -196,11 +205,20 @@ def _load_module(file: str) -> ModuleType:
     return module
 
 
-def _call(get_config, argument: str, path: str) -> ConfigDict:
-    takes_argument = bool(inspect.signature(get_config).parameters)
-    if argument and not takes_argument:
+def _call(get_config: Callable, argument: str, path: str, source: ConfigDict | None) -> ConfigDict:
+    parameters = list(inspect.signature(get_config).parameters)
+    finetunes = parameters[:1] == ["source"]
+    if finetunes and source is None:
+        raise UserError(
+            f"--config={path}: finetunes what is trained already; use grokjax transfer"
+            " --from=WORKDIR"
+        )
+    if source is not None and not finetunes:
+        raise UserError(f"--config={path}: has no get_config(source); give experiments/transfer.py")
+    if argument and len(parameters) == finetunes:
         raise UserError(f"--config={path}: its get_config takes no argument; drop ':{argument}'")
-    return get_config(argument) if argument else get_config()
+    given = [source] if finetunes else []
+    return get_config(*given, *([argument] if argument else []))
 
 
 def _override(config: ConfigDict, arguments: Sequence[str]) -> list[str]:

@@ -13,9 +13,9 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from grokjax.dataset import (
+    FOLDER_TYPES,
     MAX_TOKENS,
     PAD,
-    PROBE_TYPES,
     TOKEN,
     Dataset,
     Vocabulary,
@@ -25,28 +25,38 @@ from grokjax.dataset import (
 )
 from grokjax.errors import UserError
 from grokjax.files import write_atomically
+from grokjax.graph import fact_numbers
+from grokjax.new_facts import DRAWN_BY, finetuning_dataset, for_folder, from_folder
 
 _FILES = ("train.json", "valid.json", "test.json", "vocab.json")
 _FACT_FILES = ("id_facts.json", "ood_facts.json")  # of pretraining folders only
 _MAX_BYTES = 2**28  # four times the paper's largest file
-_NEW_TYPES = tuple(name for name in PROBE_TYPES if "new" in name)  # of finetuning folders only
-_OLD_TYPES = tuple(name for name in PROBE_TYPES if "new" not in name)
+_NEW_TYPES = tuple(name for name in FOLDER_TYPES if "new" in name)  # of finetuning folders only
+_OLD_TYPES = tuple(name for name in FOLDER_TYPES if "new" not in name)
 
 
-def load_dataset(data: ConfigDict, seed: int) -> Dataset:
-    """The dataset of a config's `data` section: from its folder if it names one, or drawn."""
+def load_dataset(run: ConfigDict) -> Dataset:
+    """The data of one run: from its folder if it names one, or drawn; for finetuning, on top."""
+    data, transfer, seed = run.data, run.transfer, run.seeds.data
     dataset = read_folder(data.folder, seed) if data.folder else make_dataset(data, seed)
-    return with_identity_queries(dataset) if data.identity_bridge else dataset
+    if data.identity_bridge:
+        dataset = with_identity_queries(dataset)
+    if transfer.source and transfer.folder:
+        return from_folder(dataset, read_folder(transfer.folder, seed), seed)
+    return finetuning_dataset(dataset, transfer, seed) if transfer.source else dataset
 
 
 def load_datasets(runs: Sequence[ConfigDict]) -> list[Dataset]:
     """Each run's data; runs with the same settings and data seed share one."""
     made: dict[tuple, Dataset] = {}
+    keys = []
     for run in runs:
-        key = (run.data.to_json(), run.seeds.data)
+        own = {name: run.transfer[name] for name in DRAWN_BY} if run.transfer.source else {}
+        key = (run.data.to_json(), run.seeds.data, *own.values())
         if key not in made:
-            made[key] = load_dataset(run.data, run.seeds.data)
-    return [made[run.data.to_json(), run.seeds.data] for run in runs]
+            made[key] = load_dataset(run)
+        keys.append(key)
+    return [made[key] for key in keys]
 
 
 def read_folder(folder: str | os.PathLike, seed: int = 0) -> Dataset:
@@ -129,7 +139,7 @@ def _read(path: pathlib.Path, seed: int) -> Dataset:
             "num_hop2_added": int(np.sum(two_hops & ~hop1 & hop2)),
         }
     # A dataset without queries of some type reads back as it was written.
-    names = tuple(n for n in PROBE_TYPES if n in _OLD_TYPES or not pretraining or n in kinds)
+    names = tuple(n for n in FOLDER_TYPES if n in _OLD_TYPES or not pretraining or n in kinds)
     return assemble(
         path.resolve().name,
         reader.vocabulary,
@@ -148,12 +158,14 @@ def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
     """Writes a dataset so that the authors' code trains on it.
 
     Args:
-      dataset: what to write; without any facts it becomes a finetuning folder.
+      dataset: what to write; with new facts, or without any, it becomes a finetuning folder.
       folder: made if need be.
 
     Raises:
       UserError: the folder holds a dataset already, or cannot be written.
     """
+    if len(dataset.new_facts):
+        dataset = for_folder(dataset)
     path = pathlib.Path(folder)
     if not str(folder).strip():
         raise UserError("--out: the path is empty; give a new folder")
@@ -250,10 +262,10 @@ class _Reader:
             head, first, second = (*asked, PAD, PAD)[:3]
             rows.append((head, first, PAD, second, rest[0]))
             if typed:
-                if item["type"] not in PROBE_TYPES:
+                if item["type"] not in FOLDER_TYPES:
                     raise UserError(
                         f"{where} has the unknown type {item['type'][:40]!a}; give one of"
-                        f" {', '.join(PROBE_TYPES)}"
+                        f" {', '.join(FOLDER_TYPES)}"
                     )
                 kinds.append(item["type"])
         return np.array(rows, np.int32).reshape(-1, 5), np.array(kinds, str)
@@ -298,16 +310,6 @@ def _lookup(
     facts: Int[np.ndarray, "n 3"],
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Tails by (head, relation), PAD where there is no such fact; a later duplicate wins."""
-    wide = facts.astype(np.int64)
-    keys = wide[:, 0] * (MAX_TOKENS + 1) + wide[:, 1]
-    order = np.argsort(keys, kind="stable")
-    keys, tails = keys[order], facts[order, 2]
-
-    def tail_of(head: np.ndarray, relation: np.ndarray) -> np.ndarray:
-        if not len(keys):
-            return np.full(len(head), PAD, np.int32)
-        wanted = head.astype(np.int64) * (MAX_TOKENS + 1) + relation
-        place = np.searchsorted(keys, wanted, side="right") - 1
-        return np.where(keys[place] == wanted, tails[place], PAD)
-
-    return tail_of
+    number_of = fact_numbers(facts)
+    tails = np.append(facts[:, 2], PAD)  # the last is for -1
+    return lambda head, relation: tails[number_of(head, relation)]

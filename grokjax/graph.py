@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import math
 import zlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 
 from grokjax.errors import UserError
 
+ID, OOD, NEW = range(3)  # kinds of facts; new ones come with finetuning
 MAX_COMPOSITIONS = 2**27  # 160 times the paper's; some 10 GB while they are sorted out
 
 
@@ -238,6 +240,37 @@ def _chained_facts(graph: KnowledgeGraph) -> tuple[np.ndarray, np.ndarray]:
     first = np.repeat(np.arange(graph.tail.size), k)
     second = (graph.tail.reshape(-1, 1) * k + np.arange(k)).ravel()
     return first, second
+
+
+def chain_facts(facts: Int[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of both hops of everything that facts (head, relation, tail) chain to."""
+    by_head = np.argsort(facts[:, 0], kind="stable")
+    heads = facts[by_head, 0]
+    start = np.searchsorted(heads, facts[:, 2], side="left")
+    count = np.searchsorted(heads, facts[:, 2], side="right") - start
+    first = np.repeat(np.arange(len(facts)), count)
+    within = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
+    return first, by_head[np.repeat(start, count) + within]
+
+
+def fact_numbers(
+    facts: Int[np.ndarray, "n 3"],
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """(heads, relations) -> row numbers of their facts, -1 without one; a later duplicate wins."""
+    width = int(facts[:, 1].max(initial=0)) + 1
+    keys = facts[:, 0].astype(np.int64) * width + facts[:, 1]
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+
+    def number_of(head: np.ndarray, relation: np.ndarray) -> np.ndarray:
+        if not len(keys):
+            return np.full(len(head), -1)
+        wanted = head.astype(np.int64) * width + relation
+        place = np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)
+        known = (keys[place] == wanted) & (relation < width)
+        return np.where(known, order[place], -1)
+
+    return number_of
 
 
 def _base_size(phi: float, num_id_facts: int, pool_size: int) -> int:

@@ -261,7 +261,7 @@ def _write_workdir(
     validate(config)
     setup_precision(config.model.dtype)
     runs = expand(config)
-    dataset = load_dataset(runs[0].data, 0)
+    dataset = load_dataset(runs[0])
     size, known = dataset.vocabulary.size, config.model.vocab_size
     if known not in (size, size - 1):
         raise UserError(

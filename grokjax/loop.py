@@ -24,6 +24,7 @@ from grokjax.interrupt import Interrupt, Interrupted
 from grokjax.population import Population
 from grokjax.progress import Progress, headline
 from grokjax.results import Results, load, run_table, write_timing
+from grokjax.starts import starting_state
 from grokjax.stopping import Stopping
 from grokjax.sweep import expand, swept_settings
 from grokjax.tensorboard import TensorBoardWriters
@@ -63,7 +64,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
         Interrupt() as interrupt,
         Checkpoints(path / "checkpoints", keep=config.checkpoint.keep) as saved,
     ):
-        step, state = restore_or_init(saved, population)
+        step, state = restore_or_start(saved, population, runs)
         progress = Progress(len(runs), step, num_steps)
         if step == 0:
             refuse_lost_checkpoints(path, config)
@@ -131,11 +132,13 @@ def describe(datasets: Sequence[Dataset]) -> str:
     return text
 
 
-def restore_or_init(saved: Checkpoints, population: Population) -> tuple[int, RunState]:
+def restore_or_start(
+    saved: Checkpoints, population: Population, runs: Sequence[ConfigDict]
+) -> tuple[int, RunState]:
     """The newest whole checkpoint, or the state before the first step."""
     restored = saved.restore_latest(population.abstract_state())
     if restored is None:
-        return 0, population.init()
+        return 0, starting_state(population, runs)
     return restored[0], population.place(restored[1])
 
 

@@ -156,7 +156,7 @@ def planned_model(config: ConfigDict) -> ModelConfig:
     """The model of a population, its vocabulary counted without making the data."""
     d = config.data
     if d.folder:
-        return model_config(config, load_dataset(d, config.seeds.data).vocabulary.size)
+        return model_config(config, load_dataset(config).vocabulary.size)
     return model_config(config, 1 + d.num_entities + d.num_relations + len(SPECIAL_TOKENS))
 
 

@@ -185,7 +185,7 @@ class Population:
             lambda x: jax.ShapeDtypeStruct((self.num_runs, *x.shape[1:]), x.dtype), shapes
         )
 
-    def place(self, state: RunState) -> RunState:
+    def place(self, state: Any) -> Any:
         return place(state, self.mesh)
 
     def real_runs(self, tree: Any) -> Any:

@@ -42,8 +42,7 @@ class Results:
 
     def dataset(self, run_id: int) -> Dataset:
         """The data of one run, made or read again."""
-        run = self.run_config(run_id)
-        return load_dataset(run.data, run.seeds.data)
+        return load_dataset(self.run_config(run_id))
 
     def checkpoint_steps(self) -> list[int]:
         """Steps whose parameters are stored."""
@@ -109,7 +108,7 @@ def run_table(config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence
     rows = []
     for run_id, (run, dataset) in enumerate(zip(runs, datasets, strict=True)):
         flat = flatten(run)
-        regime = (
+        regime = run.transfer.group or (
             pathlib.Path(run.data.folder).name
             if run.data.folder
             else regime_name(resolve_augmentation(run.data))

@@ -21,10 +21,10 @@ from grokjax.errors import UserError
 Row = dict[str, Any]
 
 # Settings that shape the compiled program or the vocabulary: one value per population. The rest
-# of `data`, `seeds` and `optimizer` is data, and may differ from run to run.
+# of those sections is data, and may differ from run to run.
 _STATIC_DATA = {"data.folder", "data.num_entities", "data.num_relations", "data.max_probes"}
 _STATIC_OPTIMIZER = {f"optimizer.{name}" for name in ("name", "schedule", "weight_decay_schedule")}
-_TRACED_SECTIONS = ("seeds", "data", "optimizer")
+_TRACED_SECTIONS = ("seeds", "data", "optimizer", "transfer")
 TRACED = (
     frozenset(
         f"{section}.{name}" for section in _TRACED_SECTIONS for name in default_config()[section]
@@ -36,7 +36,17 @@ TRACED = (
 SEEDS = ("seeds.data", "seeds.init", "seeds.order")
 
 # What a run's identity leaves out: how long it trains, and whom it trains with.
-_NOT_IDENTITY = ("name", "runs", "train.num_steps", "sweep.runs_per_population")
+_NOT_IDENTITY = (
+    "name",
+    "runs",
+    "train.num_steps",
+    "sweep.runs_per_population",
+    "transfer.source",
+    "transfer.run_id",
+    "transfer.checkpoints",
+    "transfer.control_atomic",
+    "transfer.control_steps",
+)
 
 
 class Sweep:
@@ -104,6 +114,8 @@ def swept_settings(config: ConfigDict) -> list[str]:
 def settings_hash(run: ConfigDict) -> str:
     """The identity of a run: 12 hex digits of the SHA-256 of its settings, whatever its length."""
     settings = {n: v for n, v in flatten(run).items() if n not in _NOT_IDENTITY}
+    if not run.transfer.source:
+        settings = {n: v for n, v in settings.items() if not n.startswith("transfer.")}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

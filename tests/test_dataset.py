@@ -121,8 +121,8 @@ def test_paper_scale_is_fast_and_compact():
 
 def test_identity_queries():
     """Off by default; on, each entity is asked for itself, and folders carry it."""
-    plain = load_dataset(tiny_config().data, 0)
-    bridged = load_dataset(tiny_config(data__identity_bridge=True).data, 0)
+    plain = load_dataset(tiny_config())
+    bridged = load_dataset(tiny_config(data__identity_bridge=True))
     added = bridged.train.query[len(plain.train.query) :]
     assert added.tolist() == [[e, 0, 0, e] for e in range(1, 13)]
     batch = make_batch(jnp.asarray(added[:2]), plain.vocabulary.end_id)

@@ -15,13 +15,15 @@ FILES = sorted((ROOT / "experiments").glob("*.py"))
 SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced", "medium"]}
 SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "accelerators", "sharing")
 SIZES["natural"] = [""]
+SIZES["transfer"] = ["", "small"]  # of a run that is trained already
 SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_every_config_builds(file):
     for size in SIZES.get(file.stem, ["", "small"]):
-        config, rows = read_experiment(f"{file}:{size}" if size else str(file))
+        source = tiny_config() if file.stem == "transfer" else None
+        config, rows = read_experiment(f"{file}:{size}" if size else str(file), (), source)
         config.sweep.runs_per_population = 64
         plan = extend_plan(Plan(), config, rows)
         runs = [run for population in plan.populations for run in expand(population.config)]

@@ -64,7 +64,7 @@ def test_written_is_read(tmp_path):
 
 
 def test_identity_queries_are_written_and_read(tmp_path):
-    ours = load_dataset(tiny_config(data__identity_bridge=True).data, 3)
+    ours = load_dataset(tiny_config(data__identity_bridge=True, seeds__data=3))
     write_folder(ours, tmp_path)
     assert {"input_text": "<e_4>", "target_text": "<e_4><e_4></a>"} in json.loads(
         (tmp_path / "train.json").read_text()

@@ -20,7 +20,7 @@ def population(rows, devices=4, **changes):
     config = tiny_config(**changes)
     config.runs = tuple(rows)
     runs = expand(config)
-    datasets = [load_dataset(run.data, run.seeds.data) for run in runs]
+    datasets = [load_dataset(run) for run in runs]
     return Population(config, runs, datasets, jax.devices()[:devices])
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from grokjax.dataset import Dataset
 from grokjax.errors import UserError
-from grokjax.graph import random_stream
+from grokjax.graph import ID, NEW, OOD, chain_facts, random_stream
 
 SLOTS = ("head", "relation1", "relation2")
 GROUPS = ("id", "ood")
@@ -36,10 +36,10 @@ class Pairs:
 
 
 class Compositions(NamedTuple):
-    """Every composition of a graph: M rows as in `Pairs`, and how many of its hops are OOD."""
+    """Every composition of a graph: M rows as in `Pairs`, and each hop's kind of fact."""
 
     rows: Int[np.ndarray, "M 5"]
-    num_ood_hops: Int[np.ndarray, M]
+    hops: Int[np.ndarray, "M 2"]  # ID, OOD or NEW
 
 
 def all_compositions(dataset: Dataset) -> Compositions:
@@ -48,22 +48,17 @@ def all_compositions(dataset: Dataset) -> Compositions:
     Raises:
       UserError: the dataset has no facts of its own (a finetuning folder).
     """
-    facts = np.concatenate([dataset.id_facts, dataset.ood_facts]).astype(np.int64)
+    kinds = (dataset.id_facts, dataset.ood_facts, dataset.new_facts)
+    facts = np.concatenate(kinds).astype(np.int64)
     if not len(facts):
         raise UserError(
             f"{dataset.name}: has no list of facts to draw pairs from, so nothing to patch;"
             " grokjax.analysis.logit_lens needs none"
         )
-    is_ood = np.arange(len(facts)) >= len(dataset.id_facts)
-    by_head = np.argsort(facts[:, 0], kind="stable")
-    heads = facts[by_head, 0]
-    start = np.searchsorted(heads, facts[:, 2], side="left")
-    count = np.searchsorted(heads, facts[:, 2], side="right") - start
-    first = np.repeat(np.arange(len(facts)), count)
-    within = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
-    second = by_head[np.repeat(start, count) + within]
+    kind = np.repeat([ID, OOD, NEW], [len(of_kind) for of_kind in kinds])
+    first, second = chain_facts(facts)
     rows = np.concatenate([facts[first], facts[second][:, 1:]], axis=1)
-    return Compositions(rows, is_ood[first].astype(int) + is_ood[second])
+    return Compositions(rows, np.stack([kind[first], kind[second]], axis=1))
 
 
 def draw_pairs(
@@ -91,16 +86,18 @@ def draw_pairs(
     Returns:
       Up to `num_pairs` pairs, none where the graph has none.
     """
-    rows, num_ood_hops = compositions or all_compositions(dataset)
+    rows, hops = compositions or all_compositions(dataset)
+    both = {"id": ID, "ood": OOD}[group]
     column = _COLUMN[slot]
     others = [c for c in _COLUMN.values() if c != column]
     key = rows[:, others[0]] * (rows.max() + 1) + rows[:, others[1]]
-    allowed = num_ood_hops == 0 if group == "id" else np.ones(len(rows), bool)
+    asked = np.all(hops == both, axis=1)
+    allowed = asked if group == "id" else np.ones(len(rows), bool)
     order = np.flatnonzero(allowed)[np.argsort(key[allowed], kind="stable")]
     keys = key[order]
     rng = random_stream(seed, f"pairs {slot} {group}")
     waiting: dict[int, list[int]] = {}
-    for i in rng.permutation(np.flatnonzero(num_ood_hops == (0 if group == "id" else 2))):
+    for i in rng.permutation(np.flatnonzero(asked)):
         waiting.setdefault(int(rows[i, column]), []).append(int(i))
     clean: list[int] = []
     corrupted: list[int] = []

@@ -1,0 +1,259 @@
+"""Finetuning stored models on new facts: one population of many sources (protocol 2.5).
+
+A finetuning run is a run like any other, whose data has new facts and whose first state holds a
+source's weights (`starts.py`). What is planned here are its settings: every source run, at several
+of its checkpoints, and a control that was pretrained on atomic facts alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from grokjax.errors import UserError
+from grokjax.events import grok_table
+from grokjax.experiment import read_experiment, validate
+from grokjax.files import write_atomically
+from grokjax.loop import train_and_evaluate
+from grokjax.results import Results
+from grokjax.sweep import SEEDS, TRACED, Row, config_difference, expand, flatten, set_setting
+from grokjax.sweeps import SweepResults, load
+
+CHECKPOINTS = ("before", "saturation", "path", "grokked", "end")
+CONTROL = "control_atomic"
+SOURCES = "sources.csv"
+_EVENT_OF = {"before": "memorised", "saturation": "memorised", "path": "path", "grokked": "grokked"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A stored checkpoint of one run. One step can be several checkpoints: `saturation+path`."""
+
+    results: Results
+    run_id: int
+    group: str
+    checkpoint: str
+    step: int
+    settings: ConfigDict  # that finetuning keeps: the run's own
+
+    def row(self) -> Row:
+        """What names it in a finetuning run's settings."""
+        named = {
+            "source": str(self.results.workdir),
+            "run_id": self.run_id,
+            "run_hash": str(self.results.runs.run_hash[self.run_id]),
+            "step": self.step,
+            "checkpoint": self.checkpoint,
+            "group": self.group,
+        }
+        return {f"transfer.{name}": value for name, value in named.items()}
+
+
+def transfer(
+    experiment: str,
+    overrides: Sequence[str],
+    source: str | os.PathLike,
+    workdir: str | os.PathLike,
+) -> Results:
+    """Finetunes every run of a workdir, from several of its checkpoints, as one population.
+
+    Pretrains `control_atomic` in a folder of `workdir` first, if the settings ask for it. The same
+    call resumes; `workdir` is a population's, with `sources.csv` (what was found, what was not).
+
+    Args:
+      experiment: file with `get_config(source)`, which makes finetuning settings of a run's, and a
+        `sweep(add)` if it varies some of them (`transfer.checkpoints` too).
+      overrides: `--config.SECTION.NAME=VALUE`.
+      source: workdir of a trained population or sweep; only read.
+      workdir: of the finetuning.
+
+    Raises:
+      UserError: bad settings, nothing to finetune, or sources of different models.
+      Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
+    """
+    path = pathlib.Path(workdir)
+    if not str(workdir).strip() or path.absolute() == pathlib.Path(source).absolute():
+        raise UserError("--workdir: give finetuning a folder of its own, --workdir=runs/NAME")
+    found = load(source)
+    populations = (
+        [found.population(n) for n in found.runs.population[found.runs.step > 0].unique()]
+        if isinstance(found, SweepResults)
+        else [found]
+    )
+    sources, tables = [], []
+    for results in populations:
+        own, table = find_sources(results)
+        sources += own
+        tables.append(table)
+    if not sources:
+        raise UserError(f"{source}: has no run to finetune; train it first")
+    first, _ = read_experiment(experiment, overrides, sources[0].settings)
+    if first.transfer.control_atomic and not first.data.folder:
+        config, natural = control_config(found.config, first.transfer.control_steps)
+        control = train_and_evaluate(config, path / CONTROL)
+        own, table = find_sources(control, ("end",), CONTROL)
+        sources += [dataclasses.replace(s, settings=natural[s.run_id]) for s in own]
+        tables.append(table)
+    config = plan_transfer(experiment, overrides, sources)
+    looked_for = pd.concat(tables, ignore_index=True)
+    print(describe_sources(config, looked_for), flush=True)
+    results = train_and_evaluate(config, path)
+    write_atomically(path / SOURCES, looked_for.to_csv(index=False, lineterminator="\n"))
+    return results
+
+
+def find_sources(
+    results: Results, checkpoints: Sequence[str] = CHECKPOINTS, group: str = ""
+) -> tuple[list[Source], pd.DataFrame]:
+    """The stored steps of every run that are such checkpoints.
+
+    `before` is the last one before training accuracy reaches 0.95; `saturation`, `path` and
+    `grokked` are the first from the event on (0.95; a path score of 0.5; 0.95 of the OOD
+    compositions; three evaluations running); `end` is the last.
+
+    Args:
+      results: of the source population. Diverged runs are passed over.
+      checkpoints: of CHECKPOINTS.
+      group: what to call them; each run's regime by default.
+
+    Returns:
+      The sources, one for each run and step; and a table of all that was looked for: group, run_id,
+      checkpoint, step (NaN where skipped), event_step (NaN where it was not observed), skipped
+      (why, or nothing).
+    """
+    events = grok_table(results.runs, results.curves).set_index("run_id")
+    stored = np.array(results.checkpoint_steps())
+    sources: list[Source] = []
+    rows = []
+    for run in results.runs.itertuples():
+        name = group or str(run.regime)
+        found: dict[int, list[str]] = {}
+        for checkpoint in checkpoints:
+            at, step, skipped = _locate(checkpoint, run, events, stored)
+            if not skipped:
+                found.setdefault(int(step), []).append(checkpoint)
+            rows.append((name, run.run_id, checkpoint, step, at, skipped))
+        sources += [
+            Source(results, run.run_id, name, "+".join(c), step, results.run_config(run.run_id))
+            for step, c in found.items()
+        ]
+    columns = ["group", "run_id", "checkpoint", "step", "event_step", "skipped"]
+    return sources, pd.DataFrame(rows, columns=columns)
+
+
+def _locate(
+    checkpoint: str, run: Any, events: pd.DataFrame, stored: np.ndarray
+) -> tuple[float, float, str]:
+    """(step of the event, stored step, why there is none)."""
+    if run.status == "diverged" or run.run_id not in events.index:
+        return math.nan, math.nan, "diverged" if run.status == "diverged" else "not trained"
+    if checkpoint == "end":
+        return math.nan, stored[-1], ""
+    event = _EVENT_OF[checkpoint]
+    at = float(events.loc[run.run_id, event])
+    if not math.isfinite(at):
+        return at, math.nan, f"{event}: never observed"
+    steps = stored[stored < at][-1:] if checkpoint == "before" else stored[stored >= at][:1]
+    return (at, steps[0], "") if len(steps) else (at, math.nan, "no checkpoint stored there")
+
+
+def control_config(config: ConfigDict, num_steps: int) -> tuple[ConfigDict, list[ConfigDict]]:
+    """A population pretrained on atomic facts alone, one run for each seeds that the sources have.
+
+    Args:
+      config: of the sources.
+      num_steps: to train for; 0 means as long as the sources.
+
+    Returns:
+      Its settings, and for each of its runs those of the natural one of the same seeds.
+    """
+    by_seeds = {tuple(flatten(run)[name] for name in SEEDS): run for run in expand(config)[::-1]}
+    natural, atomic = [], []
+    for _, run in sorted(by_seeds.items()):
+        none = {f"data.{hop}_{part}": -1 for hop in ("hop1", "hop2") for part in ("ratio", "k")}
+        natural.append(_with(run, none | {"data.regime": "natural"}))
+        atomic.append(_with(natural[-1], {"data.phi": 0.0}))
+    population = as_population(atomic)
+    population.name = CONTROL
+    if num_steps:
+        population.train.num_steps = num_steps
+    return population, natural
+
+
+def plan_transfer(
+    experiment: str, overrides: Sequence[str], sources: Sequence[Source]
+) -> ConfigDict:
+    """Settings of the finetuning population: the experiment's rows, for each source they ask for.
+
+    Raises:
+      UserError: bad settings, or sources of different models.
+    """
+    configs = []
+    for source in sources:
+        config, rows = read_experiment(experiment, overrides, source.settings)
+        config.runs = ()
+        for row in rows or [{}]:
+            made = _with(config, row)
+            wanted = made.transfer.checkpoints.split(",")
+            unknown = sorted(set(wanted) - set(CHECKPOINTS))
+            if unknown:
+                known = ", ".join(CHECKPOINTS)
+                raise UserError(f"transfer.checkpoints: '{unknown[0]}' is none of {known}")
+            if set(wanted) & set(source.checkpoint.split("+")):
+                configs.append(_with(made, source.row()))
+    if not configs:
+        raise UserError("transfer.checkpoints: no run has any of them; train the source for longer")
+    population = as_population(configs)
+    validate(population)
+    return population
+
+
+def as_population(configs: Sequence[ConfigDict]) -> ConfigDict:
+    """One config whose rows are these runs.
+
+    Raises:
+      UserError: they differ in what a population shares.
+    """
+    flat = [flatten(config) for config in configs]
+    shared = [{n: v for n, v in f.items() if n not in TRACED} for f in flat]
+    for config, settings in zip(configs, shared, strict=True):
+        if settings != shared[0]:
+            difference = [
+                text
+                for text in config_difference(configs[0], config)
+                if text.split(":")[0] not in TRACED
+            ]
+            raise UserError(
+                f"transfer: the sources differ in {difference[0]}; finetune those of one model at"
+                " a time"
+            )
+    varied = [n for n in flat[0] if n in TRACED and any(f[n] != flat[0][n] for f in flat)]
+    population = ConfigDict(configs[0].to_dict())
+    population.runs = tuple({name: f[name] for name in varied} for f in flat)
+    return population
+
+
+def describe_sources(config: ConfigDict, looked_for: pd.DataFrame) -> str:
+    """What will be finetuned, and what was skipped, for a terminal."""
+    lines = [f"finetuning: {len(config.runs)} runs"]
+    skipped = looked_for[looked_for.skipped != ""]
+    for (group, checkpoint, why), own in skipped.groupby(["group", "checkpoint", "skipped"]):
+        runs = ", ".join(str(run_id) for run_id in own.run_id)
+        lines.append(f"skipped: {checkpoint} of {group}, runs {runs} ({why})")
+    return "\n".join(lines)
+
+
+def _with(config: ConfigDict, row: Row) -> ConfigDict:
+    changed = ConfigDict(config.to_dict())
+    changed.runs = ()
+    for name, value in row.items():
+        set_setting(changed, name, value)
+    return changed

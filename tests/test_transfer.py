@@ -1,0 +1,215 @@
+"""Finetuning populations: which checkpoints start them, and with what."""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, tiny_config
+
+from grokjax.checkpoint import Checkpoints
+from grokjax.cli import main
+from grokjax.errors import UserError
+from grokjax.folder import load_datasets
+from grokjax.loop import train_and_evaluate
+from grokjax.population import Population
+from grokjax.results import load
+from grokjax.starts import starting_state
+from grokjax.sweep import expand
+from grokjax.transfer import as_population, find_sources, plan_transfer, transfer
+
+EXPERIMENT = """
+from ml_collections import ConfigDict
+
+
+def get_config(source):
+    config = ConfigDict(source.to_dict())
+    config.optimizer.learning_rate = source.optimizer.learning_rate / 2
+    config.train.update({"num_steps": 20, "eval_every": 10})
+    config.checkpoint.every = 20
+    config.transfer.update({"num_new_facts": 8, "num_kept": 20, "control_steps": 10})
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Two regimes, two seeds."""
+    config = tiny_config()
+    config.runs = tuple(
+        {"data.regime": regime, "seeds.data": s, "seeds.init": s, "seeds.order": s}
+        for regime in ("natural", "both_hop_full")
+        for s in (0, 1)
+    )
+    return train_and_evaluate(config, tmp_path_factory.mktemp("source") / "w")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiments") / "tiny_transfer.py"
+    path.write_text(EXPERIMENT)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finetuned(source, experiment, tmp_path_factory):
+    before = contents(source.workdir)
+    workdir = tmp_path_factory.mktemp("transfer") / "w"
+    results = transfer(experiment, [], source.workdir, workdir)
+    assert contents(source.workdir) == before  # sources are only read
+    return results
+
+
+def contents(folder):
+    return {
+        str(p): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest())
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def learned(source):
+    """The same runs with curves as of models that memorise at 20; run 2 then finds the path."""
+    curves = source.curves.copy()
+    curves["training_accuracy"] = np.where(curves.step >= 20, 1.0, 0.0)
+    found = (curves.run_id == 2) & (curves.step >= 20)
+    curves["test_inferred_ood/bridge_found_strict"] = np.where(found, 0.9, 0.0)
+    curves["test_inferred_ood/answer_accuracy"] = 0.0
+    more = curves[curves.step == 40].assign(step=50)
+    return dataclasses.replace(source, curves=pd.concat([curves, more]))
+
+
+def test_checkpoints_are_found_by_events_and_skipped_by_name(source):
+    stored = source.checkpoint_steps()
+    sources, table = find_sources(learned(source))
+    by_name = table.set_index(["run_id", "checkpoint"])
+    assert by_name.step[0, "before"] == max(s for s in stored if s < 20)
+    assert by_name.step[0, "saturation"] == min(s for s in stored if s >= 20)
+    assert by_name.step[2, "path"] == by_name.step[2, "saturation"]
+    assert by_name.skipped[0, "path"] == "path: never observed"
+    assert by_name.skipped[2, "grokked"] == "grokked: never observed"
+    assert (by_name.skipped[:, "end"] == "").all()
+    # One step is finetuned once, under both names.
+    of_two = {s.checkpoint: s.step for s in sources if s.run_id == 2}
+    assert "saturation+path" in of_two and len(of_two) == 3
+    assert of_two["end"] == 40 == stored[-1]
+
+
+def test_a_finetuning_run_starts_from_the_weights_of_its_source(source, experiment):
+    config = plan_transfer(experiment, [], find_sources(source, ("end",))[0])
+    runs = expand(config)
+    for weights, ema in (("ema", True), ("raw", False)):
+        for run in runs:
+            run.transfer.weights = weights
+        population, state = started(config, runs)
+        expected = source.stacked_weights([0, 1, 2, 3], ema=ema)
+        found = jax.device_get(population.real_runs((state.params, state.buffers)))
+        jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(expected))
+        np.testing.assert_array_equal(state.step, 0)
+    jax.tree.map(np.testing.assert_array_equal, state.params, state.ema_params)
+    assert not any(np.any(x) for x in jax.tree.leaves(jax.device_get(state.opt_state)))
+
+
+def started(config, runs):
+    population = Population(config, runs, load_datasets(runs))
+    return population, starting_state(population, runs)
+
+
+def test_an_optimiser_is_carried_where_all_was_stored(source, experiment):
+    carried = ["--config.transfer.optimizer_state=carried"]
+    config = plan_transfer(experiment, carried, find_sources(source, ("end",))[0])
+    population, state = started(config, expand(config))
+    with Checkpoints(source.workdir / "checkpoints") as saved:
+        _, whole = saved.restore_latest(
+            Population(source.config, expand(source.config), [source.dataset(i) for i in range(4)])
+            .abstract_state()
+        )  # fmt: skip
+    found = jax.device_get(population.real_runs(state.opt_state))
+    jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(whole.opt_state))
+    assert any(np.any(x) for x in jax.tree.leaves(found))
+    early = plan_transfer(experiment, carried, find_sources(learned(source), ("before",))[0])
+    early.transfer.checkpoints = "before"
+    with pytest.raises(UserError, match="has that of step 20, 40 only"):
+        started(early, expand(early))
+
+
+def test_all_is_one_population_with_its_control(source, finetuned):
+    runs = finetuned.runs
+    assert set(runs.regime) == {"natural", "both_hop_full", "control_atomic"} and len(runs) == 6
+    control = json.loads((finetuned.workdir / "control_atomic" / "config.json").read_text())
+    assert control["config"]["train"]["num_steps"] == 10
+    pretrained = finetuned.run_config(0).copy_and_resolve_references()
+    for run_id in range(len(runs)):
+        run = finetuned.run_config(run_id)
+        assert run.optimizer.learning_rate == pytest.approx(
+            source.config.optimizer.learning_rate / 2
+        )
+        assert run.transfer.step == (10 if run.transfer.group == "control_atomic" else 40)
+    assert pretrained.transfer.run_hash == source.runs.run_hash[0]
+    facts = finetuned.dataset(int(runs.index[runs.regime == "control_atomic"][0])).new_facts
+    np.testing.assert_array_equal(facts, finetuned.dataset(0).new_facts)  # the same seed's
+
+
+def test_the_control_knows_atomic_facts_alone(finetuned):
+    control = load(finetuned.workdir / "control_atomic")
+    for run_id in range(2):
+        dataset = control.dataset(run_id)
+        assert not np.any(dataset.train.query[:, 2])
+        np.testing.assert_array_equal(dataset.id_facts, finetuned.dataset(run_id).id_facts)
+
+
+def test_a_population_equals_its_members_finetuned_alone(finetuned, tmp_path):
+    for run_id in (1, 4):
+        alone = as_population([finetuned.run_config(run_id)])
+        single = train_and_evaluate(alone, tmp_path / f"w{run_id}")
+        together = jax.device_get(finetuned.weights(run_id))
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5),
+            jax.device_get(single.weights(0)),
+            together,
+        )
+        assert single.runs.run_hash[0] == finetuned.runs.run_hash[run_id]
+
+
+def test_the_same_call_goes_on_and_changed_sources_are_refused(
+    source, experiment, finetuned, capsys
+):
+    transfer(experiment, [], source.workdir, finetuned.workdir)
+    assert capsys.readouterr().out.count("done at step") == 2
+    changed = as_population([finetuned.run_config(0)])
+    changed.transfer.run_hash = "0" * 12
+    with pytest.raises(UserError, match="no longer the run 0000"):
+        started(changed, expand(changed))
+
+
+BAD = {
+    "no workdir": (["--from=nowhere"], "no such file"),
+    "itself": (["--workdir={source}"], "a folder of its own"),
+    "unknown checkpoint": (["--config.transfer.checkpoints=middle"], "'middle' is none of"),
+    "nothing there": (["--config.transfer.checkpoints=grokked"], "no run has any of them"),
+    "model": (["--config.model.hidden_size=32"], "the source's model is another one"),
+    "too many": (["--config.transfer.num_new_facts=999"], "are unused"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case, source, experiment, tmp_path, capsys):
+    arguments, message = BAD[case]
+    command = ["transfer", f"--config={experiment}", f"--from={source.workdir}"]
+    command += [f"--workdir={tmp_path / 'w'}", "--config.transfer.control_atomic=False"]
+    command += [a.format(source=source.workdir) for a in arguments]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "w" / "curves.csv").exists()
+
+
+def test_experiments_go_with_their_command(source, tmp_path, capsys):
+    file = ROOT / "experiments" / "transfer.py"
+    assert main(["train", f"--config={file}", f"--workdir={tmp_path / 'w'}"]) == 2
+    assert "use grokjax transfer --from=WORKDIR" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no get_config\\(source\\)"):
+        transfer(str(ROOT / "experiments" / "pretrain.py"), [], source.workdir, tmp_path / "w")
