@@ -67,11 +67,12 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.report import write_report
+    from grokjax.report import transfer_page, write_report
     from grokjax.transfer import transfer as run_transfer
 
     _require_workdir(args.workdir)
     results = run_transfer(args.config, overrides, args.source, args.workdir)
+    transfer_page.measure_halves(results)
     print(f"report: {write_report(results)}")
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from grokjax.curves import bands, usable_runs
 from grokjax.errors import UserError
-from grokjax.pictures import COLOURS, LINES, STYLE
+from grokjax.pictures import COLOURS, LINES, STYLE, band
 from grokjax.results import Results
 from grokjax.summary import (
     BRIDGE_CHANCE,
@@ -112,7 +112,7 @@ def comparison_figure(populations: Sequence[Results], path: str | os.PathLike) -
             for axis, (metric, label) in zip(row, _COMPARED, strict=True):
                 own = data[(data.metric == metric) & (data.regime == regime)]
                 for name, colour, style in zip(names, _MODEL_COLOURS, LINES, strict=False):
-                    _band(axis, own[own.model == name], name, colour, style)
+                    band(axis, own[own.model == name], name, colour, style)
                 axis.set_title(f"{label}, {regime}", fontsize=10)
                 axis.set_ylim(-0.03, 1.03)
                 axis.grid(alpha=0.25, linewidth=0.6)
@@ -132,12 +132,6 @@ def comparison_figure(populations: Sequence[Results], path: str | os.PathLike) -
     return path
 
 
-def _band(axis, frame: pd.DataFrame, label: str, colour: str, style: Any) -> None:
-    thousands = frame.step / 1000
-    axis.plot(thousands, frame["median"], style, color=colour, label=label, linewidth=1.8)
-    axis.fill_between(thousands, frame.low, frame.high, color=colour, alpha=0.18, linewidth=0)
-
-
 def curve_bands(runs: pd.DataFrame, curves: pd.DataFrame, by: str) -> pd.DataFrame:
     """What `curves_panel` draws, of all groups: rows of `bands`, with their metric."""
     metrics = [m for m in (*(curve[0] for curve in CURVES), BRIDGE_CHANCE) if m in curves]
@@ -155,7 +149,7 @@ def curves_panel(axis, table: pd.DataFrame) -> int:
       The number of runs that they are of.
     """
     for metric, label, colour, style in CURVES:
-        _band(axis, table[table.metric == metric], label, colour, style)
+        band(axis, table[table.metric == metric], label, colour, style)
     chance = table[table.metric == BRIDGE_CHANCE]
     label = "bridge, by chance"
     axis.plot(chance.step / 1000, chance["median"], ":", color=_CHANCE_COLOUR, label=label)

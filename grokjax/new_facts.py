@@ -143,7 +143,8 @@ def keep_facts(
             " facts; give fewer"
         )
     facts = old.id_facts[rng.permutation(len(old.id_facts))[:num_facts]]
-    rows, first, second = _trained_compositions(old, facts)
+    rows = trained_compositions(old)
+    first, second = _hop_numbers(rows, facts)
     return facts, rows[(first >= 0) & (second >= 0)]
 
 
@@ -153,7 +154,8 @@ def keep_closure(
     """The authors' code: facts, each with every training composition of it, to exactly so many."""
     facts = np.concatenate([old.id_facts, old.ood_facts])
     facts = facts[rng.permutation(len(facts))]
-    rows, first, second = _trained_compositions(old, facts)
+    rows = trained_compositions(old)
+    first, second = _hop_numbers(rows, facts)
     comes_with = np.minimum(first, second)
     # A fact stands before its compositions.
     order = np.argsort(np.concatenate([2 * np.arange(len(facts)), 2 * comes_with + 1]))
@@ -167,17 +169,21 @@ def keep_closure(
     return facts[chosen[is_fact]], rows[chosen[~is_fact] - len(facts)]
 
 
-def _trained_compositions(
-    old: Dataset, facts: Int[np.ndarray, "n 3"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training compositions as rows with bridges; of both hops the number in `facts`, or -1."""
-    query = np.asarray(old.train.query).astype(np.int32)
+def trained_compositions(dataset: Dataset) -> Int[np.ndarray, "m 5"]:
+    """The two-hop queries of a training set, with their bridges."""
+    query = np.asarray(dataset.train.query).astype(np.int32)
     query = query[query[:, 2] != PAD]
-    known = np.concatenate([old.id_facts, old.ood_facts])
-    bridge = known[fact_numbers(known)(query[:, 0], query[:, 1]), 2]
-    rows = np.insert(query, 2, bridge, axis=1)
+    facts = np.concatenate([dataset.id_facts, dataset.ood_facts, dataset.new_facts])
+    bridge = facts[fact_numbers(facts)(query[:, 0], query[:, 1]), 2]
+    return np.insert(query, 2, bridge, axis=1)
+
+
+def _hop_numbers(
+    rows: Int[np.ndarray, "m 5"], facts: Int[np.ndarray, "n 3"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of both hops the number in `facts`, or -1."""
     number_of = fact_numbers(facts)
-    return rows, number_of(rows[:, 0], rows[:, 1]), number_of(rows[:, 2], rows[:, 3])
+    return number_of(rows[:, 0], rows[:, 1]), number_of(rows[:, 2], rows[:, 3])
 
 
 def categories(old: Dataset, new: Int[np.ndarray, "n 3"]) -> dict[str, Int[np.ndarray, "m 5"]]:

@@ -42,6 +42,13 @@ class Picture(NamedTuple):
         return self.png()
 
 
+def band(axis: Any, frame: pd.DataFrame, label: str, colour: str, style: Any) -> None:
+    """A median line and its band, from `curves.bands`, against training step in thousands."""
+    thousands = frame.step / 1000
+    axis.plot(thousands, frame["median"], linestyle=style, color=colour, label=label, linewidth=1.8)
+    axis.fill_between(thousands, frame.low, frame.high, color=colour, alpha=0.18, linewidth=0)
+
+
 def wrap(text: str, width: int) -> str:
     """A caption in lines."""
     return "\n".join(textwrap.wrap(text, width))

@@ -4,6 +4,8 @@ Loop 0 copies the head to relation 1's position, where its MLP looks up the brid
 the bridge to relation 2's position, where the same MLP looks up the answer.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 from conftest import tiny_config
 
 from grokjax.analysis import all_sites, draw_pairs, logit_lens, patch_effects
+from grokjax.analysis.halves import circuit_halves
 from grokjax.analysis.pairs import SLOTS
 from grokjax.dataset import make_dataset
+from grokjax.folder import load_dataset
 from grokjax.model import ModelConfig
 
 NUM_ENTITIES, NUM_RELATIONS = 6, 3
@@ -155,3 +159,27 @@ def test_a_stranger_in_the_circuit_breaks_it(dataset):
     null = effects.null_effect.to_numpy()[0, 0]
     exact = effects.effect.to_numpy()[0, 0]
     assert null.max() < 0.8 and np.abs(null[exact < 0.5]).max() < 0.5
+
+
+@pytest.mark.parametrize("knows_new", [True, False])
+def test_of_new_facts_the_half_that_fails_is_found(knows_new):
+    """Both circuits compute the bridge of `old_then_new`; one has no memory of the second fact."""
+    config = tiny_config(
+        data__num_entities=NUM_ENTITIES, data__num_relations=NUM_RELATIONS, data__out_degree=2,
+        data__iid_test_fraction=0.0, data__ood_fraction=0.0, data__phi=float("inf"),
+    )  # fmt: skip
+    config.transfer.update({"source": "w", "num_new_facts": 6, "num_kept": 12})
+    dataset = load_dataset(config)
+    old = dataclasses.replace(dataset, new_facts=dataset.new_facts[:0])
+    if knows_new:
+        every = np.concatenate([dataset.id_facts, dataset.new_facts])
+        old = dataclasses.replace(old, id_facts=every)
+    found = circuit_halves(MODEL, (by_hand(old), {}), dataset, num_pairs=16)
+    assert (found["component"], found["place"], found["position"]) == ("z_H", FIRST, "relation1")
+    assert found["num_pairs"] > 3 and found["score"] == pytest.approx(1, abs=1e-3)
+    assert found["old_effect"] == pytest.approx(1, abs=1e-3)
+    assert found["new_effect"] == pytest.approx(1, abs=1e-3)
+    if knows_new:
+        assert found["accuracy"] == found["patched_accuracy"] == 1
+    else:
+        assert found["accuracy"] < 0.5 and found["patched_accuracy"] < 0.5

@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "experiments").glob("*.py"))
 SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced", "medium"]}
 SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "accelerators", "sharing")
 SIZES["natural"] = [""]
-SIZES["transfer"] = ["", "small"]  # of a run that is trained already
+SIZES["transfer"] = ["", "small", "dose"]  # of a run that is trained already
 SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]
 
 

@@ -7,16 +7,16 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
 
 import pandas as pd
 
 from grokjax.files import write_atomically
 from grokjax.model import RECURSIVE
 from grokjax.pictures import span
-from grokjax.report import pictures, tables
+from grokjax.report import pictures, tables, transfer_page
 from grokjax.report.groups import THRESHOLD, Study, study
-from grokjax.report.html import Section, render
+from grokjax.report.html import Section, interval, render
+from grokjax.report.transfers import read_transfers
 from grokjax.results import Results
 from grokjax.sweeps import SweepResults
 
@@ -38,16 +38,25 @@ def write_report(
     Raises:
       UserError: nothing has been trained.
     """
-    data = study(found)
-    folder = pathlib.Path(out) if out is not None else data.workdir
-    sections, drawn, made = _sections(data)
+    folder = pathlib.Path(out) if out is not None else found.workdir
+    if isinstance(found, Results) and found.config.transfer.source:
+        title = f"{found.config.name}: what does a grokked model do with new facts?"
+        transfers = read_transfers(found)
+        lead, (sections, drawn, made) = (
+            transfer_page.lead(transfers),
+            transfer_page.sections(transfers),
+        )
+    else:
+        data = study(found)
+        title = f"{data.name}: is grokking worth its compute?"
+        lead = _lead(data)
+        sections, drawn, made = _sections(data)
     for name, picture in drawn.items():
         picture.save(folder / "figures" / f"{name}.png")
     for name, table in made.items():
         folder.mkdir(parents=True, exist_ok=True)
         table.to_csv(folder / f"{name}.csv", index=False)
-    page = render(f"{data.name}: is grokking worth its compute?", _lead(data), sections)
-    write_atomically(folder / REPORT, page)
+    write_atomically(folder / REPORT, render(title, lead, sections))
     return folder / REPORT
 
 
@@ -166,13 +175,6 @@ def _facts(data: Study) -> str:
     )
 
 
-def _interval(values: Sequence[float], form: str = ".2f") -> str:
-    mean, low, high = values
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
-
-
 def _shown_times(times: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
@@ -182,9 +184,9 @@ def _shown_times(times: pd.DataFrame) -> pd.DataFrame:
             "observed": times.observed,
             "censored": times.censored,
             "diverged": times.diverged,
-            "P": [_interval(x) for x in times[["probability", "low", "high"]].to_numpy()],
+            "P": [interval(x) for x in times[["probability", "low", "high"]].to_numpy()],
             "mean steps": [
-                _interval(x, form=",.0f")
+                interval(x, form=",.0f")
                 for x in times[["mean_steps", "mean_low", "mean_high"]].to_numpy()
             ],
             "p": ["-" if math.isnan(p) else f"{p:.3f}" for p in times.p_value],
@@ -196,7 +198,7 @@ def _shown_kinds(kinds: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame({"group": kinds.group, "runs": kinds.num_runs})
     for name in ("grok", "path", "true", "fake"):
         columns = [name, f"{name}_low", f"{name}_high"]
-        shown[name] = [_interval(x) for x in kinds[columns].to_numpy()]
+        shown[name] = [interval(x) for x in kinds[columns].to_numpy()]
     shown["delay"] = ["-" if math.isnan(d) else f"{d:,.0f}" for d in kinds.delay]
     shown["simultaneous"] = kinds.simultaneous
     return shown
@@ -209,11 +211,11 @@ def _shown_costs(cost: pd.DataFrame) -> pd.DataFrame:
             "OOD accuracy": [f"{x:g}" for x in cost.ood_accuracy],
             "reached": [f"{r} of {n}" for r, n in zip(cost.reached, cost.num_runs, strict=True)],
             "FLOPs": [
-                _interval(x, form=".2e")
+                interval(x, form=".2e")
                 for x in cost[["flops", "flops_low", "flops_high"]].to_numpy()
             ],
             "device-seconds": ["-" if math.isnan(s) else f"{s:,.0f}" for s in cost.seconds],
-            "ratio": [_interval(x) for x in cost[["ratio", "ratio_low", "ratio_high"]].to_numpy()],
+            "ratio": [interval(x) for x in cost[["ratio", "ratio_low", "ratio_high"]].to_numpy()],
             "pairs": cost.num_pairs,
         }
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,6 +41,14 @@ class Section(NamedTuple):
     text: str
     pictures: Sequence[tuple[Picture, str, str]] = ()
     tables: Sequence[tuple[pd.DataFrame, str]] = ()
+
+
+def interval(values: Sequence[float], form: str = ".2f") -> str:
+    """`0.50 [0.40, 0.60]` of a mean and its bounds, which may be NaN; `-` of a NaN."""
+    mean, low, high = values
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
