@@ -12,6 +12,7 @@ from conftest import ROOT, tiny_config
 
 from grokjax.checkpoint import Checkpoints
 from grokjax.cli import main
+from grokjax.cost import train_flops
 from grokjax.errors import UserError
 from grokjax.folder import load_datasets
 from grokjax.loop import train_and_evaluate
@@ -213,3 +214,19 @@ def test_experiments_go_with_their_command(source, tmp_path, capsys):
     assert "use grokjax transfer --from=WORKDIR" in capsys.readouterr().err
     with pytest.raises(UserError, match="has no get_config\\(source\\)"):
         transfer(str(ROOT / "experiments" / "pretrain.py"), [], source.workdir, tmp_path / "w")
+
+
+def test_the_report_of_a_finetuning(finetuned, capsys):
+    assert main(["report", str(finetuned.workdir)]) == 0
+    page = (finetuned.workdir / "report.html").read_text()
+    for text in ("What transfers", "Is it worthwhile?", "control_atomic", "Repeat: grokjax"):
+        assert text in page
+    assert (finetuned.workdir / "figures" / "transfer.png").stat().st_size > 10_000
+    table = pd.read_csv(finetuned.workdir / "transfer_worth.csv")
+    model = finetuned.model
+    per_step = train_flops(model) * finetuned.config.train.batch_size
+    end = table[(table.group == "natural") & (table.checkpoint == "end")]
+    assert set(end.pretraining_flops) == {40 * per_step}
+    assert set(end.finetuning_flops) == {20 * per_step}
+    skipped = pd.read_csv(finetuned.workdir / "sources.csv")
+    assert "memorised: never observed" in set(skipped.skipped.dropna())

@@ -1,0 +1,126 @@
+"""Tables of a finetuning, on curves with known answers."""
+
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny_config
+
+from grokjax.dataset import CATEGORIES
+from grokjax.report import transfer_page, transfer_pictures
+from grokjax.report.transfers import (
+    Transfers,
+    accuracy_table,
+    break_even_table,
+    equivalence_table,
+    time_table,
+    worth_table,
+)
+
+STEPS = np.arange(0, 100, 10)
+# group, checkpoint, seed, final accuracy, step from which accuracy is 0.6 (None: never), FLOPs
+RUNS = [
+    ("natural", "saturation", "0", 0.1, None, 1000.0),
+    ("natural", "saturation", "1", 0.6, 60, 1000.0),
+    ("natural", "end", "0", 0.6, 20, 4000.0),
+    ("natural", "end", "1", 0.6, 30, 4000.0),
+    ("both_hop_full", "end", "0", 0.62, 20, 4000.0),
+    ("both_hop_full", "end", "1", 0.61, 20, 4000.0),
+]
+
+
+@pytest.fixture
+def data():
+    members, frames = [], []
+    for run_id, (group, checkpoint, seed, final, at, flops) in enumerate(RUNS):
+        accuracy = np.where(at <= STEPS, 0.6, 0.0) if at is not None else np.zeros(len(STEPS))
+        accuracy[-1] = final
+        columns = {f"{name}/answer_accuracy": accuracy for name in CATEGORIES}
+        columns |= {f"{name}/bridge_found": 0.4 for name in CATEGORIES}
+        columns |= {f"{name}/bridge_chance": 0.1 for name in CATEGORIES}
+        columns["atomic_new/answer_accuracy"] = np.linspace(0, 1, len(STEPS))
+        frames.append(pd.DataFrame({"run_id": run_id, "step": STEPS} | columns))
+        members.append((group, checkpoint, "", run_id, seed, 0.0, flops, 9000.0))
+    names = ["group", "checkpoint", "variant", "run_id", "seed", "dose"]
+    names += ["pretraining_flops", "finetuning_flops"]
+    config = tiny_config()
+    config.train.num_steps = 90
+    runs = pd.DataFrame({"run_id": range(6), "status": "done", "num_atomic_new": 7})
+    runs = runs.assign(**{f"num_{name}": [5, 7, 5, 7, 5, 7] for name in CATEGORIES})
+    results = types.SimpleNamespace(runs=runs, curves=pd.concat(frames), config=config)
+    return Transfers(results, pd.DataFrame(members, columns=names))
+
+
+def of(table, **wanted):
+    for name, value in wanted.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_accuracies_have_the_runs_and_queries_that_they_rest_on(data):
+    row = of(accuracy_table(data), group="natural", checkpoint="saturation", asked="old_then_new")
+    assert row.num_runs == 2 and row.num_queries == 6
+    assert row.accuracy == pytest.approx(0.35)
+    # Two values d apart: Student-t with one degree of freedom, 12.706 d / 2.
+    assert row.high - row.accuracy == pytest.approx(12.706 * 0.5 / 2, rel=1e-3)
+    assert row.bridge_found == pytest.approx(0.4) and row.bridge_chance == pytest.approx(0.1)
+
+
+def test_runs_that_never_get_there_are_censored(data):
+    table = time_table(data)
+    early = of(table, group="natural", checkpoint="saturation", asked="new_then_old", level=0.5)
+    assert (early.reached, early.num_runs) == (1, 2)
+    assert early.mean_steps == pytest.approx((60 + 90) / 2)  # restricted to the horizon of 90
+    late = of(table, group="natural", checkpoint="end", asked="new_then_old", level=0.5)
+    assert late.reached == 2 and late.mean_steps == pytest.approx(25)
+
+
+def test_gain_is_paired_by_seed(data):
+    table = worth_table(data)
+    row = of(table, group="natural", checkpoint="end", asked="new_then_new")
+    assert row.pretraining_flops == 4000 and row.finetuning_flops == 9000
+    assert row.gain == pytest.approx((0.5 + 0.0) / 2)
+    assert row.gain_high - row.gain == pytest.approx(12.706 * 0.5 / 2, rel=1e-3)
+    first = of(table, group="natural", checkpoint="saturation", asked="new_then_new")
+    assert np.isnan(first.gain)
+
+
+def test_break_even_counts_finetunings(data):
+    row = of(break_even_table(data), group="natural", asked="new_then_old", level=0.5)
+    assert (row.early, row.late, row.num_pairs) == ("saturation", "end", 2)
+    assert (row.only_late, row.only_early, row.neither, row.pays) == (1, 0, 0, 1)
+    # Seed 1: 3000 more FLOPs once, (60 - 30) steps of 100 FLOPs less each time.
+    assert row.break_even == pytest.approx(1.0)
+    row = of(break_even_table(data), group="natural", asked="new_then_old", level=0.95)
+    assert row.neither == 2 and np.isnan(row.break_even)
+
+
+def test_equivalence_needs_the_whole_interval_within_the_margin(data):
+    table = equivalence_table(data, margin=0.1)
+    same = of(table, group="natural", checkpoint="end", asked="old_then_new")
+    assert same.num_pairs == 2 and same.difference == pytest.approx(-0.015)
+    assert same.low == pytest.approx(-0.015 - 6.314 * 0.005, rel=1e-3) and same.equivalent
+    # (0.1 - 0.015) / 0.005 standard errors, one degree of freedom.
+    assert same.p == pytest.approx(np.arctan(1 / 17) / np.pi, rel=1e-3)
+    assert not of(
+        equivalence_table(data, margin=0.04), group="natural", checkpoint="end",
+        asked="old_then_new",
+    ).equivalent  # fmt: skip
+    apart = of(table, group="natural", checkpoint="saturation", asked="old_then_new")
+    assert not apart.equivalent and apart.p > 0.5
+
+
+def test_pictures_show_what_the_tables_say(data):
+    grid = transfer_pictures.grid_picture(data)
+    last = grid.data[(grid.data.group == "natural") & (grid.data.step == 90)]
+    shown = last[(last.curve == "final answer") & (last.asked == "old_then_new")].iloc[0]
+    assert shown["median"] == pytest.approx(0.6) and shown.n == 2  # from the end alone
+    assert "seeds" not in transfer_pictures.caption(data)
+    assert "new then old 5 to 7" in transfer_pictures.caption(data)
+    assert not transfer_pictures.has_doses(data)
+    wide = transfer_page._shown_accuracy(accuracy_table(data))
+    assert wide.loc[1, "old_then_new"] == "0.60 [0.60, 0.60]"
+    worth = transfer_pictures.worth_picture(data)
+    assert set(worth.data.group) == {"natural", "both_hop_full"}
