@@ -50,20 +50,44 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.devices import setup_devices
-    from grokjax.experiment import read_experiment
-    from grokjax.sweeps import SweepFailed, run_sweep
+    from grokjax.interrupt import leaving_at_once
 
-    setup_devices()
+    _require_workdir(args.workdir)
+    with leaving_at_once():
+        from grokjax.devices import setup_devices
+        from grokjax.sweeps import SweepFailed
+
+        setup_devices()
+        try:
+            if args.population is None:
+                _run_sweep(args, overrides)
+            else:
+                _train_population(args, overrides)
+        except SweepFailed as failed:
+            print(f"grokjax: {failed}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.experiment import read_experiment
+    from grokjax.sweeps import run_sweep
+
+    if args.config is None:
+        raise UserError("--config: missing; give an experiment file, or --population=NAME")
     config, rows = read_experiment(args.config, overrides)
-    try:
-        found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run)
-    except SweepFailed as failed:
-        print(f"grokjax: {failed}", file=sys.stderr)
-        return 1
+    found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run, plan_only=args.plan_only)
     if found is not None:
         print(f"\n{len(found.runs)} runs: {found.workdir / 'runs.csv'}; grokjax report draws them")
-    return 0
+
+
+def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.sweeps import train_population
+
+    if args.config is not None or overrides:
+        given = "--config" if args.config is not None else overrides[0]
+        raise UserError(f"{given}: a population's settings are the plan's; leave it out")
+    train_population(args.workdir, args.population, args.devices)
 
 
 def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -189,9 +213,16 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("train", train, "train a population; again: resume or extend it", True)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
-    added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added", True)
+    added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added")
+    added.set_defaults(takes_settings=True)
+    added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all its populations")
     added.add_argument("--dry-run", action="store_true", help="only print the plan")
+    added.add_argument("--plan-only", action="store_true", help="only print and write the plan")
+    added.add_argument("--population", metavar="NAME", help="train this one of the plan alone")
+    added.add_argument(
+        "--devices", default="", metavar="PLATFORM:N", help="with --population: that it must find"
+    )
     added = command("report", report, "one page: what came when, at what cost, how certain")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--out", metavar="DIR", help="default: the workdir")

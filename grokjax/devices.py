@@ -7,6 +7,8 @@ import pathlib
 
 import jax
 
+from grokjax.errors import UserError
+
 _CACHE_ENV = "GROKJAX_CACHE"
 
 
@@ -29,6 +31,26 @@ def setup_devices(num_cpu_devices: int | None = None) -> None:
             cores = num_cpu_devices or len(os.sched_getaffinity(0))
             jax.config.update("jax_num_cpu_devices", cores)
     _setup_cache()
+
+
+def require_devices(wanted: str) -> None:
+    """Refuses to train on other devices than the job was given.
+
+    Args:
+      wanted: `PLATFORM:COUNT`, as JAX names and counts them over all processes; empty: any.
+
+    Raises:
+      UserError: JAX sees others; without a plugin for its accelerator it would take the CPU.
+    """
+    if not wanted:
+        return
+    setup_devices()
+    found = f"{jax.default_backend()}:{jax.device_count()}"
+    if found != wanted:
+        raise UserError(
+            f"devices: the job is to train on {wanted}, JAX sees {found}; check what the job"
+            " asks for, and that grokjax is installed with its cuda or tpu extra"
+        )
 
 
 def setup_precision(dtype: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 EXIT_CODE = 75  # the run can be resumed (EX_TEMPFAIL)
@@ -10,6 +12,20 @@ EXIT_CODE = 75  # the run can be resumed (EX_TEMPFAIL)
 
 class Interrupted(Exception):
     """Training stopped on request; the message says where it will go on."""
+
+
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """While nothing is there to save (imports, compilation) SIGTERM raises `Interrupted`."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped before training began; the same command begins again")
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Interrupt:

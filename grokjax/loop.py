@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,7 +33,12 @@ from grokjax.workdir import open_workdir, write_config
 _ENDED = (STATUS_NAMES[DIVERGED], STATUS_NAMES[STOPPED])
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Results:
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Results:
     """Trains every run of `config` in one program; the workdir holds whatever comes of it.
 
     The same call again resumes where the last one stopped, or finds that nothing is left to do; a
@@ -42,6 +47,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
     Args:
       config: from `grokjax.load_experiment`, or an experiment file's `get_config`.
       workdir: a folder of its own; made if need be.
+      on_step: called with the step that is reached, after every chunk.
 
     Returns:
       What `grokjax.load(workdir)` gives.
@@ -64,6 +70,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
         Checkpoints(path / "checkpoints", keep=config.checkpoint.keep) as saved,
     ):
         step, state = restore_or_init(saved, population)
+        on_step(step)
         progress = Progress(len(runs), step, num_steps)
         if step == 0:
             refuse_lost_checkpoints(path, config)
@@ -107,6 +114,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
                     rows = newer
                 log.flush()
                 saved.save(step, population.real_runs(state))
+            on_step(step)
             progress.update(step, log.headline(rows) if rows else None, last=is_last)
         log.close(step, finished=step == num_steps)
     if step < num_steps and interrupt.requested:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from grokjax.cost import duration
+from grokjax.text import duration
 
 _LOG_EVERY = 10.0  # seconds between lines where the output is not a terminal
 
@@ -103,10 +103,3 @@ def headline(groups: Sequence[str], rows: Sequence[dict]) -> str:
             f" bridge {mean('test_inferred_ood/bridge_found')}"
         )
     return "  |  ".join(parts)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table's lines, its columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = ((cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
-    return ["  ".join(row).rstrip() for row in cells]
