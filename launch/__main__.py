@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     _add_slurm(_launcher(command("slurm", launch, "an array job, a task per row")))
-    _add_gke(_launcher(command("gke", launch, "a JobSet per row, queued by Kueue")))
+    _add_gke(_launcher(command("gke", launch, "a JobSet per row, queued by Kueue"), "python"))
     added = _launcher(command("local", launch, "a worker per device set of this machine"))
     added.add_argument("--workers", type=int, default=0, metavar="N", help="default: per device")
     for name, run, text in (
@@ -87,13 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _launcher(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _launcher(
+    parser: argparse.ArgumentParser, python: str = sys.executable
+) -> argparse.ArgumentParser:
     add = parser.add_argument
     parser.set_defaults(launcher=parser.prog.split()[-1])
     add("--config", metavar="FILE", help="extends the plan; default: the plan as it is")
     add("--workdir", type=_workdir, required=True, metavar="DIR", help="shared by all machines")
     add("--dry-run", action="store_true", help="print what would be submitted; write nothing")
-    add("--python", default=sys.executable, metavar="FILE", help="default: this one")
+    add("--python", default=python, metavar="FILE", help=f"default: {python}")
     return parser
 
 

@@ -53,24 +53,28 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     made = [path for path in (folder, workdir, *workdir.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / _LOCK, "w")
+        file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{workdir}: another launcher is at work here; wait for it, or launch stop"
-            ) from None
-        try:
-            yield
-        finally:
-            if made:
-                (folder / _LOCK).unlink()
-            for path in made:
-                with contextlib.suppress(OSError):
-                    path.rmdir()  # which only an empty one allows
+    try:
+        _lock(file, workdir)
+        yield
+    finally:
+        os.close(file)
+        if made:
+            (folder / _LOCK).unlink()
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # which only an empty one allows
+
+
+def _lock(file: int, workdir: pathlib.Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(
+            f"{workdir}: another launcher is at work here; wait for it, or launch stop"
+        ) from None
 
 
 def is_locked(workdir: pathlib.Path) -> bool:

@@ -67,14 +67,8 @@ def submit(script: pathlib.Path) -> str:
 
 def queue(workdir: pathlib.Path) -> dict[str, Queued]:
     """Tasks that Slurm has for a workdir's rows, by population."""
-    listed = _client(
-        "squeue",
-        "--me",
-        "--noheader",
-        "--array",
-        f"--name={job_name(workdir)}",
-        "--format=%F %K %T",
-    )
+    own = ("--me", f"--name={job_name(workdir)}")
+    listed = _client("squeue", *own, "--noheader", "--array", "--format=%F %K %T")
     tasks = {}
     for line in listed.splitlines():
         array, index, state = line.split()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -174,10 +175,10 @@ def _job(args: argparse.Namespace, names: Sequence[str]) -> Job:
     return Job(**options)
 
 
-def _pick(kind: type, args: argparse.Namespace) -> dict[str, Any]:
+def _pick(kind: Any, args: argparse.Namespace) -> dict[str, Any]:
     """The command line's part of a dataclass."""
     values = vars(args)
-    return {name: values[name] for name in kind.__dataclass_fields__ if name in values}
+    return {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
 
 
 def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.Path) -> None:
