@@ -136,10 +136,12 @@ def _jobset(job: Job, options: GkeOptions, population: str) -> dict[str, Any]:
             "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
             "failurePolicy": {
                 "maxRestarts": options.max_restarts,
+                # Never two generations of pods in one workdir.
+                "restartStrategy": "BlockingRecreate",
                 "rules": [
                     # What fails alike each time is not tried again.
                     {
-                        "name": "bad-input",
+                        "name": "badInput",
                         "action": "FailJobSet",
                         "onJobFailureReasons": ["PodFailurePolicy"],
                     }
