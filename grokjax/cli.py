@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 
 from grokjax.errors import UserError
@@ -18,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 where a comparison fails; 2 after one line about bad input; 75 after an interruption
       that the same command resumes.
     """
+    from grokjax.distributed import are_several, leave_the_others
+
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args, overrides = _parse(arguments)
@@ -27,21 +30,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("grokjax: stopped", file=sys.stderr)
+        leave_the_others(130)
         return 130
     except _interrupted() as stop:
         from grokjax.interrupt import EXIT_CODE
 
         print(f"grokjax: {stop}", file=sys.stderr)
         return EXIT_CODE
+    except Exception:
+        if are_several():
+            traceback.print_exc()
+            leave_the_others(1)
+        raise
     return code or 0
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import figures, loop, summary
+    from grokjax.distributed import is_primary, use_flags
     from grokjax.experiment import load_experiment
 
     _require_workdir(args.workdir)
+    use_flags(args.coordinator, args.num_processes, args.process_id)
     results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+    if not is_primary():
+        return
     picture = figures.curves_figure(results)
     summaries = summary.summarize(results.runs, results.curves)
     print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
@@ -51,9 +64,12 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     from grokjax.devices import setup_devices
+    from grokjax.distributed import is_primary, join_processes, use_flags
     from grokjax.experiment import read_experiment
     from grokjax.sweeps import SweepFailed, run_sweep
 
+    use_flags(args.coordinator, args.num_processes, args.process_id)
+    join_processes()
     setup_devices()
     config, rows = read_experiment(args.config, overrides)
     try:
@@ -61,7 +77,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     except SweepFailed as failed:
         print(f"grokjax: {failed}", file=sys.stderr)
         return 1
-    if found is not None:
+    if found is not None and is_primary():
         print(f"\n{len(found.runs)} runs: {found.workdir / 'runs.csv'}; grokjax report draws them")
     return 0
 
@@ -187,11 +203,19 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
         return added
 
+    def several(added: argparse.ArgumentParser) -> None:
+        group = added.add_argument_group("several processes, where the environment does not tell")
+        group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+        group.add_argument("--num-processes", type=int, metavar="N", help="that take part")
+        group.add_argument("--process-id", type=int, metavar="I", help="of this one, 0 to N - 1")
+
     added = command("train", train, "train a population; again: resume or extend it", True)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
+    several(added)
     added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added", True)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all its populations")
     added.add_argument("--dry-run", action="store_true", help="only print the plan")
+    several(added)
     added = command("report", report, "one page: what came when, at what cost, how certain")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--out", metavar="DIR", help="default: the workdir")
@@ -199,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
     added.set_defaults(takes_settings=True)
     added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
+    several(added)
     added = command("data", data, "write a config's dataset in the authors' JSON format", True)
     added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     added = command("import-official", import_official, "a model of the official code as a workdir")

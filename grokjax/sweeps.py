@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from grokjax import results
 from grokjax.curves import CURVES, RUNS, read_table
+from grokjax.distributed import are_several, barrier, is_primary, on_all, on_primary
 from grokjax.errors import UserError
 from grokjax.files import replacing, write_atomically
 from grokjax.interrupt import Interrupted
@@ -94,35 +95,45 @@ def run_sweep(
         raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
     if (path / "config.json").exists():
         raise UserError(f"workdir {path}: holds one population; give a sweep a folder of its own")
-    plan = extend_plan(read_plan(path), config, rows)
-    states = {p.name: population_state(path, p) for p in plan.populations}
-    print(describe_plan(plan, states), flush=True)
+    plan = on_all(lambda: extend_plan(read_plan(path), config, rows))
+    states = on_primary(lambda: {p.name: population_state(path, p) for p in plan.populations})
+    if is_primary():
+        print(describe_plan(plan, states), flush=True)
     if dry_run:
         return None
-    write_plan(path, plan)
+    if is_primary():
+        write_plan(path, plan)
+    barrier("planned")
+    if not is_primary():  # memory suggests sizes, and each host has its own
+        plan = read_plan(path)
     failures = []
     for population in plan.populations:
         if states[population.name] == FINISHED:
             continue
         folder = population_folder(path, population.name)
-        print(
-            f"\npopulation {population.name} of {len(plan.populations)}:"
-            f" {len(population.run_hashes)} runs",
-            flush=True,
-        )
+        if is_primary():
+            print(
+                f"\npopulation {population.name} of {len(plan.populations)}:"
+                f" {len(population.run_hashes)} runs",
+                flush=True,
+            )
         try:
             train_and_evaluate(population.config, folder)
         except (Interrupted, KeyboardInterrupt):
             write_tables(path, plan)
             raise
         except Exception as error:  # whatever it is, the others are still worth training
+            if are_several() and not isinstance(error, UserError):
+                raise  # of this process alone: the others wait for it
             reason = str(error).split("\n")[0] or type(error).__name__
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / ERROR, traceback.format_exc())
             failures.append(f"{population.name} ({reason})")
-            print(f"population {population.name} failed: {reason}", flush=True)
+            if is_primary():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / ERROR, traceback.format_exc())
+                print(f"population {population.name} failed: {reason}", flush=True)
         else:
-            (folder / ERROR).unlink(missing_ok=True)
+            if is_primary():
+                (folder / ERROR).unlink(missing_ok=True)
         write_tables(path, plan)
     if failures:
         raise SweepFailed(
@@ -152,6 +163,8 @@ def population_state(workdir: pathlib.Path, population: PlannedPopulation) -> st
 def write_tables(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`runs.csv` and `curves.parquet` of the whole sweep, as far as it is; what they hold."""
     runs, curves = collect(workdir, plan)
+    if not is_primary():
+        return runs, curves
     write_atomically(workdir / RUNS, runs.to_csv(index=False, lineterminator="\n"))
     with replacing(workdir / ALL_CURVES) as scratch:
         curves.to_parquet(scratch, index=False)
