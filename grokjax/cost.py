@@ -84,7 +84,7 @@ def estimate(
       num_runs: R.
       num_examples: training examples that each run still has to see.
       compiled: the compiled training program.
-      devices: that it runs on.
+      devices: that it runs on, of this process; other processes have as many.
     """
     on_cpu = devices[0].platform == "cpu"
     share = len(devices) if on_cpu else 1
@@ -103,7 +103,7 @@ def estimate(
         bytes_needed=needed,
         bytes_available=available_bytes(devices[0]),
         total_flops=float(train_flops(config)) * num_examples * num_runs,
-        flops_per_second=matmul_ceiling(config.dtype, devices),
+        flops_per_second=jax.process_count() * matmul_ceiling(config.dtype, devices),
     )
 
 

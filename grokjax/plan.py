@@ -133,10 +133,10 @@ def checkpoint_bytes(config: ConfigDict) -> int:
 
 def suggest_runs(config: ConfigDict) -> int:
     """Runs of one population that fit this machine's memory, all devices together."""
-    devices = jax.devices()
-    available = available_bytes(devices[0]) or 2**34
-    if devices[0].platform != "cpu":  # there each device has its own
-        available *= len(devices)
+    device = jax.local_devices()[0]
+    available = available_bytes(device) or 2**34
+    if device.platform != "cpu":  # there each device has its own
+        available *= jax.device_count()
     return int(min(max(_MEMORY_SHARE * available // run_bytes(config), 1), _MOST_RUNS))
 
 
@@ -147,20 +147,9 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
       plan: the plan.
       states: by population, what has become of it.
     """
-    header = (
-        "population",
-        "runs",
-        "state",
-        "steps",
-        "memory",
-        "disk",
-        "FLOP",
-        "at least",
-        "differs in",
-    )
-    rate = matmul_ceiling(
-        plan.populations[0].config.model.dtype if plan.populations else "float32", jax.devices()
-    )
+    header = ("population", "runs", "state", "steps", "memory", "disk", "FLOP", "at least")
+    dtype = plan.populations[0].config.model.dtype if plan.populations else "float32"
+    rate = jax.process_count() * matmul_ceiling(dtype, jax.local_devices())
     rows, total = [], 0.0
     statics = [_static_settings(p.config) for p in plan.populations]
     varied = {n for s in statics for n in s if len({str(t.get(n)) for t in statics}) > 1}
@@ -183,7 +172,7 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
                 differs or "-",
             )
         )
-    lines = aligned([header, *rows])
+    lines = aligned([(*header, "differs in"), *rows])
     num_runs = sum(len(p.run_hashes) for p in plan.populations)
     lines.append(
         f"{len(rows)} populations, {num_runs} runs; {total:.1e} FLOP left: at least"

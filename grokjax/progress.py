@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Sequence
 
+from grokjax.distributed import is_primary
 from grokjax.text import duration
 
 _LOG_EVERY = 10.0  # seconds between lines where the output is not a terminal
@@ -34,7 +36,7 @@ class Progress:
     ):
         self.num_runs, self.start_step, self.num_steps = num_runs, start_step, num_steps
         self._label, self._unit, self._per = label, unit, per
-        self.stream = stream or sys.stdout
+        self.stream = stream or (sys.stdout if is_primary() else io.StringIO())
         self.terminal = self.stream.isatty()
         self.headline = ""
         self._start = time.monotonic()

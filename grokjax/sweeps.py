@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -14,7 +15,8 @@ from ml_collections import ConfigDict
 
 from grokjax import results
 from grokjax.curves import CURVES, RUNS, read_table
-from grokjax.devices import require_devices
+from grokjax.devices import require_devices, setup_devices
+from grokjax.distributed import are_several, barrier, is_primary, join_processes, on_all, on_primary
 from grokjax.errors import UserError
 from grokjax.files import replacing, write_atomically
 from grokjax.heartbeat import Heartbeat, require_free
@@ -104,22 +106,28 @@ def run_sweep(
         raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
     if (path / "config.json").exists():
         raise UserError(f"workdir {path}: holds one population; give a sweep a folder of its own")
-    plan = extend_plan(read_plan(path), config, rows)
-    states = {p.name: population_state(path, p) for p in plan.populations}
-    print(describe_plan(plan, states), flush=True)
+    plan = on_all(lambda: extend_plan(read_plan(path), config, rows))
+    states = on_primary(lambda: {p.name: population_state(path, p) for p in plan.populations})
+    if is_primary():
+        print(describe_plan(plan, states), flush=True)
     if dry_run:
         return None
-    write_plan(path, plan)
+    if is_primary():
+        write_plan(path, plan)
+    barrier("planned")
     if plan_only:
         return None
+    if not is_primary():  # memory suggests sizes, and each host has its own
+        plan = read_plan(path)
     failures = []
     for population in plan.populations:
         if states[population.name] == FINISHED:
             continue
         try:
-            require_free(population_folder(path, population.name))
+            _require_free(path, population.name)
         except UserError as busy:
-            print(f"left alone: {busy}", flush=True)
+            if is_primary():
+                print(f"left alone: {busy}", flush=True)
             continue
         try:
             _train(path, plan, population)
@@ -154,14 +162,30 @@ def train_population(workdir: str | os.PathLike, name: str, devices: str = "") -
     path = pathlib.Path(workdir)
     plan = require_plan(path)
     population = plan.population(name)
-    if population_state(path, population) == FINISHED:
-        print(f"{population_folder(path, name)}: done; nothing is left to do", flush=True)
+    folder = population_folder(path, name)
+    try:
+        join_processes()
+    except UserError as error:
+        _note_failure(folder, f"{error}\n")
+        raise
+    setup_devices()
+    if on_primary(lambda: population_state(path, population)) == FINISHED:
+        print(f"{folder}: done; nothing is left to do", flush=True)
         return
-    require_free(population_folder(path, name))
+    _require_free(path, name)
     try:
         _train(path, plan, population, devices)
     except PopulationFailed as failed:
         raise SweepFailed(f"{path}: population {name} failed: {failed}") from None
+
+
+def _require_free(path: pathlib.Path, name: str) -> None:
+    on_primary(lambda: require_free(population_folder(path, name)))
+
+
+def _note_failure(folder: pathlib.Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ERROR, text)
 
 
 def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, devices="") -> None:
@@ -173,25 +197,33 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
     """
     folder = population_folder(path, population.name)
     num_runs = len(population.run_hashes)
-    print(f"\npopulation {population.name} of {len(plan.populations)}: {num_runs} runs", flush=True)
+    heartbeat = Heartbeat(folder, num_runs)
+    if is_primary():
+        total = len(plan.populations)
+        print(f"\npopulation {population.name} of {total}: {num_runs} runs", flush=True)
     try:
-        with Heartbeat(folder, num_runs) as heartbeat:
-            require_devices(devices)
+        require_devices(devices)
+        with heartbeat if is_primary() else contextlib.nullcontext():
             train_and_evaluate(population.config, folder, on_step=heartbeat.update)
     except Interrupted:
         raise
     except Exception as error:  # whatever it is, the others are still worth training
         reason = str(error).split("\n")[0] or type(error).__name__
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ERROR, traceback.format_exc())
-        print(f"population {population.name} failed: {reason}", flush=True)
+        _note_failure(folder, traceback.format_exc())
+        if are_several() and not isinstance(error, UserError):
+            raise  # of this process alone: the others wait for it
+        if is_primary():
+            print(f"population {population.name} failed: {reason}", flush=True)
         raise PopulationFailed(reason) from error
-    (folder / ERROR).unlink(missing_ok=True)
+    if is_primary():
+        (folder / ERROR).unlink(missing_ok=True)
 
 
 def write_tables(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`runs.csv` and `curves.parquet` of the whole sweep, as far as it is; what they hold."""
     runs, curves = collect(workdir, plan)
+    if not is_primary():
+        return runs, curves
     write_atomically(workdir / RUNS, runs.to_csv(index=False, lineterminator="\n"))
     with replacing(workdir / ALL_CURVES) as scratch:
         curves.to_parquet(scratch, index=False)
