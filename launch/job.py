@@ -7,6 +7,7 @@ import hashlib
 import pathlib
 import re
 import sys
+from collections.abc import Mapping
 
 from grokjax.errors import UserError
 
@@ -69,6 +70,12 @@ class Job:
         if self.num_devices:
             command.append(f"--devices={self.platform}:{self.num_devices}")
         return [*command, f"--population={population}"]
+
+
+def single_process(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what tells of other processes: of the shell's own Slurm job, say."""
+    others = ("SLURM_", "OMPI_", "JAX_COORDINATOR_", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    return {n: v for n, v in environment.items() if n == "SLURM_CONF" or not n.startswith(others)}
 
 
 def job_name(workdir: pathlib.Path) -> str:

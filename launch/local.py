@@ -20,7 +20,7 @@ from grokjax.errors import UserError
 from grokjax.heartbeat import JOB, read_beat
 from grokjax.planfile import population_folder
 from launch.books import books_folder
-from launch.job import RESUMABLE, Job
+from launch.job import RESUMABLE, Job, single_process
 
 _POLL = 0.2  # seconds
 
@@ -129,7 +129,7 @@ class Pool:
         with open(log, "a") as file:
             return subprocess.Popen(
                 own.worker(self._job, population),
-                env=os.environ | own.environment | {JOB: f"local:{os.getpid()}"},
+                env=single_process(os.environ) | own.environment | {JOB: f"local:{os.getpid()}"},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 preexec_fn=bind,

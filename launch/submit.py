@@ -17,7 +17,7 @@ from grokjax.errors import UserError
 from grokjax.planfile import FAILED, PLAN, Plan, require_plan
 from launch import gke, local, slurm
 from launch.books import books_folder, forget_stop, is_locked, locked, record, records, stop_file
-from launch.job import Job
+from launch.job import Job, single_process
 from launch.preflight import check_devices, check_disk, check_workdir
 from launch.status import Queued, Row, survey, unfinished
 
@@ -192,7 +192,7 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
             raise UserError(f"{overrides[0]}: changes a plan; give --config=FILE with it")
         return
     command = [sys.executable, "-m", "grokjax", "sweep", "--plan-only", f"--config={args.config}"]
-    environment = dict(os.environ)
+    environment = single_process(os.environ)
     if args.launcher != "local":  # a login node's accelerator, if any, is not the job's
         environment["JAX_PLATFORMS"] = "cpu"
     done = subprocess.run(
