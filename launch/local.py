@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -46,6 +46,17 @@ class DeviceSet:
                 "TPU_PROCESS_BOUNDS": "1,1,1",
             }
         return {"JAX_PLATFORMS": "cpu"}
+
+    @contextlib.contextmanager
+    def bound(self) -> Iterator[None]:
+        """A process started within it keeps to the set's cores."""
+        before = os.sched_getaffinity(0)
+        if self.platform == "cpu":
+            os.sched_setaffinity(0, self.ids)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
     def worker(self, job: Job, population: str) -> list[str]:
         """The row's command on these devices; cores are not counted, they may be overridden."""
@@ -121,18 +132,13 @@ class Pool:
     def _start(self, population: str, own: DeviceSet) -> subprocess.Popen:
         log = books_folder(self._job.workdir) / "logs" / f"local_{population}.out"
 
-        def bind() -> None:
-            if own.platform == "cpu":
-                os.sched_setaffinity(0, own.ids)
-
         print(f"population {population}: started on {own} ({log})", flush=True)
-        with open(log, "a") as file:
+        with open(log, "a") as file, own.bound():
             return subprocess.Popen(
                 own.worker(self._job, population),
                 env=single_process(os.environ) | own.environment | {JOB: f"local:{os.getpid()}"},
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                preexec_fn=bind,
                 start_new_session=True,  # Ctrl-C is ours to pass on, once
             )
 

@@ -54,7 +54,7 @@ def reason_to_skip():
 def cluster(folder: pathlib.Path, kill_wait: int = 30):
     """Starts the daemons and points SLURM_CONF at them; gives the names of both nodes."""
     host = socket.gethostname().split(".")[0]
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     for name in ("state", "log", f"spool-{host}", "spool-n2"):
         (folder / name).mkdir(parents=True)
     text = CONFIG.format(
@@ -83,9 +83,8 @@ def cluster(folder: pathlib.Path, kill_wait: int = 30):
                         [path, *command[1:]], stdout=log, stderr=log, start_new_session=True
                     )
                 )
-        wait_for(
-            lambda: client("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split() == ["idle"] * 2
-        )
+        listed = ("sinfo", "-h", "-N", "-p", "main", "-o", "%T")
+        wait_for(lambda: client(*listed).split() == ["idle"] * 2)
         yield host, "n2"
     finally:
         with contextlib.suppress(subprocess.SubprocessError):
@@ -121,7 +120,7 @@ def release(job):
     client("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
-def _free_port():
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
