@@ -351,8 +351,7 @@ def test_a_failed_row_is_named_and_retried(tmp_path, capsys, monkeypatch):
     planned(workdir, widths=(16,))
     folder = population_folder(workdir, "000")
     folder.mkdir(parents=True)
-    (folder / "curves.csv").write_text("of whom?
-")
+    (folder / "curves.csv").write_text("of whom?\n")
     assert main(["local", f"--workdir={workdir}"]) == 1
     assert "population 000: failed with exit code 1" in capsys.readouterr().out
     assert rows_of(workdir)[0].state == "failed"
@@ -398,8 +397,7 @@ def test_what_is_submitted_is_the_plan_of_the_command(tmp_path, capsys, monkeypa
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     command = ["slurm", f"--config={file}", f"--workdir={tmp_path / 'w'}", "--dry-run"]
     assert main([*command, "--config.sweep.runs_per_population=2"]) == 0
-    assert "#SBATCH --array=0,1,2,3
-" in capsys.readouterr().out
+    assert "#SBATCH --array=0,1,2,3\n" in capsys.readouterr().out
     assert not (tmp_path / "w").exists()
 
 
