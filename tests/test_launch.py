@@ -10,23 +10,35 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, tiny_config
 from jobset_schema import JOBSET, problems
 
 import grokjax
-from grokjax import heartbeat
+from grokjax import heartbeat, loop
+from grokjax.checkpoint import Checkpoints, log_spaced_steps
 from grokjax.cli import main as grokjax_main
 from grokjax.errors import UserError
+from grokjax.folder import load_datasets
 from grokjax.plan import checkpoint_bytes, extend_plan
 from grokjax.planfile import Plan, population_folder, read_plan, write_plan
-from grokjax.sweep import grid, product, seeds
+from grokjax.sweep import expand, grid, product, seeds
 from launch import books, gke, local, preflight, slurm, status, submit
 from launch.__main__ import main
 from launch.job import Job, job_name
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+# Of workers: one run on one device, whatever these tests have.
+OWN = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_NUM_CPU_DEVICES": "1"}
+ENVIRONMENT = os.environ | OWN
+
+
+@pytest.fixture(autouse=True)
+def workers_environment(monkeypatch):
+    for name, value in OWN.items():
+        monkeypatch.setenv(name, value)
 
 
 def planned(workdir, widths=(16, 32), num_seeds=1, **changes):
@@ -39,8 +51,7 @@ def planned(workdir, widths=(16, 32), num_seeds=1, **changes):
 
 
 @pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
+def workdir(tmp_path):
     planned(tmp_path / "w")
     return tmp_path / "w"
 
@@ -314,11 +325,11 @@ def wait_for(condition, seconds=200):
         time.sleep(0.1)
 
 
-def test_local_workers_stop_on_ctrl_c_and_go_on(tmp_path, capsys, monkeypatch):
+def test_local_workers_stop_on_ctrl_c_and_go_on(tmp_path, capsys):
     """Two workers on their own cores, Ctrl-C, the same command: the tables of no interruption."""
-    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     workdir = tmp_path / "w"
-    plan = planned(workdir, train__num_steps=600, checkpoint__every=100)
+    often = {"train__eval_every": 50, "checkpoint__every": 50, "train__chunk_steps": 10}
+    plan = planned(workdir, train__num_steps=1000, **often)
     process = launched(workdir, "--workers=2")
     wait_for(lambda: [r.state for r in rows_of(workdir) if r.checkpoint] == ["running"] * 2)
     assert main(["local", f"--workdir={workdir}"]) == 2  # not both at once
@@ -328,7 +339,7 @@ def test_local_workers_stop_on_ctrl_c_and_go_on(tmp_path, capsys, monkeypatch):
     assert process.returncode == 75 and out.count("saved;") == 2
     rows = rows_of(workdir)
     assert [row.state for row in rows] == ["stopped"] * 2
-    assert all(0 < row.checkpoint < 600 for row in rows)
+    assert all(0 < row.checkpoint < 1000 for row in rows)
 
     assert main(["local", f"--workdir={workdir}", "--workers=2"]) == 0
     assert main(["status", str(workdir)]) == 0
@@ -338,15 +349,13 @@ def test_local_workers_stop_on_ctrl_c_and_go_on(tmp_path, capsys, monkeypatch):
     # The workers wrote no table of the whole sweep; whoever reads gathers it.
     assert not (workdir / "curves.parquet").exists()
     found = grokjax.load(workdir)
-    for population in plan.populations:
-        own = grokjax.train_and_evaluate(population.config, tmp_path / population.name)
-        pd.testing.assert_frame_equal(found.population(population.name).curves, own.curves)
+    own = grokjax.train_and_evaluate(plan.populations[0].config, tmp_path / "own")
+    pd.testing.assert_frame_equal(found.population("000").curves, own.curves)
     assert found.runs.status.tolist() == ["done"] * 2
 
 
-def test_a_failed_row_is_named_and_retried(tmp_path, capsys, monkeypatch):
+def test_a_failed_row_is_named_and_retried(tmp_path, capsys):
     """Its folder holds something else at first."""
-    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     workdir = tmp_path / "w"
     planned(workdir, widths=(16,))
     folder = population_folder(workdir, "000")
@@ -394,7 +403,6 @@ def test_what_is_submitted_is_the_plan_of_the_command(tmp_path, capsys, monkeypa
     # As in a shell inside somebody's job of four tasks: the plan is made by one process.
     for name, value in (("SLURM_JOB_ID", "9"), ("SLURM_NTASKS", "4"), ("SLURM_PROCID", "1")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     command = ["slurm", f"--config={file}", f"--workdir={tmp_path / 'w'}", "--dry-run"]
     assert main([*command, "--config.sweep.runs_per_population=2"]) == 0
     assert "#SBATCH --array=0,1,2,3\n" in capsys.readouterr().out
@@ -445,7 +453,7 @@ def test_a_row_that_a_scheduler_has_is_not_submitted(workdir):
     assert rows_of(workdir, queue)[0].state == "pending"  # it is being tried again
 
 
-def test_one_population_alone(workdir, capsys, monkeypatch):
+def test_one_population_alone(workdir, capsys):
     """The worker's command: the plan is read, its own folder written, and nobody disturbed."""
     plan = (workdir / "plan.json").read_bytes()
     options = ["sweep", f"--workdir={workdir}"]
@@ -536,14 +544,27 @@ def test_a_full_disk_stops_the_worker_before_it_trains(workdir, tmp_path):
 
 
 def test_checkpoints_take_what_the_plan_says(tmp_path):
-    config = tiny_config()
-    config.runs = tuple(seeds(32))
-    estimated = checkpoint_bytes(config)
-    grokjax.train_and_evaluate(config, tmp_path / "w")
-    files = (tmp_path / "w" / "checkpoints").rglob("*")
-    taken = sum(p.stat().st_size for p in files if p.is_file() and p.name != "manifest.json")
-    print(taken / estimated)
-    assert 0.6 < taken / estimated < 1.1
+    """Saved without training: the kept full states, and every step of the analysis."""
+    config = tiny_config(model__hidden_size=128, model__mlp_multiple=128)
+    config.runs = tuple(seeds(4))
+    runs = expand(config)
+    population = loop.Population(config, runs, load_datasets(runs))
+    noise = np.random.default_rng(0)  # what is alike in a fresh state would be compressed away
+    state = jax.tree.map(
+        lambda x: noise.standard_normal(x.shape, np.float32) if x.dtype == np.float32 else x,
+        population.init(),
+    )
+    with Checkpoints(tmp_path, keep=config.checkpoint.keep, num_runs=4) as saved:
+        for step in (20, 30, 40):
+            saved.save(step, state)
+        for step in log_spaced_steps(40, config.checkpoint.analysis_steps_per_decade, 10):
+            saved.save_analysis(step, loop.weights(state))
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and "trash" not in p.parts]
+    taken = sum(p.stat().st_size for p in files)
+    one_state = max(sum(f.stat().st_size for f in d.rglob("*") if f.is_file())
+                    for d in (tmp_path / "state").iterdir() if d.name.isdigit())  # fmt: skip
+    # The plan counts one state more: the one that is being written.
+    assert 0.8 < (taken + one_state) / checkpoint_bytes(config) < 1.1
 
 
 def test_the_books_only_grow(tmp_path):

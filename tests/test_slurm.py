@@ -32,15 +32,12 @@ KILL_WAIT = 30  # seconds between SIGTERM and SIGKILL, Slurm's own default
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
-    try:
+    """Names of both; what is set here is what jobs inherit: one device of each process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+        patch.setenv("JAX_NUM_CPU_DEVICES", "1")
         with cluster(tmp_path_factory.mktemp("slurm"), KILL_WAIT) as names:
             yield names
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 @pytest.fixture
@@ -165,7 +162,7 @@ LONG = {
 def two_nodes(workdir, *options):
     """A population of four runs, on one device of each node."""
     planned(workdir, num_seeds=4, **LONG)
-    meet = f"export JAX_COORDINATOR_ADDRESS=127.0.0.1:{free_port()} JAX_NUM_CPU_DEVICES=1"
+    meet = f"export JAX_COORDINATOR_ADDRESS=127.0.0.1:{free_port()}"
     slurm(workdir, "--nodes=2", f"--setup={meet}", *options)
 
 
