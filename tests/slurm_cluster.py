@@ -51,7 +51,7 @@ def reason_to_skip():
 
 
 @contextlib.contextmanager
-def cluster(folder: pathlib.Path, kill_wait: int = 30):
+def cluster(folder: pathlib.Path, kill_wait: int = 5):
     """Starts the daemons and points SLURM_CONF at them; gives the names of both nodes."""
     host = socket.gethostname().split(".")[0]
     ports = [free_port() for _ in range(3)]
