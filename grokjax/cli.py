@@ -69,8 +69,8 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     from grokjax.sweeps import SweepFailed, run_sweep
 
     use_flags(args.coordinator, args.num_processes, args.process_id)
-    join_processes()
     setup_devices()
+    join_processes()
     config, rows = read_experiment(args.config, overrides)
     try:
         found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run)
