@@ -5,6 +5,7 @@ virtual devices agree. Devices of one machine share its cores: speed is not what
 """
 
 import csv
+import hashlib
 import os
 import pathlib
 import socket
@@ -24,11 +25,11 @@ from grokjax.folder import load_datasets
 from grokjax.population import Population
 from grokjax.sweep import expand
 
-# (processes, devices of each, devices of a batch), of 8 runs.
+# (processes, devices of each, devices of a batch, threads that XLA compiles for), of 8 runs.
 DIVISIONS = (
-    (1, 8, 1), (2, 4, 1), (4, 2, 1), (8, 1, 1),
-    (1, 4, 1), (2, 2, 1), (4, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 1), (2, 3, 1),
-    (1, 8, 2), (2, 4, 2), (4, 2, 2), (2, 4, 8),
+    (1, 8, 1, 8), (2, 4, 1, 8), (4, 2, 1, 8), (8, 1, 1, 8),
+    (1, 4, 1, 8), (2, 3, 1, 8), (4, 1, 1, 8), (1, 2, 1, 8), (2, 1, 1, 8), (1, 1, 1, 8),
+    (1, 8, 2, 8), (4, 2, 2, 8), (2, 4, 8, 8), (1, 4, 1, 4), (2, 2, 1, 4),
 )  # fmt: skip
 
 
@@ -52,14 +53,19 @@ def population_of(num_runs, kind="tiny"):
     return f"--config={__file__}:{kind}-{num_runs}"
 
 
-def start(workdir, num_processes, num_devices, *arguments, command="train"):
-    """The processes, process 0 first; what they print goes to `workdir`.ID.log."""
+def start(workdir, num_processes, num_devices, *arguments, command="train", num_threads=8):
+    """The processes, process 0 first; what they print goes to `workdir`.ID.log.
+
+    XLA makes other CPU programs for another number of threads, which is otherwise the number of
+    cores, or of devices if that is more: here it is the same however devices are divided.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(num_devices),
+        "NPROC": str(num_threads),
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }
     processes = []
@@ -90,8 +96,8 @@ def wait(processes, timeout=400):
             process.kill()
 
 
-def train(workdir, num_processes, num_devices, *arguments):
-    codes = wait(start(workdir, num_processes, num_devices, *arguments))
+def train(workdir, num_processes, num_devices, *arguments, **options):
+    codes = wait(start(workdir, num_processes, num_devices, *arguments, **options))
     assert codes == [0] * num_processes, log_of(workdir)[-2000:]
 
 
@@ -149,13 +155,17 @@ def identical(a, b):
     return all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
 
 
+def digest(state):
+    return hashlib.sha256(b"".join(x.tobytes() for x in state)).hexdigest()[:16]
+
+
 def compare_divisions(folder, divisions, *arguments):
     """A row for each division of a population, against the first one."""
     rows, expected = [], None
-    for num_processes, num_devices, batch_devices in divisions:
-        workdir = pathlib.Path(folder) / f"{num_processes}x{num_devices}b{batch_devices}"
+    for num_processes, num_devices, batch_devices, num_threads in divisions:
+        workdir = pathlib.Path(folder) / f"{len(rows)}"
         options = [*arguments, f"--config.train.batch_devices={batch_devices}"]
-        train(workdir, num_processes, num_devices, *options)
+        train(workdir, num_processes, num_devices, *options, num_threads=num_threads)
         step, state = final_state(workdir)
         curves = (workdir / "curves.csv").read_bytes()
         if expected is None:
@@ -167,9 +177,11 @@ def compare_divisions(folder, divisions, *arguments):
                 "processes": num_processes,
                 "devices_each": num_devices,
                 "batch_devices": batch_devices,
+                "threads": num_threads,
                 "runs": num_runs,
                 "runs_per_device": -(-num_runs // places),
                 "steps": step,
+                "state_sha256": digest(state),
                 "state_identical": identical(state, expected[0]),
                 "curves_identical": curves == expected[1],
                 "largest_difference": difference(state, expected[0]),
