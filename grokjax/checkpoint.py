@@ -49,7 +49,7 @@ class Checkpoints:
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2, num_runs: int | None = None):
         self.directory = pathlib.Path(directory).absolute()
         self._keep, self._num_runs = keep, num_runs
-        self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._managers: dict[str, _Manager] = {}
         self._unsealed: list[tuple[str, int]] = []
         self._verified: set[pathlib.Path] = set()
         if is_primary():
@@ -161,7 +161,7 @@ class Checkpoints:
             _trim(folder, self._num_runs)
             write_manifest(folder)
 
-    def _manager(self, kind: str) -> ocp.CheckpointManager:
+    def _manager(self, kind: str) -> _Manager:
         if kind not in self._managers:
             folder = self.directory / kind
             folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ class Checkpoints:
                 todelete_subdir="trash",
                 enable_async_checkpointing=True,
             )
-            self._managers[kind] = ocp.CheckpointManager(folder, options=options)
+            self._managers[kind] = _Manager(folder, options=options)
         return self._managers[kind]
 
     def _restore(self, folder: pathlib.Path, like: Any, runs: Any) -> Any:
@@ -185,6 +185,14 @@ class Checkpoints:
             reason = str(error).split("\n")[0][:120]
             raise UserError(f"{folder}: cannot be read ({reason})") from error
         return jax.tree.map(_with_key, like, restored)
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves preemption to the loop."""
+
+    def reached_preemption(self, step: int) -> bool:
+        # Processes agree to stop at the call with a certain number: others' calls would confuse it.
+        return False
 
 
 def log_spaced_steps(num_steps: int, per_decade: int, multiple_of: int) -> list[int]:

@@ -88,8 +88,8 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.experiment import read_experiment
     from grokjax.sweeps import run_sweep
 
-    join_processes()
     setup_devices()
+    join_processes()
     if args.config is None:
         raise UserError("--config: missing; give an experiment file, or --population=NAME")
     config, rows = read_experiment(args.config, overrides)

@@ -6,14 +6,16 @@ writes tables. With one process nothing here does anything.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -43,7 +45,7 @@ class Processes:
     coordinator: str
     num_processes: int
     process_id: int
-    is_slurm_or_mpi: bool = False
+    gpu: int | None = None  # the only one to use, where tasks share a host; None: all
 
 
 def use_flags(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -66,18 +68,21 @@ def join_processes() -> None:
     host = _preflight(found)
     if "JAX_CPU_COLLECTIVES_IMPLEMENTATION" not in os.environ:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        found.coordinator,
-        found.num_processes,
-        found.process_id,
-        # JAX would give each Slurm task one GPU; a task that has a host to itself takes all.
-        local_device_ids=_local_id() if found.is_slurm_or_mpi and processes_here() > 1 else None,
-        cluster_detection_method="deactivate",
-        initialization_timeout=_connect_seconds(),
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=HEARTBEAT_SECONDS,
-        coordinator_bind_address=found.coordinator if _is_loopback(host) else None,
-    )
+    with _time_limit(
+        f"--coordinator={found.coordinator}: of {found.num_processes} processes not all have come"
+    ):
+        jax.distributed.initialize(
+            found.coordinator,
+            found.num_processes,
+            found.process_id,
+            # JAX would give each Slurm task one GPU; one that has a host to itself takes all.
+            local_device_ids=found.gpu,
+            cluster_detection_method="deactivate",
+            initialization_timeout=2 * _connect_seconds() + 60,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+            coordinator_bind_address=found.coordinator if _is_loopback(host) else None,
+        )
 
 
 def find_processes() -> Processes | None:
@@ -103,7 +108,7 @@ def find_processes() -> Processes | None:
                 given[0] or cluster.get_coordinator_address(_connect_seconds(), port),
                 cluster.get_process_count(),
                 cluster.get_process_id(),
-                is_slurm_or_mpi=cluster in _CLUSTERS[:2],
+                gpu=cluster.get_local_process_id() if processes_here() > 1 else None,
             )
     if any(given):
         raise UserError(
@@ -218,6 +223,23 @@ def _preflight(processes: Processes) -> str:
     return host
 
 
+@contextlib.contextmanager
+def _time_limit(message: str) -> Iterator[None]:
+    """Ends the process with one line where JAX's own time limit would abort it in C++."""
+
+    def give_up() -> None:
+        print(f"grokjax: error: {message} in {_connect_seconds()} s", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(_connect_seconds(), give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _retry(attempt: Callable[[], Any], message: str) -> None:
     """Names and listeners of other hosts appear when those have started."""
     deadline = time.monotonic() + _connect_seconds()
@@ -234,10 +256,6 @@ def _retry(attempt: Callable[[], Any], message: str) -> None:
 def _connect_seconds() -> int:
     """How long processes wait for each other."""
     return _number(_CONNECT_ENV, os.environ.get(_CONNECT_ENV, "120"))
-
-
-def _local_id() -> int:
-    return int(os.environ.get("SLURM_LOCALID") or os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])
 
 
 def _is_loopback(host: str) -> bool:

@@ -58,8 +58,8 @@ def train_and_evaluate(
       UserError: bad settings, data or workdir; nothing has been written then.
       Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
     """
-    join_processes()
     setup_devices()
+    join_processes()
     validate(config)
     setup_precision(config.model.dtype)
     path = on_all(lambda: open_workdir(workdir, config))

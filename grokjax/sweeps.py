@@ -163,12 +163,12 @@ def train_population(workdir: str | os.PathLike, name: str, devices: str = "") -
     plan = require_plan(path)
     population = plan.population(name)
     folder = population_folder(path, name)
+    setup_devices()
     try:
         join_processes()
     except UserError as error:
         _note_failure(folder, f"{error}\n")
         raise
-    setup_devices()
     if on_primary(lambda: population_state(path, population)) == FINISHED:
         print(f"{folder}: done; nothing is left to do", flush=True)
         return
