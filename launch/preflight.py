@@ -60,18 +60,23 @@ def check_devices(job: Job, populations: Sequence[PlannedPopulation]) -> None:
     if not job.num_devices:
         return
     for population in populations:
-        share, num_runs = population.config.train.batch_devices, len(population.run_hashes)
+        share = population.config.train.batch_devices
         if job.num_devices % share:
             raise UserError(
                 f"population {population.name}: train.batch_devices={share} does not divide the"
                 f" {job.num_devices} devices of its job; change one of them"
             )
-        if job.num_devices // share > num_runs:
-            raise UserError(
-                f"population {population.name}: {num_runs} runs on {job.num_devices} devices with"
-                f" train.batch_devices={share} leave some idle; ask for fewer devices, or plan"
-                " larger populations with --config.sweep.runs_per_population=N"
-            )
+    largest = max(populations, key=_devices_used)  # the last of a plan may be a remainder
+    if _devices_used(largest) < job.num_devices:
+        raise UserError(
+            f"population {largest.name}: its {len(largest.run_hashes)} runs leave some of"
+            f" {job.num_devices} devices idle; ask for fewer, or plan larger populations with"
+            " --config.sweep.runs_per_population=N"
+        )
+
+
+def _devices_used(population: PlannedPopulation) -> int:
+    return len(population.run_hashes) * population.config.train.batch_devices
 
 
 def _checkpoints(workdir: pathlib.Path, population: PlannedPopulation) -> pathlib.Path:

@@ -262,7 +262,7 @@ def test_bad_jobsets_are_refused(workdir, capsys):
         (["--volume=claim:/elsewhere", "--devices-per-node=1"], "is below /PATH"),
         ([volume, "--devices-per-node=4", "--topology=4by4"], "--topology=4by4"),
         ([volume, "--devices-per-node=4", "--topology=2x3"], "no multiple"),
-        ([volume, "--devices-per-node=8"], "leave some idle"),
+        ([volume, "--devices-per-node=8"], "leave some of 8 devices idle"),
     ):
         assert main([*options, *extra]) == 2
         assert message in capsys.readouterr().err
@@ -525,8 +525,10 @@ def test_devices_that_would_idle_are_refused(tmp_path):
     (population,) = planned(tmp_path, widths=(16,), num_seeds=4, train__batch_devices=2).populations
     job = Job(tmp_path, ("000",), platform="gpu", devices_per_node=8)
     preflight.check_devices(job, [population])
-    with pytest.raises(UserError, match="4 runs on 16 devices"):
+    with pytest.raises(UserError, match="4 runs leave some of 16 devices idle"):
         preflight.check_devices(dataclasses.replace(job, nodes=2), [population])
+    small = dataclasses.replace(population, run_hashes=population.run_hashes[:1])
+    preflight.check_devices(job, [population, small])  # what is left of a sweep
     with pytest.raises(UserError, match="batch_devices=2 does not divide the 3 devices"):
         preflight.check_devices(dataclasses.replace(job, devices_per_node=3), [population])
 
