@@ -125,7 +125,8 @@ def _by_options(workdir: pathlib.Path, rows: Sequence[Row]) -> list[tuple[dict, 
 def _submit(args: argparse.Namespace, plan: Plan, rows: Sequence[Row]) -> int:
     names = unfinished(rows)
     taken = sum(row.is_taken for row in rows)
-    print(f"{args.workdir}: {len(names)} rows to submit, {taken} running or waiting", flush=True)
+    said = f"{args.workdir}: {len(names)} rows to submit, {taken} running or waiting"
+    print(said, file=sys.stderr if args.dry_run else sys.stdout, flush=True)
     if not names:
         return 0
     job = _job(args, names)
@@ -198,6 +199,7 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
     done = subprocess.run(
         [*command, f"--workdir={workdir}", *overrides],
         env=environment,
+        stdout=2 if args.dry_run else None,  # a dry run prints the script, and nothing else
         stderr=subprocess.PIPE,
         text=True,
     )
