@@ -19,6 +19,7 @@ JOB = "GROKJAX_JOB"  # environment: what the scheduler calls the job
 STALE_AFTER = 60.0  # seconds without a beat: whoever trained is dead
 _EVERY = 5.0
 _RUNNING, _ENDED = "running", "ended"
+SAVED = "saved"  # ended on request: the same command goes on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Heartbeat:
         if now > start:
             self._rate = (step - first_step) * self._num_runs / (now - start)
         self._step = step
+
+    def note_saved(self) -> None:
+        """Says that training has ended on request; schedulers go by it to start it again."""
+        self._write(SAVED)
 
     def _beat(self) -> None:
         while not self._over.wait(_EVERY):

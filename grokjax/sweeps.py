@@ -206,6 +206,8 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
         with heartbeat if is_primary() else contextlib.nullcontext():
             train_and_evaluate(population.config, folder, on_step=heartbeat.update)
     except Interrupted:
+        if is_primary():
+            heartbeat.note_saved()
         raise
     except Exception as error:  # whatever it is, the others are still worth training
         reason = str(error).split("\n")[0] or type(error).__name__

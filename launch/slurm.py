@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Iterable
 
 from grokjax.errors import UserError
+from grokjax.heartbeat import SAVED, STATUS
+from grokjax.planfile import POPULATIONS
 from launch.books import books_folder, stop_file
 from launch.job import RESUMABLE, Job, job_name
 from launch.status import Queued
@@ -43,12 +45,18 @@ def render(job: Job, options: SlurmOptions) -> str:
         mount = f"{job.workdir}:{job.workdir}"
         container = [f"--container-image={job.container}", f"--container-mounts={mount}"]
     srun = shlex.join(["srun", "--kill-on-bad-exit=1", *container, *job.worker("")])
+    status = shlex.quote(str(job.workdir / POPULATIONS)) + f'/"$population"/{STATUS}'
+    # A rank that is slow to leave is killed after KillWait: its code then hides the others' 75.
     return f"""#!/bin/bash
 {chr(10).join(lines)}
 {job.setup}
 export GROKJAX_JOB="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
-{srun}"$(printf '%03d' "$SLURM_ARRAY_TASK_ID")"
+population=$(printf '%03d' "$SLURM_ARRAY_TASK_ID")
+{srun}"$population"
 code=$?
+if [ "$code" -gt 128 ] && grep -qs '"state": "{SAVED}"' {status}; then
+  code={RESUMABLE}
+fi
 if [ "$code" -eq {RESUMABLE} ] && [ ! -e {shlex.quote(str(stop_file(job.workdir)))} ]; then
   timeout {_TIMEOUT} scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -167,6 +167,13 @@ def test_the_script_hands_the_exit_code_on_and_requeues_75(tmp_path):
     for other in (0, 1, 2, 137):
         code, calls = run(other)
         assert code == other and "requeue" not in calls
+    # One rank saved and left with 75, the other was too slow and killed.
+    beat(population_folder(job.workdir, "007"), state="saved")
+    code, calls = run(137)
+    assert code == 75 and "requeue" in calls
+    assert run(1)[0] == 1
+    beat(population_folder(job.workdir, "007"))
+    assert run(137)[0] == 137
     books.stop_file(job.workdir).parent.mkdir(parents=True)
     books.stop_file(job.workdir).touch()
     assert "requeue" not in run(75)[1]
