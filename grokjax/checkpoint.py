@@ -9,6 +9,7 @@ and `analysis/` (parameters and their average, on a log grid, never deleted).
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -20,10 +21,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
+from grokjax.distributed import are_several, barrier, is_primary, on_all, on_primary
 from grokjax.errors import UserError
 from grokjax.files import write_atomically
 
@@ -39,22 +40,28 @@ class Checkpoints:
     Args:
       directory: holds `state/` and `analysis/`.
       keep: full states to keep.
+      num_runs: rows beyond are copies that fill up a mesh, and are not stored; None: all are.
+
+    Several processes call everything but the reading of analysis checkpoints together. Each writes
+    its own shards; process 0 seals the step when all have.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, num_runs: int | None = None):
         self.directory = pathlib.Path(directory).absolute()
-        self._keep = keep
-        self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._keep, self._num_runs = keep, num_runs
+        self._managers: dict[str, _Manager] = {}
         self._unsealed: list[tuple[str, int]] = []
         self._verified: set[pathlib.Path] = set()
-        for kind in ("state", "analysis"):
-            shutil.rmtree(self.directory / kind / "trash", ignore_errors=True)
+        if is_primary():
+            for kind in ("state", "analysis"):
+                shutil.rmtree(self.directory / kind / "trash", ignore_errors=True)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None or not are_several():  # others would wait for one that failed
+            self.close()
 
     def save(self, step: int, state: Any) -> None:
         """Saves everything; the step is sealed when this returns."""
@@ -70,9 +77,8 @@ class Checkpoints:
         for manager in self._managers.values():
             manager.wait_until_finished()
         for kind, step in self._unsealed:
-            folder = self.directory / kind / str(step)
-            if folder.is_dir():
-                write_manifest(folder)
+            # All wait for it: one that left before would take the others with it.
+            on_primary(functools.partial(self._seal, self.directory / kind / str(step)))
         self._unsealed = []
 
     def close(self) -> None:
@@ -89,24 +95,26 @@ class Checkpoints:
         names = (p.name for p in folder.iterdir() if (p / MANIFEST).is_file())
         return sorted(int(name) for name in names if name.isdigit())
 
-    def restore_latest(self, like: Any) -> tuple[int, Any] | None:
+    def restore_latest(self, like: Any, runs: Any = slice(None)) -> tuple[int, Any] | None:
         """(step, state) of the newest step that is whole, or None if none was ever sealed.
 
         Args:
-          like: the state's structure, shapes and dtypes.
+          like: the state's structure, shapes and dtypes, of all runs.
+          runs: rows to read, in their order; of several processes each asks for its own.
 
         Raises:
           UserError: there are steps, and all of them are damaged or of another model.
         """
         problems = []
-        for step in reversed(self.steps()):
+        for step in on_primary(lambda: self.steps()[::-1]):
             folder = self.directory / "state" / str(step)
             try:
-                verify(folder)
-                state = self._restore(folder, like)
+                on_primary(functools.partial(verify, folder))
+                state = on_all(functools.partial(self._restore, folder, like, runs))
             except UserError as problem:
                 problems.append(str(problem))
-                print(f"skipping checkpoint {problem}", flush=True)
+                if is_primary():
+                    print(f"skipping checkpoint {problem}", flush=True)
             else:
                 return step, state
         if problems:
@@ -135,25 +143,32 @@ class Checkpoints:
         if folder not in self._verified:
             verify(folder)
             self._verified.add(folder)
-        return self._restore(folder, like, run)
+        return self._restore(folder, like, slice(None) if run is None else run)
 
     def _save(self, kind: str, step: int, tree: Any) -> None:
         self.wait()
         folder = self.directory / kind / str(step)
         with contextlib.suppress(UserError):
-            verify(folder)
+            on_primary(functools.partial(verify, folder))
             return  # saved before, and whole
-        if folder.exists():  # a save that was cut off, or damaged since
-            shutil.rmtree(folder, ignore_errors=True)
+        if on_primary(folder.exists):  # a save that was cut off, or damaged since
+            if is_primary():
+                shutil.rmtree(folder, ignore_errors=True)
             if kind in self._managers:
                 self._managers.pop(kind).close()
+            barrier("removed")
         manager = self._manager(kind)
         tree = _without_keys(tree)
         save_args = jax.tree.map(_per_run_chunks, tree)
         manager.save(step, args=ocp.args.PyTreeSave(tree, save_args=save_args), force=True)
         self._unsealed.append((kind, step))
 
-    def _manager(self, kind: str) -> ocp.CheckpointManager:
+    def _seal(self, folder: pathlib.Path) -> None:
+        if folder.is_dir():
+            _trim(folder, self._num_runs)
+            write_manifest(folder)
+
+    def _manager(self, kind: str) -> _Manager:
         if kind not in self._managers:
             folder = self.directory / kind
             folder.mkdir(parents=True, exist_ok=True)
@@ -162,26 +177,29 @@ class Checkpoints:
                 todelete_subdir="trash",
                 enable_async_checkpointing=True,
             )
-            self._managers[kind] = ocp.CheckpointManager(folder, options=options)
+            self._managers[kind] = _Manager(folder, options=options)
         return self._managers[kind]
 
-    def _restore(self, folder: pathlib.Path, like: Any, run: int | None = None) -> Any:
+    def _restore(self, folder: pathlib.Path, like: Any, runs: Any) -> Any:
         plain = jax.eval_shape(_without_keys, like)
         try:
             handler = ocp.PyTreeCheckpointHandler()
             _check_shapes(folder, handler.metadata(folder / _ITEM).tree, plain)
-            if run is not None:
-                return _read_run(folder / _ITEM, plain, run)
-            args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), plain)
-            restored = handler.restore(
-                folder / _ITEM, args=ocp.args.PyTreeRestore(item=plain, restore_args=args)
-            )
+            restored = _read_runs(folder / _ITEM, plain, runs)
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise whatever they meet
             reason = str(error).split("\n")[0][:120]
             raise UserError(f"{folder}: cannot be read ({reason})") from error
         return jax.tree.map(_with_key, like, restored)
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves preemption to the loop."""
+
+    def reached_preemption(self, step: int) -> bool:
+        # Processes agree to stop at the call with a certain number: others' calls would confuse it.
+        return False
 
 
 def log_spaced_steps(num_steps: int, per_decade: int, multiple_of: int) -> list[int]:
@@ -249,22 +267,38 @@ def _with_key(like: Any, leaf: Any) -> Any:
     return jax.random.wrap_key_data(leaf) if _is_key(like) else leaf
 
 
-def _read_run(folder: pathlib.Path, like: Any, run: int) -> Any:
-    """Slices of one run, read chunk by chunk."""
+def _open(folder: pathlib.Path, path: Any, *, write: bool = False) -> ts.TensorStore:
+    """A leaf of a step, as Orbax has stored it."""
+    spec = {
+        "driver": "zarr",
+        "kvstore": {
+            "driver": "ocdbt",
+            "base": {"driver": "file", "path": f"{folder}/"},
+            "path": _dotted(path) + "/",
+        },
+    }
+    return ts.open(spec, read=True, write=write).result()
 
-    def read(path: Any) -> Any:
-        spec = {
-            "driver": "zarr",
-            "kvstore": {
-                "driver": "ocdbt",
-                "base": {"driver": "file", "path": f"{folder}/"},
-                "path": _dotted(path) + "/",
-            },
-        }
-        return ts.open(spec, read=True).result()[run].read()
 
-    futures = jax.tree_util.tree_map_with_path(lambda path, _: read(path), like)
+def _read_runs(folder: pathlib.Path, like: Any, runs: Any) -> Any:
+    """Rows of each leaf, or one run's slice, read chunk by chunk."""
+    futures = jax.tree_util.tree_map_with_path(
+        lambda path, _: _open(folder, path)[runs].read(), like
+    )
     return jax.tree.map(lambda future: future.result(), futures)
+
+
+def _trim(folder: pathlib.Path, num_runs: int | None) -> None:
+    """Takes rows beyond `num_runs` out of a step: no array of R rows lies evenly on any mesh, so
+    that hosts can only write the padded ones."""
+    if num_runs is None:
+        return
+    stored = ocp.PyTreeCheckpointHandler().metadata(folder / _ITEM).tree
+    for path, leaf in jax.tree_util.tree_leaves_with_path(stored):
+        if leaf.shape[0] > num_runs:
+            rows = [num_runs, *[None] * (len(leaf.shape) - 1)]
+            array = _open(folder / _ITEM, path, write=True)
+            array.resize(exclusive_max=rows, shrink_only=True).result()
 
 
 def _dotted(path: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 
 from grokjax.errors import UserError
@@ -18,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 where a comparison fails; 2 after one line about bad input; 75 after an interruption
       that the same command resumes.
     """
+    from grokjax.distributed import are_several, leave_the_others
+
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args, overrides = _parse(arguments)
@@ -27,21 +30,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("grokjax: stopped", file=sys.stderr)
+        leave_the_others(130)
         return 130
     except _interrupted() as stop:
         from grokjax.interrupt import EXIT_CODE
 
         print(f"grokjax: {stop}", file=sys.stderr)
         return EXIT_CODE
+    except Exception:
+        if are_several():
+            traceback.print_exc()
+            leave_the_others(1)
+        raise
     return code or 0
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import figures, loop, summary
+    from grokjax.distributed import is_primary, use_flags
     from grokjax.experiment import load_experiment
 
     _require_workdir(args.workdir)
+    use_flags(args.coordinator, args.num_processes, args.process_id)
     results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+    if not is_primary():
+        return
     picture = figures.curves_figure(results)
     summaries = summary.summarize(results.runs, results.curves)
     print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
@@ -50,28 +63,60 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.devices import setup_devices
-    from grokjax.experiment import read_experiment
-    from grokjax.sweeps import SweepFailed, run_sweep
+    from grokjax.interrupt import leaving_at_once
 
-    setup_devices()
-    config, rows = read_experiment(args.config, overrides)
-    try:
-        found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run)
-    except SweepFailed as failed:
-        print(f"grokjax: {failed}", file=sys.stderr)
-        return 1
-    if found is not None:
-        print(f"\n{len(found.runs)} runs: {found.workdir / 'runs.csv'}; grokjax report draws them")
+    _require_workdir(args.workdir)
+    with leaving_at_once():
+        from grokjax.distributed import use_flags
+        from grokjax.sweeps import SweepFailed
+
+        use_flags(args.coordinator, args.num_processes, args.process_id)
+        try:
+            if args.population is None:
+                _run_sweep(args, overrides)
+            else:
+                _train_population(args, overrides)
+        except SweepFailed as failed:
+            print(f"grokjax: {failed}", file=sys.stderr)
+            return 1
     return 0
 
 
+def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.devices import setup_devices
+    from grokjax.distributed import is_primary, join_processes
+    from grokjax.experiment import read_experiment
+    from grokjax.sweeps import run_sweep
+
+    setup_devices()
+    join_processes()
+    if args.config is None:
+        raise UserError("--config: missing; give an experiment file, or --population=NAME")
+    config, rows = read_experiment(args.config, overrides)
+    found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run, plan_only=args.plan_only)
+    if found is not None and is_primary():
+        print(f"\n{len(found.runs)} runs: {found.workdir / 'runs.csv'}; grokjax report draws them")
+
+
+def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.sweeps import train_population
+
+    if args.config is not None or overrides:
+        given = "--config" if args.config is not None else overrides[0]
+        raise UserError(f"{given}: a population's settings are the plan's; leave it out")
+    train_population(args.workdir, args.population, args.devices)
+
+
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.distributed import is_primary, use_flags
     from grokjax.report import transfer_page, write_report
     from grokjax.transfer import transfer as run_transfer
 
     _require_workdir(args.workdir)
+    use_flags(args.coordinator, args.num_processes, args.process_id)
     results = run_transfer(args.config, overrides, args.source, args.workdir)
+    if not is_primary():
+        return
     transfer_page.measure_halves(results)
     print(f"report: {write_report(results)}")
 
@@ -197,14 +242,30 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
         return added
 
+    def several(added: argparse.ArgumentParser) -> None:
+        group = added.add_argument_group("several processes, where the environment does not tell")
+        group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+        group.add_argument("--num-processes", type=int, metavar="N", help="that take part")
+        group.add_argument("--process-id", type=int, metavar="I", help="of this one, 0 to N - 1")
+
     added = command("train", train, "train a population; again: resume or extend it", True)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
-    added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added", True)
+    several(added)
+    added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added")
+    added.set_defaults(takes_settings=True)
+    added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all its populations")
     added.add_argument("--dry-run", action="store_true", help="only print the plan")
+    added.add_argument("--plan-only", action="store_true", help="only print and write the plan")
+    added.add_argument("--population", metavar="NAME", help="train this one of the plan alone")
+    added.add_argument(
+        "--devices", default="", metavar="PLATFORM:N", help="with --population: that it must find"
+    )
+    several(added)
     added = command("transfer", transfer, "finetune trained runs on new facts", True)
     added.add_argument("--from", dest="source", required=True, metavar="DIR", help="a workdir")
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
+    several(added)
     added = command("report", report, "one page: what came when, at what cost, how certain")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--out", metavar="DIR", help="default: the workdir")
@@ -212,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
     added.set_defaults(takes_settings=True)
     added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
+    several(added)
     added = command("data", data, "write a config's dataset in the authors' JSON format", True)
     added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     added = command("import-official", import_official, "a model of the official code as a workdir")

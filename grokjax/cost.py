@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from grokjax.model import DECODER, ModelConfig, num_parameters
+from grokjax.text import duration
 
 
 def forward_flops(config: ModelConfig, *, cycles: int | None = None, head: bool = True) -> int:
@@ -83,7 +84,7 @@ def estimate(
       num_runs: R.
       num_examples: training examples that each run still has to see.
       compiled: the compiled training program.
-      devices: that it runs on.
+      devices: that it runs on, of this process; other processes have as many.
     """
     on_cpu = devices[0].platform == "cpu"
     share = len(devices) if on_cpu else 1
@@ -102,7 +103,7 @@ def estimate(
         bytes_needed=needed,
         bytes_available=available_bytes(devices[0]),
         total_flops=float(train_flops(config)) * num_examples * num_runs,
-        flops_per_second=matmul_ceiling(config.dtype, devices),
+        flops_per_second=jax.process_count() * matmul_ceiling(config.dtype, devices),
     )
 
 
@@ -126,15 +127,6 @@ def peak_bytes(device: Any) -> int:
     if device.platform == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return int((device.memory_stats() or {}).get("peak_bytes_in_use", 0))
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h` or `2.1 days`."""
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            digits = 1 if name == "h" else 0
-            return f"{seconds / unit:.{digits}f} {name}"
-    return f"{seconds / 86_400:,.1f} days"
 
 
 def available_bytes(device: Any) -> int | None:

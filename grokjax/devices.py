@@ -7,6 +7,9 @@ import pathlib
 
 import jax
 
+from grokjax.distributed import processes_here
+from grokjax.errors import UserError
+
 _CACHE_ENV = "GROKJAX_CACHE"
 
 
@@ -14,8 +17,8 @@ def setup_devices(num_cpu_devices: int | None = None) -> None:
     """One virtual CPU device per core, and a compilation cache that outlives the process.
 
     Small models gain nothing from XLA's own threads; a device per core trains as many runs at
-    once. Accelerators are not affected. Does nothing once JAX has started, and leaves settings
-    alone that the user has made.
+    once. Processes that share a machine share out its cores. Accelerators are not affected. Does
+    nothing once JAX has started, and leaves settings alone that the user has made.
 
     Args:
       num_cpu_devices: instead of one per available core.
@@ -26,15 +29,42 @@ def setup_devices(num_cpu_devices: int | None = None) -> None:
             os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
         chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in flags
         if num_cpu_devices or not chosen:
-            cores = num_cpu_devices or len(os.sched_getaffinity(0))
-            jax.config.update("jax_num_cpu_devices", cores)
+            jax.config.update("jax_num_cpu_devices", num_cpu_devices or _own_cores())
     _setup_cache()
+
+
+def require_devices(wanted: str) -> None:
+    """Refuses to train on other devices than the job was given.
+
+    Args:
+      wanted: `PLATFORM:COUNT`, as JAX names and counts them over all processes; empty: any.
+
+    Raises:
+      UserError: JAX sees others; without a plugin for its accelerator it would take the CPU.
+    """
+    if not wanted:
+        return
+    setup_devices()
+    found = f"{jax.default_backend()}:{jax.device_count()}"
+    if found != wanted:
+        raise UserError(
+            f"devices: the job is to train on {wanted}, JAX sees {found}; check what the job"
+            " asks for, and that grokjax is installed with its cuda or tpu extra"
+        )
 
 
 def setup_precision(dtype: str) -> None:
     """Lets JAX keep doubles, for the rest of the process, if that is the compute dtype."""
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
+
+
+def _own_cores() -> int:
+    """Cores that this process may use; those that it was not bound to, it shares."""
+    cores = len(os.sched_getaffinity(0))
+    if cores < (os.cpu_count() or cores):
+        return cores
+    return max(cores // processes_here(), 1)
 
 
 def _started() -> bool:

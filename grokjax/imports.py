@@ -289,7 +289,7 @@ def _write_workdir(
         write_runs(scratch, table)
         CurveWriter(scratch).append(rows)
         with Checkpoints(scratch / "checkpoints") as saved:
-            saved.save_analysis(step, weights(population, state))
+            saved.save_analysis(step, weights(state))
     return load(path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from grokjax.cost import Estimate, estimate, peak_bytes
 from grokjax.curves import CURVES, CurveWriter, read_table, write_runs
 from grokjax.dataset import Dataset
 from grokjax.devices import setup_devices, setup_precision
+from grokjax.distributed import barrier, is_primary, join_processes, on_all, on_primary
 from grokjax.errors import UserError
 from grokjax.experiment import validate
 from grokjax.folder import load_datasets
@@ -34,15 +35,22 @@ from grokjax.workdir import open_workdir, write_config
 _ENDED = (STATUS_NAMES[DIVERGED], STATUS_NAMES[STOPPED])
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Results:
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Results:
     """Trains every run of `config` in one program; the workdir holds whatever comes of it.
 
     The same call again resumes where the last one stopped, or finds that nothing is left to do; a
-    larger `train.num_steps` extends.
+    larger `train.num_steps` extends. Several processes, if the environment tells of them, share
+    the runs.
 
     Args:
       config: from `grokjax.load_experiment`, or an experiment file's `get_config`.
       workdir: a folder of its own; made if need be.
+      on_step: called with the step that is reached, after every chunk.
 
     Returns:
       What `grokjax.load(workdir)` gives.
@@ -52,32 +60,35 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
       Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
     """
     setup_devices()
+    join_processes()
     validate(config)
     setup_precision(config.model.dtype)
-    path = open_workdir(workdir, config)
+    path = on_all(lambda: open_workdir(workdir, config))
     runs = expand(config)
-    datasets = load_datasets(runs)
+    datasets = on_all(lambda: load_datasets(runs))
     population = Population(config, runs, datasets)
     num_steps, eval_every = config.train.num_steps, config.train.eval_every
 
     with (
         Interrupt() as interrupt,
-        Checkpoints(path / "checkpoints", keep=config.checkpoint.keep) as saved,
+        Checkpoints(path / "checkpoints", keep=config.checkpoint.keep, num_runs=len(runs)) as saved,
     ):
         step, state = restore_or_start(saved, population, runs)
+        on_step(step)
         progress = Progress(len(runs), step, num_steps)
         if step == 0:
-            refuse_lost_checkpoints(path, config)
-        elif np.all(np.asarray(state.status) != RUNNING):
+            on_primary(lambda: refuse_lost_checkpoints(path, config))
+        elif np.all(np.asarray(population.for_all(state.status)) != RUNNING):
             progress.say(f"{path}: all runs have ended by step {step:,}; nothing is left to do")
             return load(path)
         if step >= num_steps:
             progress.say(f"{path}: done at step {step:,}; a larger train.num_steps extends it")
             return load(path)
-        needs = check_memory(config, population, state, num_steps - step)
+        needs = on_all(lambda: check_memory(config, population, state, num_steps - step))
         progress.say(describe(datasets))
         progress.say(f"{path}: resuming at step {step:,}" if step else str(needs))
-        write_config(path, config, datasets[0].vocabulary.size)
+        if is_primary():
+            write_config(path, config, datasets[0].vocabulary.size)
         log = Log(config, runs, datasets, population, path, step)
         analysis_steps = log_spaced_steps(
             num_steps, config.checkpoint.analysis_steps_per_decade, eval_every
@@ -87,8 +98,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
             stopping.note(log.rows_before())
         if step == 0:
             log.expect(0, population.evaluate(state), None)
-            saved.save_analysis(0, weights(population, state))
-        while step < num_steps and not interrupt.requested and not log.all_ended():
+            saved.save_analysis(0, weights(state))
+        is_last = False
+        while not is_last:
             if log.stop(step, ended := stopping.ended(step)):
                 state = population.stop(state, ended)
             end = min(step - step % config.train.chunk_steps + config.train.chunk_steps, num_steps)
@@ -100,17 +112,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> Result
                 log.expect(step, population.evaluate(state), metrics)
             # Whatever is saved must leave the device before the next chunk consumes it.
             if step in analysis_steps:
-                saved.save_analysis(step, weights(population, state))
-            is_last = step == num_steps or interrupt.requested or log.all_ended()
+                saved.save_analysis(step, weights(state))
+            interrupted = interrupt.reached()
+            is_last = step == num_steps or interrupted or log.all_ended()
             if step % config.checkpoint.every == 0 or is_last:
                 if newer := log.fetch():
                     stopping.note(newer)
                     rows = newer
                 log.flush()
-                saved.save(step, population.real_runs(state))
+                saved.save(step, state)
+            on_step(step)
             progress.update(step, log.headline(rows) if rows else None, last=is_last)
         log.close(step, finished=step == num_steps)
-    if step < num_steps and interrupt.requested:
+    barrier("written")
+    if step < num_steps and interrupted:
         raise Interrupted(f"{path}: saved at step {step:,}; the same command goes on from there")
     return load(path)
 
@@ -136,10 +151,10 @@ def restore_or_start(
     saved: Checkpoints, population: Population, runs: Sequence[ConfigDict]
 ) -> tuple[int, RunState]:
     """The newest whole checkpoint, or the state before the first step."""
-    restored = saved.restore_latest(population.abstract_state())
+    restored = saved.restore_latest(population.abstract_state(), population.own_runs)
     if restored is None:
         return 0, starting_state(population, runs)
-    return restored[0], population.place(restored[1])
+    return restored[0], population.place_own(restored[1])
 
 
 def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
@@ -158,10 +173,9 @@ def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
         )
 
 
-def weights(population: Population, state: RunState) -> dict[str, Any]:
+def weights(state: RunState) -> dict[str, Any]:
     """What the analysis reads of a state."""
-    kept = {name: getattr(state, name) for name in ("params", "ema_params", "buffers")}
-    return population.real_runs(kept)
+    return {name: getattr(state, name) for name in ("params", "ema_params", "buffers")}
 
 
 def check_memory(
@@ -174,7 +188,7 @@ def check_memory(
         population.num_runs,
         num_steps * config.train.batch_size,
         program,
-        list(population.mesh.devices.flat),
+        list(population.mesh.local_devices),
     )
     if needs.bytes_available and needs.bytes_needed > needs.bytes_available:
         raise UserError(
@@ -185,43 +199,48 @@ def check_memory(
 
 
 class Log:
-    """Curves, TensorBoard, run table and timing of one process's share of the training."""
+    """Curves, TensorBoard, run table and timing of one session. All processes of it know the rows;
+    the first one writes them."""
 
     def __init__(self, config, runs, datasets, population: Population, workdir, start_step: int):
         self._population, self._workdir = population, workdir
         self._table = run_table(config, runs, datasets)
-        write_runs(workdir, self._table)
-        self._curves = CurveWriter(workdir, start_step)
-        names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
-        hparams = [{n: row[n] for n in names} for row in self._table]
-        self._board = TensorBoardWriters(workdir / "tensorboard", self._table, hparams, start_step)
+        self._writes = is_primary()
+        if self._writes:
+            write_runs(workdir, self._table)
+            self._curves = CurveWriter(workdir, start_step)
+            names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
+            hparams = [{n: row[n] for n in names} for row in self._table]
+            folder = workdir / "tensorboard"
+            self._board = TensorBoardWriters(folder, self._table, hparams, start_step)
+        barrier("tables")
         self._start_step, self._start = start_step, time.perf_counter()
         self._pending: tuple | None = None
         self._stopped: dict[int, int] = {}  # at which step, by run
 
     def expect(self, step: int, measured: dict, metrics: Any) -> None:
         """Notes an evaluation that the devices are still busy with."""
-        self._pending = (step, measured, metrics)
+        loss = None if metrics is None else self._population.for_all(metrics.loss)
+        self._pending = (step, measured, loss)
 
     def fetch(self) -> list[dict]:
         """Waits for the noted evaluation and writes it down; its rows, or none."""
         if self._pending is None:
             return []
-        step, measured, metrics = self._pending
+        step, measured, loss = self._pending
         stages = self._population.evaluate_config.model.evaluation_stages
-        loss = None if metrics is None else metrics.loss
         rows = curve_rows(self._table, stages, step, measured, loss)
         rows = [row for row in rows if step <= self._stopped.get(row["run_id"], step)]
         self._pending = None
-        if not rows:
-            return []
-        self._curves.append(rows)
-        self._board.append(rows)
+        if rows and self._writes:
+            self._curves.append(rows)
+            self._board.append(rows)
         return rows
 
     def flush(self) -> None:
         """Event files reach the disk before a checkpoint that comes after them."""
-        self._board.flush()
+        if self._writes:
+            self._board.flush()
 
     def headline(self, rows: list[dict]) -> str:
         return headline([self._table[row["run_id"]]["regime"] for row in rows], rows)
@@ -253,6 +272,8 @@ class Log:
         for run in self._table:
             if finished and run["status"] == STATUS_NAMES[RUNNING]:
                 run["status"] = STATUS_NAMES[DONE]
+        if not self._writes:
+            return
         write_runs(self._workdir, self._table)
         self._board.close()
         write_timing(

@@ -9,97 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from grokjax.cost import available_bytes, duration, matmul_ceiling, train_flops
+from grokjax.checkpoint import log_spaced_steps
+from grokjax.cost import available_bytes, matmul_ceiling, train_flops
 from grokjax.dataset import SPECIAL_TOKENS
-from grokjax.errors import UserError
 from grokjax.experiment import validate
-from grokjax.files import write_atomically
 from grokjax.folder import load_dataset
 from grokjax.model import DECODER, ModelConfig, num_parameters
+from grokjax.planfile import Plan, PlannedPopulation
 from grokjax.population import model_config
-from grokjax.progress import aligned
 from grokjax.sweep import (
     TRACED,
     Row,
     expand,
     flatten,
-    from_json,
     set_setting,
     settings_hash,
-    to_json,
 )
+from grokjax.text import aligned, duration
 
-PLAN = "plan.json"
-SCHEMA_VERSION = 1
 _MOST_RUNS = 1024  # of one population, whatever fits
 _MEMORY_SHARE = 0.7  # of what there is; the rest is for what an estimate does not see
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedPopulation:
-    """What one call of `train_and_evaluate` trains."""
-
-    name: str
-    config: ConfigDict
-    run_hashes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """All populations of a sweep, in the order in which they were planned."""
-
-    populations: tuple[PlannedPopulation, ...] = ()
-
-    @property
-    def run_hashes(self) -> set[str]:
-        return {h for population in self.populations for h in population.run_hashes}
-
-
-def read_plan(workdir: str | os.PathLike) -> Plan:
-    """The plan of a sweep's workdir; an empty one if there is none.
-
-    Raises:
-      UserError: `plan.json` is damaged, or of another version.
-    """
-    path = pathlib.Path(workdir) / PLAN
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        return Plan()
-    except (OSError, ValueError, RecursionError):
-        raise UserError(f"{path}: damaged; restore it, or sweep in a new workdir") from None
-    if not isinstance(content, Mapping) or content.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: not a plan of this version; sweep in a new workdir")
-    try:
-        return Plan(
-            tuple(
-                PlannedPopulation(str(p["name"]), from_json(p["config"]), tuple(p["run_hashes"]))
-                for p in content["populations"]
-            )
-        )
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: damaged; restore it, or sweep in a new workdir") from None
-
-
-def write_plan(workdir: pathlib.Path, plan: Plan) -> None:
-    """Replaces `plan.json` in one step."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "populations": [
-            {"name": p.name, "config": to_json(p.config), "run_hashes": list(p.run_hashes)}
-            for p in plan.populations
-        ],
-    }
-    write_atomically(workdir / PLAN, json.dumps(content, indent=1) + "\n")
 
 
 def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]]) -> Plan:
@@ -140,7 +75,8 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
             own.runs = tuple(traced for _, traced, _ in chunk)
             validate(own)
             name = f"{len(populations):03d}"
-            populations.append(PlannedPopulation(name, own, tuple(h for _, _, h in chunk)))
+            hashes = tuple(h for _, _, h in chunk)
+            populations.append(PlannedPopulation(name, own, hashes, checkpoint_bytes(own)))
     return Plan(tuple(populations))
 
 
@@ -149,7 +85,7 @@ def _longer(population: PlannedPopulation, num_steps: int, asked: set[str]) -> P
         return population
     config = ConfigDict(population.config.to_dict())
     config.train.num_steps = num_steps
-    return dataclasses.replace(population, config=config)
+    return dataclasses.replace(population, config=config, checkpoint_bytes=checkpoint_bytes(config))
 
 
 def planned_model(config: ConfigDict) -> ModelConfig:
@@ -180,12 +116,27 @@ def run_bytes(config: ConfigDict) -> int:
     return int(state + table + 4 * states)
 
 
+def checkpoint_bytes(config: ConfigDict) -> int:
+    """An estimate of the disk that a population's checkpoints take by its end.
+
+    Full states (weights, average, moments) to keep and the one being written; weights and average
+    of every analysis step.
+    """
+    c = config.checkpoint
+    copies = 4 + any(row.get("optimizer.grokfast_lambda", 0) for row in config.runs)
+    steps = log_spaced_steps(
+        config.train.num_steps, c.analysis_steps_per_decade, config.train.eval_every
+    )
+    num_copies = copies * (c.keep + 1) + 2 * len(steps)
+    return 4 * num_parameters(planned_model(config)) * max(len(config.runs), 1) * num_copies
+
+
 def suggest_runs(config: ConfigDict) -> int:
     """Runs of one population that fit this machine's memory, all devices together."""
-    devices = jax.devices()
-    available = available_bytes(devices[0]) or 2**34
-    if devices[0].platform != "cpu":  # there each device has its own
-        available *= len(devices)
+    device = jax.local_devices()[0]
+    available = available_bytes(device) or 2**34
+    if device.platform != "cpu":  # there each device has its own
+        available *= jax.device_count()
     return int(min(max(_MEMORY_SHARE * available // run_bytes(config), 1), _MOST_RUNS))
 
 
@@ -196,10 +147,9 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
       plan: the plan.
       states: by population, what has become of it.
     """
-    header = ("population", "runs", "state", "steps", "memory", "FLOP", "at least", "differs in")
-    rate = matmul_ceiling(
-        plan.populations[0].config.model.dtype if plan.populations else "float32", jax.devices()
-    )
+    header = ("population", "runs", "state", "steps", "memory", "disk", "FLOP", "at least")
+    dtype = plan.populations[0].config.model.dtype if plan.populations else "float32"
+    rate = jax.process_count() * matmul_ceiling(dtype, jax.local_devices())
     rows, total = [], 0.0
     statics = [_static_settings(p.config) for p in plan.populations]
     varied = {n for s in statics for n in s if len({str(t.get(n)) for t in statics}) > 1}
@@ -216,12 +166,13 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
                 states[population.name],
                 f"{c.train.num_steps:,}",
                 f"{n * run_bytes(c) / 2**30:.2f} GiB",
+                f"{population.checkpoint_bytes / 2**30:.2f} GiB",
                 f"{flops:.1e}",
                 "-" if done else duration(flops / rate),
                 differs or "-",
             )
         )
-    lines = aligned([header, *rows])
+    lines = aligned([(*header, "differs in"), *rows])
     num_runs = sum(len(p.run_hashes) for p in plan.populations)
     lines.append(
         f"{len(rows)} populations, {num_runs} runs; {total:.1e} FLOP left: at least"

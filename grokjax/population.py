@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from grokjax.dataset import Dataset, Probes, QueryTable, stack_datasets
+from grokjax.distributed import are_several
 from grokjax.errors import UserError
 from grokjax.evaluate import EvaluateConfig, evaluate
 from grokjax.model import ModelConfig
@@ -42,20 +44,40 @@ _COMPACT_BELOW = 0.75  # of the places in the program: fewer is worth compiling 
 def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mesh:
     """The mesh ("run", "batch") that fits `num_runs` with the fewest idle places.
 
+    Rows follow the order of the processes, shared out evenly: each process holds neighbouring runs,
+    whole ones unless `batch_devices` is more than it has.
+
     Args:
       num_runs: R.
       batch_devices: devices that share one run's batch.
-      devices: to use; all visible ones when None.
+      devices: to use; all visible ones, of all processes, when None.
 
     Raises:
-      UserError: there are fewer devices than a batch is to be split over.
+      UserError: a batch is to be split over more devices than there are, or a process has no work.
     """
     devices = jax.devices() if devices is None else devices
     if batch_devices > len(devices):
         raise UserError(f"train.batch_devices: {batch_devices}, of {len(devices)} devices here")
-    rows = max(len(devices) // batch_devices, 1)
-    rows = -(-num_runs // -(-num_runs // rows))
-    grid = np.array(devices[: rows * batch_devices]).reshape(rows, batch_devices)
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    groups = [list(own) for _, own in itertools.groupby(devices, lambda d: d.process_index)]
+    num_processes = len(groups)
+    if batch_devices > min(map(len, groups)):
+        groups = [devices]
+    by_turns = sorted(
+        (place, owner)
+        for owner, own in enumerate(groups)
+        for place in range(len(own) // batch_devices)
+    )
+    rows = -(-num_runs // -(-num_runs // len(by_turns)))
+    chosen = sorted((owner, place) for place, owner in by_turns[:rows])
+    grid = np.array(
+        [groups[owner][place * batch_devices :][:batch_devices] for owner, place in chosen]
+    )
+    if len({device.process_index for device in grid.flat}) < num_processes:
+        raise UserError(
+            f"{num_processes} processes are too many for {num_runs} runs on {batch_devices} devices"
+            " each: start fewer, or split batches over more devices with train.batch_devices"
+        )
     return Mesh(grid, ("run", "batch"), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -115,15 +137,41 @@ def make_evaluate(
 
 def pad_runs(tree: Any, mesh: Mesh) -> Any:
     """Repeats the last run until the runs divide over the mesh."""
-    missing = -jax.tree.leaves(tree)[0].shape[0] % mesh.shape["run"]
-    if not missing:
-        return tree
-    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)]), tree)
+    rows = padded_rows(jax.tree.leaves(tree)[0].shape[0], mesh)
+    return jax.tree.map(lambda x: x if len(x) == len(rows) else x[rows], tree)
+
+
+def padded_rows(num_runs: int, mesh: Mesh) -> np.ndarray:
+    """Which run is in each row of a padded array: 0 to R - 1, and the last one again."""
+    per_place = -(-num_runs // mesh.shape["run"])
+    return np.minimum(np.arange(per_place * mesh.shape["run"]), num_runs - 1)
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
-    """Puts stacked arrays on the mesh, padded to it, whole runs to each device."""
-    return jax.device_put(pad_runs(tree, mesh), NamedSharding(mesh, BY_RUN))
+    """Puts stacked arrays on the mesh, padded to it, whole runs to each device.
+
+    Of several processes each has the arrays of all runs, and puts the rows that its devices hold.
+    """
+    padded = pad_runs(tree, mesh)
+    return _place_rows(padded, mesh, jax.tree.leaves(padded)[0].shape[0], first=0)
+
+
+def _place_rows(tree: Any, mesh: Mesh, size: int, first: int) -> Any:
+    """Arrays of `size` rows, of which `tree` has those from `first` on that are needed here."""
+    sharding = NamedSharding(mesh, BY_RUN)
+
+    def put(x: Any) -> Array:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+        own = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
+
+        def rows(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            return own[start - first : stop - first]
+
+        return jax.make_array_from_callback((size, *own.shape[1:]), sharding, rows)
+
+    return jax.tree.map(put, tree)
 
 
 class Population:
@@ -171,6 +219,11 @@ class Population:
         self.hyper, self.tables, self.probes, self._seeds = place(
             (hyperparameters(runs, model.param_dtype), tables, probes, seeds), self.mesh
         )
+        self._rows = padded_rows(self.num_runs, self.mesh)
+        # Of these the process holds neighbouring ones.
+        held = NamedSharding(self.mesh, BY_RUN).addressable_devices_indices_map(self._rows.shape)
+        own = np.concatenate([np.arange(len(self._rows))[index] for index in held.values()])
+        self._own = slice(int(own.min()), int(own.max()) + 1)
         self.compile_seconds = 0.0
         self._programs: dict[Any, Any] = {}
         self._staying: _Staying | None = None  # of runs that still train, once some have left
@@ -188,11 +241,26 @@ class Population:
     def place(self, state: Any) -> Any:
         return place(state, self.mesh)
 
+    @property
+    def own_runs(self) -> np.ndarray:
+        """The runs that this process holds, the copies that fill up the mesh included."""
+        return self._rows[self._own]
+
+    def place_own(self, state: RunState) -> RunState:
+        """A state of which each process has its `own_runs` alone."""
+        return _place_rows(state, self.mesh, len(self._rows), self._own.start)
+
     def real_runs(self, tree: Any) -> Any:
         """Without the copies that fill up the mesh."""
         return jax.tree.map(
             lambda x: x if x.shape[0] == self.num_runs else x[: self.num_runs], tree
         )
+
+    def for_all(self, tree: Any) -> Any:
+        """Small arrays with a run axis, so that every process can read them."""
+        if not are_several():
+            return tree
+        return jax.jit(_identity, out_shardings=NamedSharding(self.mesh, PartitionSpec()))(tree)
 
     def train_program(self, state: RunState, num_steps: int) -> Any:
         """Compiled: state -> (state, metrics) over `num_steps`. Consumes the state."""
@@ -209,21 +277,17 @@ class Population:
         chunk = make_train_chunk(self.train_config, self.mesh, num_steps)
         program = self._compile((num_steps, len(own.rows)), chunk, part, own.hyper, own.tables)
         part, metrics = program(part, own.hyper, own.tables)
-        size = jax.tree.leaves(state)[0].shape[0]
-        nothing = jax.tree.map(lambda x: jnp.full((size, *x.shape[1:]), jnp.nan, x.dtype), metrics)
-        metrics = jax.tree.map(lambda x, y: x.at[own.rows].set(y), nothing, metrics)
+        metrics = _among_nan(metrics, own.rows, len(self._rows), by_run)
         return _put(state, part, own.rows, by_run), metrics
 
     def stop(self, state: RunState, ended: Bool[np.ndarray, R]) -> RunState:
         """Freezes runs that have reached their end; they leave the program when enough have."""
-        size = jax.tree.leaves(state)[0].shape[0]
-        # A mesh is filled up with copies of the last run.
-        ended = np.concatenate([ended, np.repeat(ended[-1:], size - len(ended))])
+        ended = ended[self._rows]
         stopping = place(jnp.asarray(ended), self.mesh)
         status = jnp.where(stopping & (state.status == RUNNING), STOPPED, state.status)
         staying = np.flatnonzero(~ended)
         places = -(-max(len(staying), 1) // self.mesh.shape["run"]) * self.mesh.shape["run"]
-        now = size if self._staying is None else len(self._staying.rows)
+        now = len(ended) if self._staying is None else len(self._staying.rows)
         if len(staying) and places <= _COMPACT_BELOW * now:
             rows = np.concatenate([staying, np.repeat(staying[-1:], places - len(staying))])
             by_run = NamedSharding(self.mesh, BY_RUN)
@@ -232,7 +296,8 @@ class Population:
 
     def evaluate(self, state: RunState) -> dict[str, Array]:
         measure = make_evaluate(self.evaluate_config, self.mesh, self.raw_weights)
-        return self._compile("evaluate", measure, state, self.probes)(state, self.probes)
+        program = self._compile("evaluate", measure, state, self.probes)
+        return self.for_all(program(state, self.probes))
 
     def _compile(self, name: Any, function: Any, *args: Any) -> Any:
         if name not in self._programs:
@@ -262,6 +327,19 @@ def _put(tree: Any, part: Any, rows: np.ndarray, by_run: NamedSharding) -> Any:
     """Their new values in the place that they have among all."""
     whole = jax.tree.map(lambda x, y: x.at[rows].set(y), tree, part)
     return jax.lax.with_sharding_constraint(whole, by_run)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _among_nan(tree: Any, rows: np.ndarray, size: int, by_run: NamedSharding) -> Any:
+    """Their metrics in the place that they have among all."""
+    whole = jax.tree.map(
+        lambda x: jnp.full((size, *x.shape[1:]), jnp.nan, x.dtype).at[rows].set(x), tree
+    )
+    return jax.lax.with_sharding_constraint(whole, by_run)
+
+
+def _identity(tree: Any) -> Any:
+    return tree
 
 
 def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:

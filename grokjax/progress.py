@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Sequence
 
-from grokjax.cost import duration
+from grokjax.distributed import is_primary
+from grokjax.text import duration
 
 _LOG_EVERY = 10.0  # seconds between lines where the output is not a terminal
 
@@ -34,7 +36,7 @@ class Progress:
     ):
         self.num_runs, self.start_step, self.num_steps = num_runs, start_step, num_steps
         self._label, self._unit, self._per = label, unit, per
-        self.stream = stream or sys.stdout
+        self.stream = stream or (sys.stdout if is_primary() else io.StringIO())
         self.terminal = self.stream.isatty()
         self.headline = ""
         self._start = time.monotonic()
@@ -103,10 +105,3 @@ def headline(groups: Sequence[str], rows: Sequence[dict]) -> str:
             f" bridge {mean('test_inferred_ood/bridge_found')}"
         )
     return "  |  ".join(parts)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table's lines, its columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = ((cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
-    return ["  ".join(row).rstrip() for row in cells]

@@ -37,7 +37,7 @@ def starting_state(population: Population, runs: Sequence[ConfigDict]) -> RunSta
     state = dataclasses.replace(state, **start)
     if not any(run.transfer.optimizer_state == "carried" for run in runs):
         return state
-    fresh = jax.device_get(population.real_runs(state.opt_state))
+    fresh = jax.device_get(population.for_all(state.opt_state))
     carried = [
         _optimizer_state(opened[run.transfer.source], run.transfer, fresh)
         if run.transfer.optimizer_state == "carried"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from grokjax.curves import usable_runs
 from grokjax.events import Interval, first_crossing, student_interval
-from grokjax.progress import aligned
+from grokjax.text import aligned
 
 MEMORISED_AT = 0.95  # training accuracy
 ANSWERS_AT = 0.90  # OOD accuracy at the end that the verdict asks for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -14,30 +15,39 @@ from ml_collections import ConfigDict
 
 from grokjax import results
 from grokjax.curves import CURVES, RUNS, read_table
+from grokjax.devices import require_devices, setup_devices
+from grokjax.distributed import are_several, barrier, is_primary, join_processes, on_all, on_primary
 from grokjax.errors import UserError
 from grokjax.files import replacing, write_atomically
+from grokjax.heartbeat import Heartbeat, require_free
 from grokjax.interrupt import Interrupted
 from grokjax.loop import train_and_evaluate
-from grokjax.plan import (
+from grokjax.plan import describe_plan, extend_plan
+from grokjax.planfile import (
+    ERROR,
+    FINISHED,
+    PENDING,
     PLAN,
     Plan,
     PlannedPopulation,
-    describe_plan,
-    extend_plan,
+    population_folder,
+    population_state,
     read_plan,
+    require_plan,
     write_plan,
 )
 from grokjax.results import Results
 from grokjax.sweep import expand, flatten
 
-POPULATIONS = "populations"
 ALL_CURVES = "curves.parquet"
-ERROR = "error.txt"
-PENDING, PARTIAL, FAILED, FINISHED = "pending", "partial", "failed", "done"
 
 
 class SweepFailed(Exception):
     """Some populations failed; the others are done. The same call tries them again."""
+
+
+class PopulationFailed(Exception):
+    """One of them, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +83,7 @@ def run_sweep(
     workdir: str | os.PathLike,
     *,
     dry_run: bool = False,
+    plan_only: bool = False,
 ) -> SweepResults | None:
     """Plans what is new and trains what is not done, population by population.
 
@@ -83,6 +94,7 @@ def run_sweep(
       rows: {setting: value} each, from an experiment's `sweep(add)`.
       workdir: of the whole sweep; holds `plan.json`, `populations/`, `runs.csv`, `curves.parquet`.
       dry_run: only print the plan; nothing is written.
+      plan_only: only print and write it.
 
     Raises:
       UserError: rows that cannot be planned, or a workdir that is something else.
@@ -94,36 +106,35 @@ def run_sweep(
         raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
     if (path / "config.json").exists():
         raise UserError(f"workdir {path}: holds one population; give a sweep a folder of its own")
-    plan = extend_plan(read_plan(path), config, rows)
-    states = {p.name: population_state(path, p) for p in plan.populations}
-    print(describe_plan(plan, states), flush=True)
+    plan = on_all(lambda: extend_plan(read_plan(path), config, rows))
+    states = on_primary(lambda: {p.name: population_state(path, p) for p in plan.populations})
+    if is_primary():
+        print(describe_plan(plan, states), flush=True)
     if dry_run:
         return None
-    write_plan(path, plan)
+    if is_primary():
+        write_plan(path, plan)
+    barrier("planned")
+    if plan_only:
+        return None
+    if not is_primary():  # memory suggests sizes, and each host has its own
+        plan = read_plan(path)
     failures = []
     for population in plan.populations:
         if states[population.name] == FINISHED:
             continue
-        folder = population_folder(path, population.name)
-        print(
-            f"\npopulation {population.name} of {len(plan.populations)}:"
-            f" {len(population.run_hashes)} runs",
-            flush=True,
-        )
         try:
-            train_and_evaluate(population.config, folder)
-        except (Interrupted, KeyboardInterrupt):
+            _require_free(path, population.name)
+        except UserError as busy:
+            if is_primary():
+                print(f"left alone: {busy}", flush=True)
+            continue
+        try:
+            _train(path, plan, population)
+        except PopulationFailed as failed:
+            failures.append(f"{population.name} ({failed})")
+        finally:
             write_tables(path, plan)
-            raise
-        except Exception as error:  # whatever it is, the others are still worth training
-            reason = str(error).split("\n")[0] or type(error).__name__
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / ERROR, traceback.format_exc())
-            failures.append(f"{population.name} ({reason})")
-            print(f"population {population.name} failed: {reason}", flush=True)
-        else:
-            (folder / ERROR).unlink(missing_ok=True)
-        write_tables(path, plan)
     if failures:
         raise SweepFailed(
             f"{path}: {len(failures)} of {len(plan.populations)} populations failed:"
@@ -132,26 +143,89 @@ def run_sweep(
     return SweepResults(path, plan, *write_tables(path, plan))
 
 
-def population_folder(workdir: str | os.PathLike, name: str) -> pathlib.Path:
-    return pathlib.Path(workdir) / POPULATIONS / name
+def train_population(workdir: str | os.PathLike, name: str, devices: str = "") -> None:
+    """Trains one population of a planned sweep: what one worker of many does.
+
+    It reads the plan and writes to the population's folder alone, so that workers on several
+    machines do not meet; `grokjax.load` gathers what all of them have made.
+
+    Args:
+      workdir: of the sweep; has a plan.
+      name: of the population.
+      devices: `PLATFORM:COUNT` that it must find, over all processes; empty: whatever there is.
+
+    Raises:
+      UserError: no plan, no such population, or somebody trains it; nothing has been written then.
+      SweepFailed: it could not be trained; `error.txt` in its folder says why.
+      Interrupted: after Ctrl-C or SIGTERM; the same call goes on.
+    """
+    path = pathlib.Path(workdir)
+    plan = require_plan(path)
+    population = plan.population(name)
+    folder = population_folder(path, name)
+    setup_devices()
+    try:
+        join_processes()
+    except UserError as error:
+        _note_failure(folder, f"{error}\n")
+        raise
+    if on_primary(lambda: population_state(path, population)) == FINISHED:
+        print(f"{folder}: done; nothing is left to do", flush=True)
+        return
+    _require_free(path, name)
+    try:
+        _train(path, plan, population, devices)
+    except PopulationFailed as failed:
+        raise SweepFailed(f"{path}: population {name} failed: {failed}") from None
 
 
-def population_state(workdir: pathlib.Path, population: PlannedPopulation) -> str:
-    """pending, partial, failed or done, as its folder shows."""
-    folder = population_folder(workdir, population.name)
-    if (folder / RUNS).exists():
-        runs = read_table(folder, RUNS)
-        ended = (runs.status == "done") & (runs.step >= population.config.train.num_steps)
-        if (ended | runs.status.isin(["diverged", "stopped"])).all():
-            return FINISHED
-    if (folder / ERROR).exists():
-        return FAILED
-    return PARTIAL if (folder / RUNS).exists() else PENDING
+def _require_free(path: pathlib.Path, name: str) -> None:
+    on_primary(lambda: require_free(population_folder(path, name)))
+
+
+def _note_failure(folder: pathlib.Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ERROR, text)
+
+
+def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, devices="") -> None:
+    """One population; whatever goes wrong is noted in its folder's `error.txt`.
+
+    Raises:
+      PopulationFailed: in one line, what went wrong.
+      Interrupted: on request.
+    """
+    folder = population_folder(path, population.name)
+    num_runs = len(population.run_hashes)
+    heartbeat = Heartbeat(folder, num_runs)
+    if is_primary():
+        total = len(plan.populations)
+        print(f"\npopulation {population.name} of {total}: {num_runs} runs", flush=True)
+    try:
+        require_devices(devices)
+        with heartbeat if is_primary() else contextlib.nullcontext():
+            train_and_evaluate(population.config, folder, on_step=heartbeat.update)
+    except Interrupted:
+        if is_primary():
+            heartbeat.note_saved()
+        raise
+    except Exception as error:  # whatever it is, the others are still worth training
+        reason = str(error).split("\n")[0] or type(error).__name__
+        _note_failure(folder, traceback.format_exc())
+        if are_several() and not isinstance(error, UserError):
+            raise  # of this process alone: the others wait for it
+        if is_primary():
+            print(f"population {population.name} failed: {reason}", flush=True)
+        raise PopulationFailed(reason) from error
+    if is_primary():
+        (folder / ERROR).unlink(missing_ok=True)
 
 
 def write_tables(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`runs.csv` and `curves.parquet` of the whole sweep, as far as it is; what they hold."""
     runs, curves = collect(workdir, plan)
+    if not is_primary():
+        return runs, curves
     write_atomically(workdir / RUNS, runs.to_csv(index=False, lineterminator="\n"))
     with replacing(workdir / ALL_CURVES) as scratch:
         curves.to_parquet(scratch, index=False)
@@ -200,9 +274,7 @@ def load_sweep(workdir: str | os.PathLike) -> SweepResults:
       UserError: there is no plan.
     """
     path = pathlib.Path(workdir)
-    plan = read_plan(path)
-    if not plan.populations:
-        raise UserError(f"{path / PLAN}: no such file; has a sweep been run here?")
+    plan = require_plan(path)
     return SweepResults(path, plan, *collect(path, plan))
 
 

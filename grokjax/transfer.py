@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from grokjax.devices import setup_devices
+from grokjax.distributed import is_primary, join_processes, on_primary
 from grokjax.errors import UserError
 from grokjax.events import grok_table
 from grokjax.experiment import read_experiment, validate
@@ -82,6 +84,8 @@ def transfer(
     path = pathlib.Path(workdir)
     if not str(workdir).strip() or path.absolute() == pathlib.Path(source).absolute():
         raise UserError("--workdir: give finetuning a folder of its own, --workdir=runs/NAME")
+    setup_devices()
+    join_processes()
     found = load(source)
     populations = (
         [found.population(n) for n in found.runs.population[found.runs.step > 0].unique()]
@@ -104,9 +108,11 @@ def transfer(
         tables.append(table)
     config = plan_transfer(experiment, overrides, sources)
     looked_for = pd.concat(tables, ignore_index=True)
-    print(describe_sources(config, looked_for), flush=True)
+    if is_primary():
+        print(describe_sources(config, looked_for), flush=True)
     results = train_and_evaluate(config, path)
-    write_atomically(path / SOURCES, looked_for.to_csv(index=False, lineterminator="\n"))
+    text = looked_for.to_csv(index=False, lineterminator="\n")
+    on_primary(lambda: write_atomically(path / SOURCES, text))
     return results
 
 

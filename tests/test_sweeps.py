@@ -16,7 +16,8 @@ from grokjax import plan, sweeps
 from grokjax.cli import main
 from grokjax.errors import UserError
 from grokjax.experiment import read_experiment
-from grokjax.plan import extend_plan, read_plan
+from grokjax.plan import extend_plan
+from grokjax.planfile import Plan, population_state, read_plan, write_plan
 from grokjax.sweep import expand, grid, product, seeds, settings_hash
 
 
@@ -45,7 +46,7 @@ def test_traced_settings_share_a_population_and_static_ones_do_not():
 
 
 def plan_of(*populations):
-    return plan.Plan(populations)
+    return Plan(populations)
 
 
 def test_a_population_is_cut_to_what_is_declared():
@@ -93,7 +94,7 @@ def total_memory():
 def test_a_plan_survives_its_file(tmp_path):
     config = fast(data__phi=float("inf"))
     planned = extend_plan(plan_of(), config, rows(2, (16, 32)))
-    plan.write_plan(tmp_path, planned)
+    write_plan(tmp_path, planned)
     again = read_plan(tmp_path)
     assert [p.run_hashes for p in again.populations] == [p.run_hashes for p in planned.populations]
     assert [p.config.to_dict() for p in again.populations] == [
@@ -159,17 +160,17 @@ def test_a_member_trains_as_it_would_alone(tmp_path):
 def test_a_failure_stops_nobody_else_and_is_tried_again(tmp_path, monkeypatch):
     workdir, real = tmp_path / "w", sweeps.train_and_evaluate
 
-    def broken(config, folder):
+    def broken(config, folder, **options):
         if pathlib.Path(folder).name == "000":
             raise MemoryError("no room\nat all")
-        return real(config, folder)
+        return real(config, folder, **options)
 
     monkeypatch.setattr(sweeps, "train_and_evaluate", broken)
     with pytest.raises(sweeps.SweepFailed, match=r"1 of 2 populations failed: 000 \(no room\)"):
         sweeps.run_sweep(fast(), rows(1, (16, 32)), workdir)
     found = grokjax.load(workdir)
     assert found.runs.status.tolist() == ["pending", "done"]
-    states = [sweeps.population_state(workdir, p) for p in found.plan.populations]
+    states = [population_state(workdir, p) for p in found.plan.populations]
     assert states == ["failed", "done"]
     assert "MemoryError" in (workdir / "populations" / "000" / "error.txt").read_text()
     monkeypatch.setattr(sweeps, "train_and_evaluate", real)

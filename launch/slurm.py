@@ -1,0 +1,132 @@
+"""Slurm: one array job, a task per row, `srun` in each; a row that has saved is requeued."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shlex
+import subprocess
+from collections.abc import Iterable
+
+from grokjax.errors import UserError
+from grokjax.heartbeat import SAVED, STATUS
+from grokjax.planfile import POPULATIONS
+from launch.books import books_folder, stop_file
+from launch.job import RESUMABLE, Job, job_name
+from launch.status import Queued
+
+_TIMEOUT = 60  # seconds for a client: without a controller they wait for ever
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmOptions:
+    """What `sbatch` is told beyond the job: each empty one is left to the cluster.
+
+    Attributes:
+      at_once: rows that may run at a time; 0: all.
+      extra: further options, `--constraint=a100` say.
+    """
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    time: str = ""
+    mem: str = ""
+    cpus_per_task: int = 0
+    at_once: int = 0
+    extra: tuple[str, ...] = ()
+
+
+def render(job: Job, options: SlurmOptions) -> str:
+    """The batch script."""
+    lines = [f"#SBATCH {option}" for option in _sbatch_options(job, options)]
+    container = []
+    if job.container:
+        mount = f"{job.workdir}:{job.workdir}"
+        container = [f"--container-image={job.container}", f"--container-mounts={mount}"]
+    srun = shlex.join(["srun", "--kill-on-bad-exit=1", *container, *job.worker("")])
+    status = shlex.quote(str(job.workdir / POPULATIONS)) + f'/"$population"/{STATUS}'
+    # A rank that is slow to leave is killed after KillWait: its code then hides the others' 75.
+    return f"""#!/bin/bash
+{chr(10).join(lines)}
+{job.setup}
+export GROKJAX_JOB="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+population=$(printf '%03d' "$SLURM_ARRAY_TASK_ID")
+{srun}"$population"
+code=$?
+if [ "$code" -gt 128 ] && grep -qs '"state": "{SAVED}"' {status}; then
+  code={RESUMABLE}
+fi
+if [ "$code" -eq {RESUMABLE} ] && [ ! -e {shlex.quote(str(stop_file(job.workdir)))} ]; then
+  timeout {_TIMEOUT} scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
+"""
+
+
+def submit(script: pathlib.Path) -> str:
+    """Hands a script to Slurm.
+
+    Returns:
+      The array's job id.
+    """
+    return _client("sbatch", "--parsable", str(script)).strip().split(";")[0]
+
+
+def queue(workdir: pathlib.Path) -> dict[str, Queued]:
+    """Tasks that Slurm has for a workdir's rows, by population."""
+    own = ("--me", f"--name={job_name(workdir)}")
+    listed = _client("squeue", *own, "--noheader", "--array", "--format=%F %K %T")
+    tasks = {}
+    for line in listed.splitlines():
+        array, index, state = line.split()
+        tasks[f"{int(index):03d}"] = Queued(f"{array}_{index}", state)
+    return tasks
+
+
+def stop(tasks: Iterable[Queued]) -> None:
+    """Waiting tasks are cancelled; the processes of running ones get a SIGTERM, save and leave."""
+    for task in tasks:
+        signal = ["--signal=TERM"] if task.state == "RUNNING" else []
+        _client("scancel", *signal, task.job)
+
+
+def _sbatch_options(job: Job, options: SlurmOptions) -> list[str]:
+    rows = ",".join(str(int(name)) for name in job.populations)
+    log = str(books_folder(job.workdir) / "logs").replace("%", "%%") + "/%A_%a.out"
+    values = {
+        "job-name": job.name,
+        "array": rows + (f"%{options.at_once}" if options.at_once else ""),
+        "nodes": job.nodes,
+        "ntasks-per-node": job.tasks_per_node,
+        "gpus-per-node": job.devices_per_node if job.platform == "gpu" else 0,
+        "cpus-per-task": options.cpus_per_task,
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "time": options.time,
+        "mem": options.mem,
+        # To the tasks, not to this script: they save within it and leave to be requeued.
+        "signal": "TERM@90",
+        "output": log,
+        "open-mode": "append",
+    }
+    written = [f"--{name}={shlex.quote(str(value))}" for name, value in values.items() if value]
+    for option in (*written, *options.extra):
+        if "\n" in option:
+            raise UserError(f"{option.splitlines()[0]}: has a line break; give one line")
+    return [*written, "--requeue", *options.extra]
+
+
+def _client(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]}: not found; is this a machine of a Slurm cluster?") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{command[0]}: no answer in {_TIMEOUT} s; is the controller up (scontrol ping)?"
+        ) from None
+    if done.returncode:
+        raise UserError(f"{command[0]}: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout

@@ -1,0 +1,217 @@
+"""From a command line to jobs: the plan, what of it is unfinished, preflight, rendering, books."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from grokjax.errors import UserError
+from grokjax.planfile import FAILED, PLAN, Plan, require_plan
+from launch import gke, local, slurm
+from launch.books import books_folder, forget_stop, is_locked, locked, record, records, stop_file
+from launch.job import Job, single_process
+from launch.preflight import check_devices, check_disk, check_workdir
+from launch.status import Queued, Row, survey, unfinished
+
+
+def launch(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Plans, then submits what is unfinished and nobody's; `local` trains it here.
+
+    Args:
+      args: of one of the launchers' commands.
+      overrides: `--config.SECTION.NAME=VALUE`, for the plan.
+
+    Returns:
+      The exit code.
+    """
+    workdir = args.workdir
+    if args.dry_run:
+        plan = _plan_elsewhere(args, overrides)
+        return _submit(args, plan, survey(workdir, plan, {}))
+    with locked(workdir):
+        check_workdir(workdir)
+        _plan(args, overrides, workdir)
+        plan = require_plan(workdir)
+        return _submit(args, plan, survey(workdir, plan, queued(workdir, args.launcher)))
+
+
+def retry(workdir: pathlib.Path, populations: Sequence[str]) -> int:
+    """Submits failed rows again, each with the options that it had.
+
+    Args:
+      workdir: of the sweep.
+      populations: of the failed rows; empty: all.
+    """
+    plan = require_plan(workdir)
+    with locked(workdir):
+        rows = [row for row in survey(workdir, plan, queued(workdir)) if row.state == FAILED]
+        failed = [row.population for row in rows]
+        for name in populations:
+            if plan.population(name).name not in failed:
+                raise UserError(f"population {name}: has not failed")
+        rows = [row for row in rows if not populations or row.population in populations]
+        if not rows:
+            print(f"{workdir}: nothing has failed")
+        codes = [0]
+        for options, own in _by_options(workdir, rows):
+            args = argparse.Namespace(**options, workdir=workdir, dry_run=False)
+            codes.append(_submit(args, plan, own))
+    return max(codes)
+
+
+def stop(workdir: pathlib.Path) -> None:
+    """Cancels what waits and lets what runs save and leave; nothing is started again."""
+    plan = require_plan(workdir)
+    books_folder(workdir).mkdir(exist_ok=True)
+    stop_file(workdir).touch()
+    scheduled = _queued_by(workdir)
+    slurm.stop(scheduled.get("slurm", {}).values())
+    gke.remove([task.job for task in scheduled.get("gke", {}).values()], _namespace(workdir))
+    names = {name for found in scheduled.values() for name in found}
+    if is_locked(workdir):
+        local.stop_launcher(records(workdir))
+    others = [row for row in survey(workdir, plan, {}) if row.is_taken]
+    elsewhere = local.stop(workdir, [r.population for r in others if r.population not in names])
+    asked = names | {row.population for row in others} - set(elsewhere)
+    print(f"{workdir}: {len(asked)} rows asked to stop")
+    for row in others:
+        if row.population in elsewhere:
+            print(f"population {row.population}: on another machine ({row.job}); stop it there")
+
+
+def queued(workdir: pathlib.Path, launcher: str = "") -> dict[str, Queued]:
+    """What the schedulers that this workdir knows, and `launcher`, have for its rows."""
+    found: dict[str, Queued] = {}
+    for tasks in _queued_by(workdir, launcher).values():
+        found |= tasks
+    return found
+
+
+def _queued_by(workdir: pathlib.Path, launcher: str = "") -> dict[str, dict[str, Queued]]:
+    used = {entry.get("launcher") for entry in records(workdir)} | {launcher}
+    found = {}
+    if "slurm" in used:
+        found["slurm"] = slurm.queue(workdir)
+    if "gke" in used:
+        found["gke"] = gke.queue(workdir, _namespace(workdir))
+    return found
+
+
+def _namespace(workdir: pathlib.Path) -> str:
+    own = [entry for entry in records(workdir) if entry.get("launcher") == "gke"]
+    return own[-1]["options"]["namespace"] if own else "default"
+
+
+def _by_options(workdir: pathlib.Path, rows: Sequence[Row]) -> list[tuple[dict, list[Row]]]:
+    """Rows that were last submitted together, and with which options."""
+    entries = records(workdir)
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        own = [i for i, entry in enumerate(entries) if row.population in entry["populations"]]
+        if not own:
+            raise UserError(f"population {row.population}: no launcher's yet; submit it with one")
+        groups.setdefault(own[-1], []).append(row)
+    return [(entries[i]["options"], own_rows) for i, own_rows in groups.items()]
+
+
+def _submit(args: argparse.Namespace, plan: Plan, rows: Sequence[Row]) -> int:
+    names = unfinished(rows)
+    taken = sum(row.is_taken for row in rows)
+    said = f"{args.workdir}: {len(names)} rows to submit, {taken} running or waiting"
+    print(said, file=sys.stderr if args.dry_run else sys.stdout, flush=True)
+    if not names:
+        return 0
+    job = _job(args, names)
+    populations = [plan.population(name) for name in names]
+    check_devices(job, populations)
+    text = _rendered(args, job)
+    if args.dry_run:
+        print(text, end="")
+        return 0
+    check_disk(args.workdir, populations)
+    (books_folder(args.workdir) / "logs").mkdir(parents=True, exist_ok=True)
+    forget_stop(args.workdir)
+    options = {k: v for k, v in vars(args).items() if k not in ("run", "workdir", "dry_run")}
+    entry: dict[str, Any] = {"launcher": args.launcher, "populations": names, "options": options}
+    if args.launcher == "local":
+        record(args.workdir, entry | local.identity())
+        return local.Pool(job, local.device_sets(args.workers)).run()
+    number = len(records(args.workdir))
+    ending = "sh" if args.launcher == "slurm" else "yaml"
+    script = books_folder(args.workdir) / f"{args.launcher}-{number:03d}.{ending}"
+    script.write_text(text)
+    if args.launcher == "slurm":
+        entry["job"] = slurm.submit(script)
+    else:  # a JobSet that has ended keeps its name until it is deleted
+        gke.remove([gke.jobset_name(args.workdir, name) for name in names], args.namespace)
+        entry["job"] = gke.submit(script)
+    record(args.workdir, entry | {"script": script.name})
+    print(f"submitted {', '.join(names)}: {entry['job']} ({script})")
+    return 0
+
+
+def _rendered(args: argparse.Namespace, job: Job) -> str:
+    if args.launcher == "slurm":
+        return slurm.render(job, slurm.SlurmOptions(**_pick(slurm.SlurmOptions, args)))
+    if args.launcher == "gke":
+        return gke.manifest(gke.render(job, gke.GkeOptions(**_pick(gke.GkeOptions, args))))
+    return local.describe(job, local.device_sets(args.workers))
+
+
+def _job(args: argparse.Namespace, names: Sequence[str]) -> Job:
+    options = _pick(Job, args) | {"populations": tuple(names)}
+    if args.launcher == "gke" and args.topology:
+        options["nodes"] = args.slices * gke.slice_hosts(args.topology, args.devices_per_node)
+        options["platform"] = "tpu"
+    elif args.launcher == "gke" or options.get("devices_per_node"):
+        options["platform"] = "gpu"
+    return Job(**options)
+
+
+def _pick(kind: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """The command line's part of a dataclass."""
+    values = vars(args)
+    return {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
+
+
+def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.Path) -> None:
+    """Plans in a process of its own: that needs JAX, to count memory.
+
+    Raises:
+      UserError: with what that process says.
+    """
+    if args.config is None:
+        if overrides:
+            raise UserError(f"{overrides[0]}: changes a plan; give --config=FILE with it")
+        return
+    command = [sys.executable, "-m", "grokjax", "sweep", "--plan-only", f"--config={args.config}"]
+    environment = single_process(os.environ)
+    if args.launcher != "local":  # a login node's accelerator, if any, is not the job's
+        environment["JAX_PLATFORMS"] = "cpu"
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}", *overrides],
+        env=environment,
+        stdout=2 if args.dry_run else None,  # a dry run prints the script, and nothing else
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(said[-1].removeprefix("grokjax: error: "))
+
+
+def _plan_elsewhere(args: argparse.Namespace, overrides: Sequence[str]) -> Plan:
+    """The plan that there would be."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if (args.workdir / PLAN).exists():
+            shutil.copy(args.workdir / PLAN, scratch)
+        _plan(args, overrides, pathlib.Path(scratch))
+        return require_plan(scratch if args.config else args.workdir)

@@ -1,0 +1,34 @@
+"""What a job runs: preflight on the machine it has been given, then one population."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+from grokjax.errors import UserError
+from grokjax.files import write_atomically
+from grokjax.planfile import ERROR, population_folder, require_plan
+from launch.preflight import check_disk, check_workdir
+
+
+def run(workdir: pathlib.Path, population: str, devices: str) -> None:
+    """Becomes `grokjax sweep --population`: this process is then the one that gets the signals.
+
+    Raises:
+      UserError: what preflight has found; it is also left in the row's `error.txt`.
+    """
+    check_workdir(workdir)
+    planned = require_plan(workdir).population(population)
+    try:
+        check_disk(workdir, [planned])
+    except UserError as error:
+        folder = population_folder(workdir, population)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ERROR, f"{error}\n")
+        raise
+    command = [
+        *(sys.executable, "-m", "grokjax", "sweep"),
+        *(f"--workdir={workdir}", f"--population={population}", f"--devices={devices}"),
+    ]
+    os.execv(sys.executable, command)
