@@ -128,6 +128,7 @@ def wait_until(condition, processes):
 def final_state(workdir):
     """(step, everything in the newest state), as one process reads it."""
     config = grokjax.load(workdir).config
+    config.train.batch_devices = 1
     runs = expand(config)
     population = Population(config, runs, load_datasets(runs), jax.devices()[:1])
     with Checkpoints(pathlib.Path(workdir) / "checkpoints") as saved:

@@ -197,3 +197,34 @@ def test_log_spaced_steps():
     assert np.abs(np.log10(ratios) - 0.25).max() < 0.05
     assert set(log_spaced_steps(5_000, 4, 100)) - {5_000} <= set(steps)
     assert log_spaced_steps(70, 4, 100) == [0, 70]
+
+
+def test_copies_that_fill_up_a_mesh_are_not_stored(tmp_path):
+    fewer = jax.tree.map(lambda x: jax.ShapeDtypeStruct((R - 2, *x.shape[1:]), x.dtype), LIKE)
+    with Checkpoints(tmp_path, num_runs=R - 2) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.save_analysis(1, {"params": make_state(1)["params"]})
+    checkpoints = Checkpoints(tmp_path)
+    expected = jax.tree.map(lambda x: x[: R - 2], make_state(1))
+    assert_equal(checkpoints.restore_latest(fewer)[1], expected)
+    alone = checkpoints.restore_analysis(1, {"params": fewer["params"]}, R - 3)
+    assert_equal(alone, jax.tree.map(lambda x: x[R - 3], {"params": expected["params"]}))
+
+
+def test_a_process_reads_the_rows_that_it_holds(saved):
+    rows = np.array([3, 4, 5, 5])
+    step, state = Checkpoints(saved).restore_latest(LIKE, rows)
+    assert step == 3
+    assert_equal(state, jax.tree.map(lambda x: x[rows], make_state(3)))
+
+
+def test_saving_takes_no_part_in_preemption(tmp_path, monkeypatch):
+    """Processes agree on the loop's calls by their number; Orbax would add its own."""
+
+    def asked(self, step):
+        raise AssertionError("Orbax has asked")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.reached_preemption", asked)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1))
+    assert checkpoints.steps() == [1]
