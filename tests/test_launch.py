@@ -23,6 +23,7 @@ from grokjax.checkpoint import Checkpoints, log_spaced_steps
 from grokjax.cli import main as grokjax_main
 from grokjax.errors import UserError
 from grokjax.folder import load_datasets
+from grokjax.interrupt import leaving_at_once
 from grokjax.plan import checkpoint_bytes, extend_plan
 from grokjax.planfile import Plan, population_folder, read_plan, write_plan
 from grokjax.sweep import expand, grid, product, seeds
@@ -346,7 +347,10 @@ def test_local_workers_stop_on_ctrl_c_and_go_on(tmp_path, capsys):
     assert process.returncode == 75 and "saved; the same command goes on" in out
     rows = rows_of(workdir)
     assert all(row.state in ("stopped", "pending") and not row.is_taken for row in rows)
-    assert any(0 < (row.checkpoint or 0) < 800 for row in rows)
+    stopped = [row.population for row in rows if 0 < (row.checkpoint or 0) < 800]
+    assert stopped
+    for name in stopped:  # by which a scheduler's script knows that it may start again
+        assert heartbeat.read_beat(population_folder(workdir, name)).state == heartbeat.SAVED
 
     assert main(["local", f"--workdir={workdir}", "--workers=2"]) == 0
     assert main(["status", str(workdir)]) == 0
@@ -407,9 +411,8 @@ def test_what_is_submitted_is_the_plan_of_the_command(tmp_path, capsys, monkeypa
         "def sweep(add):\n    for row in product(grid('model.hidden_size', (16, 32)), seeds(3)):\n"
         "        add(row)\n"
     )
-    # As in a shell inside somebody's job of four tasks: the plan is made by one process.
-    for name, value in (("SLURM_JOB_ID", "9"), ("SLURM_NTASKS", "4"), ("SLURM_PROCID", "1")):
-        monkeypatch.setenv(name, value)
+    # As in a shell inside somebody's job: the plan is made by one process, which waits for nobody.
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "no.such.host:1")
     command = ["slurm", f"--config={file}", f"--workdir={tmp_path / 'w'}", "--dry-run"]
     assert main([*command, "--config.sweep.runs_per_population=2"]) == 0
     assert "#SBATCH --array=0,1,2,3\n" in capsys.readouterr().out
@@ -485,6 +488,13 @@ def test_one_population_alone(workdir, capsys):
     assert grokjax_main([*options, "--population=000", "--devices=gpu:8"]) == 1
     assert "is to train on gpu:8, JAX sees cpu:4" in capsys.readouterr().err
     assert rows_of(workdir)[0].state == "failed"
+
+
+def test_a_sigterm_before_training_is_resumable():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(grokjax.Interrupted, match="before training"), leaving_at_once():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_nobody_trains_what_another_process_trains(workdir, monkeypatch, capsys):
