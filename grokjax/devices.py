@@ -26,7 +26,7 @@ def setup_devices(num_cpu_devices: int | None = None) -> None:
             os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
         chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in flags
         if num_cpu_devices or not chosen:
-            cores = num_cpu_devices or len(os.sched_getaffinity(0))
+            cores = num_cpu_devices or _num_cores()
             jax.config.update("jax_num_cpu_devices", cores)
     _setup_cache()
 
@@ -39,6 +39,12 @@ def setup_precision(dtype: str) -> None:
 
 def _started() -> bool:
     return jax._src.xla_bridge.backends_are_initialized()
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS
 
 
 def _setup_cache() -> None:

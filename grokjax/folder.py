@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
@@ -47,6 +49,17 @@ def load_datasets(runs: Sequence[ConfigDict]) -> list[Dataset]:
         if key not in made:
             made[key] = load_dataset(run.data, run.seeds.data)
     return [made[run.data.to_json(), run.seeds.data] for run in runs]
+
+
+def data_hash(datasets: Sequence[Dataset]) -> str:
+    """SHA-256 of all that training and evaluation take from the runs' data."""
+    own: dict[int, bytes] = {}
+    for d in datasets:
+        if id(d) not in own:
+            arrays = [np.asarray(x) for x in jax.tree.leaves((d.train, d.probes))]
+            texts = [str((d.vocabulary.tokens, d.probes.names, [x.shape for x in arrays])).encode()]
+            own[id(d)] = hashlib.sha256(b"".join([*texts, *(x.tobytes() for x in arrays)])).digest()
+    return hashlib.sha256(b"".join(own[id(d)] for d in datasets)).hexdigest()
 
 
 def read_folder(folder: str | os.PathLike, seed: int = 0) -> Dataset:

@@ -31,7 +31,7 @@ from grokjax.loop import curve_rows, weights
 from grokjax.model import DECODER, ModelConfig, Params
 from grokjax.population import Population
 from grokjax.results import Results, load, run_table
-from grokjax.sweep import expand
+from grokjax.sweep import expand, settings_hash
 from grokjax.workdir import write_config
 
 # What these settings can be here; other models of the official code are not ours.
@@ -288,7 +288,8 @@ def _write_workdir(
         table[0]["status"] = "done"
         write_runs(scratch, table)
         CurveWriter(scratch).append(rows)
-        with Checkpoints(scratch / "checkpoints") as saved:
+        settings = settings_hash(config)
+        with Checkpoints(scratch / "checkpoints", settings=settings) as saved:
             saved.save_analysis(step, weights(population, state))
     return load(path)
 

@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 from grokjax import results
 from grokjax.curves import CURVES, RUNS, read_table
 from grokjax.errors import UserError
-from grokjax.files import replacing, write_atomically
+from grokjax.files import replacing, write_atomically, writing_to
 from grokjax.interrupt import Interrupted
+from grokjax.lock import Locked, locked
 from grokjax.loop import train_and_evaluate
 from grokjax.plan import (
     PLAN,
@@ -94,12 +95,16 @@ def run_sweep(
         raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
     if (path / "config.json").exists():
         raise UserError(f"workdir {path}: holds one population; give a sweep a folder of its own")
-    plan = extend_plan(read_plan(path), config, rows)
+    if dry_run:
+        plan = extend_plan(read_plan(path), config, rows)
+    else:
+        with locked(path, wait=True), writing_to(path):  # who plans at the same time, plans on it
+            plan = extend_plan(read_plan(path), config, rows)
+            write_plan(path, plan)
     states = {p.name: population_state(path, p) for p in plan.populations}
     print(describe_plan(plan, states), flush=True)
     if dry_run:
         return None
-    write_plan(path, plan)
     failures = []
     for population in plan.populations:
         if states[population.name] == FINISHED:
@@ -115,10 +120,13 @@ def run_sweep(
         except (Interrupted, KeyboardInterrupt):
             write_tables(path, plan)
             raise
+        except Locked as other:  # another sweep of the same folder: it is being done
+            print(f"population {population.name} is left to it: {other}", flush=True)
         except Exception as error:  # whatever it is, the others are still worth training
             reason = str(error).split("\n")[0] or type(error).__name__
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / ERROR, traceback.format_exc())
+            with writing_to(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / ERROR, traceback.format_exc())
             failures.append(f"{population.name} ({reason})")
             print(f"population {population.name} failed: {reason}", flush=True)
         else:
@@ -151,10 +159,11 @@ def population_state(workdir: pathlib.Path, population: PlannedPopulation) -> st
 
 def write_tables(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`runs.csv` and `curves.parquet` of the whole sweep, as far as it is; what they hold."""
-    runs, curves = collect(workdir, plan)
-    write_atomically(workdir / RUNS, runs.to_csv(index=False, lineterminator="\n"))
-    with replacing(workdir / ALL_CURVES) as scratch:
-        curves.to_parquet(scratch, index=False)
+    with locked(workdir, wait=True), writing_to(workdir):
+        runs, curves = collect(workdir, plan)
+        write_atomically(workdir / RUNS, runs.to_csv(index=False, lineterminator="\n"))
+        with replacing(workdir / ALL_CURVES) as scratch:
+            curves.to_parquet(scratch, index=False)
     return runs, curves
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.checkpoint import MANIFEST, Checkpoints, log_spaced_steps, verify
+from grokjax.checkpoint import Checkpoints, log_spaced_steps
 from grokjax.errors import UserError
+from grokjax.manifest import MANIFEST, verify
 
 R = 6
 
@@ -178,10 +179,14 @@ def test_one_run_is_read_alone(saved):
     assert chunks["use_ocdbt"]
 
 
-def test_trash_is_swept(saved):
-    assert (saved / "state" / "trash").exists()
-    Checkpoints(saved)
-    assert not (saved / "state" / "trash").exists()
+def test_leftovers_are_swept_by_who_writes(saved):
+    leftovers = saved / "state" / "trash.1", saved / "state" / "4.orbax-checkpoint-tmp-1"
+    for folder in leftovers:
+        folder.mkdir()
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.steps() == [2, 3] and all(folder.exists() for folder in leftovers)
+        checkpoints.save(4, make_state(4))
+    assert sorted(p.name for p in (saved / "state").iterdir()) == ["3", "4"]
 
 
 def test_a_copied_folder_restores(saved, tmp_path):
