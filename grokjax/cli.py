@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-      0; 1 where a comparison fails or a checkpoint is damaged; 2 after one line about bad input; 75 after an interruption
-      that the same command resumes.
+      0; 1 where a comparison fails or a checkpoint is damaged; 2 after one line about bad input;
+      75 after an interruption that the same command resumes.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:

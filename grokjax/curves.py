@@ -104,7 +104,7 @@ def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
         raise UserError(f"{path}: no such file; has this workdir been trained in?") from None
     except (ValueError, OverflowError):
         raise damaged from None
-    required = ("run_id", "step", "run_hash", "status") if name == RUNS else ("run_id", "step")
+    required = ("run_id", "status") if name == RUNS else ("run_id", "step")
     if not set(required) <= set(table):
         raise damaged
     for column in table:

@@ -33,7 +33,7 @@ SETTINGS = {
     "model.num_heads": 2, "model.mlp_multiple": 16, "optimizer.warmup_steps": 5,
     "train.batch_size": 16, "train.eval_every": SAVE_EVERY, "train.chunk_steps": 5,
     "train.num_steps": STEPS, "checkpoint.every": SAVE_EVERY,
-    "checkpoint.analysis_steps_per_decade": 3,
+    "checkpoint.analysis_steps_per_decade": 20,
 }  # fmt: skip
 
 
@@ -48,17 +48,20 @@ def command(workdir: pathlib.Path, **settings: object) -> list[str]:
 GROKJAX = [sys.executable, "-m", "grokjax"]
 
 
-def environment() -> dict[str, str]:
+def environment(workdir: pathlib.Path) -> dict[str, str]:
+    """One device, and every program compiled but once, in a cache beside the workdirs."""
     return os.environ | {
+        "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
 
 def train(workdir: pathlib.Path) -> None:
     subprocess.run(
-        command(workdir), env=environment(), check=True, stdout=subprocess.DEVNULL,
+        command(workdir), env=environment(workdir), check=True, stdout=subprocess.DEVNULL,
         timeout=MAX_SECONDS,
     )  # fmt: skip
 
@@ -68,14 +71,16 @@ def kill_at_random(workdir: pathlib.Path, rng: random.Random) -> dict | None:
 
     One kill in ten comes at any moment from the start on, the others while something is written.
     """
-    process = subprocess.Popen(command(workdir), env=environment(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(workdir), env=environment(workdir), stdout=subprocess.DEVNULL
+    )
     start = time.monotonic()
     if rng.random() >= 0.1:
         before = _written(workdir)
         while _written(workdir) == before and process.poll() is None:
             time.sleep(0.005)
             assert time.monotonic() - start < MAX_SECONDS
-    time.sleep(rng.uniform(0, 3))
+    time.sleep(rng.uniform(0, 4))
     process.kill()
     if process.wait() != -9:
         assert process.returncode == 0, process.returncode
@@ -87,6 +92,13 @@ def _written(workdir: pathlib.Path) -> float:
     """Changes as soon as the process has begun to write."""
     path = workdir / "config.json"
     return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _reached(workdir: pathlib.Path) -> int:
+    """The step of the last whole row of the curves."""
+    path = workdir / "curves.csv"
+    lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
+    return max((int(line.split(",")[1]) for line in lines if line.endswith("\n")), default=0)
 
 
 def _activity(workdir: pathlib.Path) -> str:
@@ -175,14 +187,10 @@ def run_trials(num: int, chain: int, folder: pathlib.Path, seed: int) -> pd.Data
             states, weights = restore_listed(workdir, like)
             assert not states or states[-1] >= newest, "a step that was listed is gone"
             newest = states[-1] if states else 0
-            curves = workdir / "curves.csv"
-            lines = curves.read_text().splitlines()[1:] if curves.exists() else []
-            reached = max(
-                (int(line.split(",")[1]) for line in lines if line.count(",") > 1), default=0
-            )
+            reached = max(_reached(workdir), newest)
             killed |= {
                 "training": workdir.name, "reached": reached, "newest": newest,
-                "lost": max(reached - newest, 0), "states": " ".join(map(str, states)),
+                "lost": reached - newest, "states": " ".join(map(str, states)),
                 "weights": len(weights), "restored": len(states) + len(weights),
             }  # fmt: skip
             chained.append(killed)

@@ -89,7 +89,7 @@ def test_train_then_again_then_more(tmp_path, capsys):
 
 
 def test_a_foreign_checkpoint_is_one_line(tmp_path, capsys):
-    """Of another model, under a config.json that was edited to match."""
+    """Of other settings, under a config.json that was edited to match."""
     command = ["train", *TINY, f"--workdir={tmp_path / 'w'}"]
     assert main(command) == 0
     path = tmp_path / "w/config.json"
@@ -100,7 +100,7 @@ def test_a_foreign_checkpoint_is_one_line(tmp_path, capsys):
     more = ["--config.model.hidden_size=8", "--config.train.num_steps=30"]
     assert main([*command, *more]) == 2
     printed = capsys.readouterr().err
-    assert "of another model" in printed and printed.count("\n") == 1
+    assert "of other settings (hash" in printed and printed.count("\n") == 1
 
 
 def test_data_is_written_and_read_back(tmp_path, capsys):
