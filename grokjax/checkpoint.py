@@ -10,7 +10,6 @@ run can be read, and verified, alone.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
 import math
@@ -26,6 +25,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from grokjax.errors import UserError
+from grokjax.files import disk_error
 from grokjax.manifest import MANIFEST, examine, other_versions, verify, write_manifest
 
 KINDS = ("state", "analysis")
@@ -33,10 +33,11 @@ _ITEM = "default"
 _TRASH = "trash"
 _RUN_HASHES = "runs.sha256"  # [R, arrays in the order of their names, 32] bytes
 _INDEX_CACHE = 2**24  # bytes; the arrays of a step share one index
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 logging.getLogger("absl").setLevel(logging.ERROR)
+for _name in ("absl", "asyncio"):  # what a full disk makes them log is raised, too
+    logging.getLogger(_name).addFilter(lambda r: not disk_error((r.getMessage(), r.exc_info)))
 
 
 class Checkpoints:
@@ -322,9 +323,7 @@ def _digest(array: np.ndarray) -> bytes:
 
 def _reason(error: Exception) -> str:
     """What the system said, out of the many lines that Orbax and TensorStore make of it."""
-    text = str(error)
-    known = [os.strerror(code) for code in _DISK_ERRORS if os.strerror(code) in text]
-    return known[0] if known else text.split("\n")[0][:120]
+    return disk_error(error) or str(error).split("\n")[0][:120]
 
 
 def _dotted(path: Any) -> str:

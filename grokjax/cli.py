@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from grokjax.errors import UserError
+from grokjax.files import disk_error
 from grokjax.interrupt import EXIT_CODE, Interrupted, second_ctrl_c_exits
 
 _CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
@@ -22,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args, overrides = _parse(arguments)
-        with second_ctrl_c_exits():
+        with second_ctrl_c_exits(), _disk_errors_told_once():
             code = args.run(args, overrides)
     except UserError as error:
         print(f"grokjax: error: {error}", file=sys.stderr)
@@ -171,6 +174,26 @@ def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.bench import main as run_benchmarks
 
     run_benchmarks(args.only, quick=args.quick)
+
+
+@contextlib.contextmanager
+def _disk_errors_told_once() -> Iterator[None]:
+    """Threads that write print what they meet before it is raised where it is waited for."""
+    before = threading.excepthook, sys.unraisablehook
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if not disk_error(args.exc_value):
+            before[0](args)
+
+    def in_callback(args: sys.UnraisableHookArgs) -> None:
+        if "Event loop is closed" not in str(args.exc_value):  # a write that nobody waits for
+            before[1](args)
+
+    threading.excepthook, sys.unraisablehook = in_thread, in_callback
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = before
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -37,15 +37,15 @@ class CurveWriter:
         """Writes rows through to the disk. Floats are written so that they read back exactly."""
         if self._columns is None:
             self._columns = list(rows[0])
-            self._write("a", [self._columns])
+            self._write([self._columns])
         if any(list(row) != self._columns for row in rows):
             raise ValueError(f"{self._path}: a row has other columns than the table")
-        self._write("a", [[_text(row[name]) for name in self._columns] for row in rows])
+        self._write([[_text(row[name]) for name in self._columns] for row in rows])
 
     def _rewind(self, start_step: int) -> None:
         lines = self._path.read_text(errors="replace").splitlines(keepends=True)
         try:
-            header, kept = self._rows_up_to(lines, start_step)
+            header, kept = _rows_up_to(lines, start_step)
         except csv.Error:
             raise UserError(f"{self._path}: not a table; restore it or train again") from None
         if not start_step or "step" not in header:
@@ -56,25 +56,26 @@ class CurveWriter:
         write_atomically(self._path, text.getvalue())
         self._columns = header
 
-    @staticmethod
-    def _rows_up_to(lines: Sequence[str], last: int) -> tuple[list[str], list[list[str]]]:
-        header = next(csv.reader(lines[:1]), [])
-        step = header.index("step") if "step" in header else 0
-        rows = [
-            row
-            for line in lines[1:]
-            if line.endswith("\n")  # a torn last line is none
-            and len(row := next(csv.reader([line]))) == len(header)
-            and row[step].isdecimal()
-            and float(row[step]) <= last
-        ]
-        return header, rows
-
-    def _write(self, mode: str, rows: Sequence[Sequence[str]]) -> None:
-        with open(self._path, mode, newline="") as file:
+    def _write(self, rows: Sequence[Sequence[str]]) -> None:
+        with open(self._path, "a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _rows_up_to(lines: Sequence[str], last: float) -> tuple[list[str], list[list[str]]]:
+    """Header and whole rows of the table, up to a step."""
+    header = next(csv.reader(lines[:1]), [])
+    step = header.index("step") if "step" in header else 0
+    rows = [
+        row
+        for line in lines[1:]
+        if line.endswith("\n")  # a torn last line is none
+        and len(row := next(csv.reader([line]))) == len(header)
+        and row[step].isdecimal()
+        and float(row[step]) <= last
+    ]
+    return header, rows
 
 
 def write_runs(workdir: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -89,7 +90,7 @@ def write_runs(workdir: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
-    """`curves.csv` or `runs.csv` as written.
+    """`curves.csv` or `runs.csv` as written; a line that a kill has torn is none.
 
     Raises:
       UserError: there is none, or it is not such a table.
@@ -98,10 +99,17 @@ def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
     damaged = UserError(f"{path}: not a table; restore it or train again")
     if leads_out(path, path.parent) or (path.exists() and not path.is_file()):
         raise damaged
-    try:  # a regime may be called nan: only an empty field is no number
-        table = pd.read_csv(path, dtype=_TEXTS, keep_default_na=False, na_values=[""])
+    try:
+        text = path.read_text()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; has this workdir been trained in?") from None
+    except ValueError:
+        raise damaged from None
+    text = text[: text.rfind("\n") + 1]
+    if not text and name == CURVES:
+        return pd.DataFrame({"run_id": [], "step": []}, dtype=int)
+    try:  # a regime may be called nan: only an empty field is no number
+        table = pd.read_csv(io.StringIO(text), dtype=_TEXTS, keep_default_na=False, na_values=[""])
     except (ValueError, OverflowError):
         raise damaged from None
     required = ("run_id", "status") if name == RUNS else ("run_id", "step")

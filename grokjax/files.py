@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -12,6 +13,10 @@ from typing import Any
 
 from grokjax.errors import UserError
 
+_DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ESTALE,
+)  # fmt: skip
 _MAX_BYTES = 2**28  # of a JSON file: four times the paper's largest
 
 
@@ -34,6 +39,12 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def disk_error(error: object) -> str:
+    """What the system said where a disk was full or refused, whoever raised it; or nothing."""
+    said = (os.strerror(code) for code in _DISK_ERRORS)
+    return next((text for text in said if text in str(error)), "")
 
 
 @contextlib.contextmanager

@@ -32,8 +32,8 @@ def locked(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
       Locked: another process, named by host and id, holds it.
       UserError: the folder cannot be written to.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with writing_to(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         file = _acquire(folder / LOCK, wait)
     try:

@@ -156,7 +156,8 @@ def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
     """
     if not (path / CURVES).exists():
         return
-    reached = read_table(path, CURVES).step.max()
+    table = read_table(path, CURVES)
+    reached = table.step.max() if len(table) else 0
     if reached > config.checkpoint.every:
         raise UserError(
             f"{path}: its curves reach step {reached:,.0f} but checkpoints/state is gone; restore"

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -59,20 +60,25 @@ def environment(workdir: pathlib.Path) -> dict[str, str]:
     }
 
 
-def train(workdir: pathlib.Path) -> None:
+def train(workdir: pathlib.Path, num_steps: int = STEPS) -> None:
+    """To the end, in a process of its own."""
     subprocess.run(
-        command(workdir), env=environment(workdir), check=True, stdout=subprocess.DEVNULL,
-        timeout=MAX_SECONDS,
+        command(workdir, train__num_steps=num_steps), env=environment(workdir), check=True,
+        stdout=subprocess.DEVNULL, timeout=MAX_SECONDS,
     )  # fmt: skip
 
 
-def kill_at_random(workdir: pathlib.Path, rng: random.Random) -> dict | None:
+def kill_at_random(
+    workdir: pathlib.Path, rng: random.Random, num_steps: int, window: float
+) -> dict | None:
     """Starts the training and kills it; what was going on, or None if it was through before.
 
-    One kill in ten comes at any moment from the start on, the others while something is written.
+    One kill in ten comes within `window` seconds of the start, the others of the first writing.
     """
     process = subprocess.Popen(
-        command(workdir), env=environment(workdir), stdout=subprocess.DEVNULL
+        command(workdir, train__num_steps=num_steps),
+        env=environment(workdir),
+        stdout=subprocess.DEVNULL,
     )
     start = time.monotonic()
     if rng.random() >= 0.1:
@@ -80,7 +86,7 @@ def kill_at_random(workdir: pathlib.Path, rng: random.Random) -> dict | None:
         while _written(workdir) == before and process.poll() is None:
             time.sleep(0.005)
             assert time.monotonic() - start < MAX_SECONDS
-    time.sleep(rng.uniform(0, 4))
+    time.sleep(rng.uniform(0, window))
     process.kill()
     if process.wait() != -9:
         assert process.returncode == 0, process.returncode
@@ -170,10 +176,29 @@ def outcome(workdir: pathlib.Path, like: object) -> dict[str, object]:
     return {"step": step, "state": digest, "tensorboard": scalars, "analysis": steps} | tables
 
 
-def run_trials(num: int, chain: int, folder: pathlib.Path, seed: int) -> pd.DataFrame:
-    """A row per kill, `chain` of them to a training; see the module's text."""
+def run_trials(
+    num: int,
+    chain: int,
+    folder: pathlib.Path,
+    seed: int,
+    *,
+    num_steps: int = STEPS,
+    window: float = 4.0,
+    train: Callable[[pathlib.Path, int], None] = train,
+) -> pd.DataFrame:
+    """A row per kill, `chain` of them to a training; see the module's text.
+
+    Args:
+      num: kills in all.
+      chain: kills of one training.
+      folder: gets the workdirs.
+      seed: of the moments.
+      num_steps: of a training.
+      window: seconds after a process has begun to write, in which it is killed.
+      train: trains a workdir to its end.
+    """
     rng = random.Random(seed)
-    train(folder / "whole")
+    train(folder / "whole", num_steps)
     like = abstract_state(folder / "whole")
     expected = outcome(folder / "whole", like)
     rows: list[dict] = []
@@ -182,7 +207,7 @@ def run_trials(num: int, chain: int, folder: pathlib.Path, seed: int) -> pd.Data
         chained: list[dict] = []
         newest = 0
         while len(chained) < min(chain, num - len(rows)):
-            if (killed := kill_at_random(workdir, rng)) is None:
+            if (killed := kill_at_random(workdir, rng, num_steps, window)) is None:
                 break  # it was through before
             states, weights = restore_listed(workdir, like)
             assert not states or states[-1] >= newest, "a step that was listed is gone"
@@ -195,7 +220,7 @@ def run_trials(num: int, chain: int, folder: pathlib.Path, seed: int) -> pd.Data
             }  # fmt: skip
             chained.append(killed)
             print(killed, flush=True)
-        train(workdir)
+        train(workdir, num_steps)
         found = outcome(workdir, like)
         for name in expected:
             assert found[name] == expected[name], f"{workdir}: {name} differs"
