@@ -136,7 +136,10 @@ def read_vocab_size(workdir: str | os.PathLike) -> int:
     """Of the data that a workdir's models were made for."""
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return int(_read_content(workdir)["vocab_size"])
+        size = int(_read_content(workdir)["vocab_size"])
+        if 0 <= size < 2**31:
+            return size
+        raise KeyError("vocab_size")
     except (KeyError, TypeError, OverflowError):
         raise UserError(f"{path}: has no vocab_size; restore it or use a new workdir") from None
 

@@ -12,6 +12,7 @@ from test_sweeps import fast, rows
 import grokjax
 from grokjax.cli import main
 from grokjax.files import read_json
+from grokjax.plan import Plan, extend_plan, write_plan
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +29,19 @@ def workdir(trained, tmp_path):
 
 
 def changed(name, change):
-    """Rewrites a JSON file of the workdir by text."""
+    """Rewrites a file of the workdir by its text."""
 
     def apply(workdir):
         path = workdir / name
-        path.write_text(change(path.read_text()))
+        text = change(path.read_text())
+        assert text != path.read_text()
+        path.write_text(text)
 
     return apply
+
+
+def replaced(name, old, new):
+    return changed(name, lambda text: text.replace(old, new))
 
 
 def linked(name):
@@ -54,24 +61,22 @@ READ = {
     "a torn config": changed("config.json", lambda text: text[:300]),
     "an empty config": changed("config.json", lambda text: ""),
     "a nested config": changed("config.json", lambda text: DEEP),
-    "a number of 400 digits": changed(
-        "config.json", lambda text: text.replace(STEPS, f'"num_steps": 1{"0" * 400}')
-    ),
-    "1e400": changed("config.json", lambda text: text.replace(STEPS, '"num_steps": 1e400')),
-    "no number": changed("config.json", lambda text: text.replace(STEPS, '"num_steps": null')),
-    "rows that are none": changed("config.json", lambda text: text.replace('"runs": []', '"runs": [7]')),
-    "a section that is none": changed("config.json", lambda text: text.replace('"seeds": {', '"seeds": 3, "x": {')),
-    "a vocabulary of 1e300": changed("config.json", lambda text: text.replace('"vocab_size": ', '"vocab_size": 1e300, "y": ')),
+    "400 digits": replaced("config.json", STEPS, f'"num_steps": 1{"0" * 400}'),
+    "1e400": replaced("config.json", STEPS, '"num_steps": 1e400'),
+    "no number": replaced("config.json", STEPS, '"num_steps": null'),
+    "rows that are none": replaced("config.json", '"runs": []', '"runs": [7]'),
+    "a section that is none": replaced("config.json", '"seeds": {', '"seeds": 3, "x": {'),
+    "a vast vocabulary": replaced("config.json", '"vocab_size": ', '"vocab_size": 1e300, "y": '),
     "a linked config": linked("config.json"),
     "a ring of links": lambda w: (
         (w / "config.json").unlink(), (w / "config.json").symlink_to("config.json")
     ),
     "a pipe": lambda w: ((w / "config.json").unlink(), os.mkfifo(w / "config.json")),
     "torn runs": changed("runs.csv", lambda text: text[:20]),
-    "runs of 1e400 steps": changed("runs.csv", lambda text: text.replace(",20,", ",1e400,")),
+    "runs of 1e400 steps": replaced("runs.csv", ",20,", ",1e400,"),
     "linked curves": linked("curves.csv"),
-    "curves of a huge step": changed("curves.csv", lambda text: text.replace("0,20,", f"0,{'9' * 400},")),
-    "words for numbers": changed("curves.csv", lambda text: text.replace("0,20,", "0,20,__import__('os')", 1)),
+    "curves of a huge step": replaced("curves.csv", "0,20,", f"0,{'9' * 400},"),
+    "words for numbers": replaced("curves.csv", "0,20,", "0,20,__import__('os')"),
     "binary curves": lambda w: (w / "curves.csv").write_bytes(bytes(range(256)) * 99),
 }  # fmt: skip
 
@@ -124,7 +129,7 @@ def test_a_hostile_manifest_is_one_line(what, workdir, capsys):
 
 @pytest.mark.parametrize("name", ["../../up", "/tmp/x", ".."])
 def test_a_plan_names_no_folder_outside(name, tmp_path):
-    grokjax.run_sweep(fast(), rows(1), tmp_path)
+    write_plan(tmp_path, extend_plan(Plan(), fast(), rows(1)))
     plan = json.loads((tmp_path / "plan.json").read_text())
     plan["populations"][0]["name"] = name
     (tmp_path / "plan.json").write_text(json.dumps(plan))
@@ -136,7 +141,7 @@ def test_json_is_read_with_suspicion(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"a": 9223372036854775807, "b": Infinity, "c": 1e300}')
     assert read_json(path) == {"a": 2**63 - 1, "b": float("inf"), "c": 1e300}
-    for text in (DEEP, "1" * 5000, "1e999", "{", '"\ud800'):
+    for text in (DEEP, "1" * 5000, "1e999", "{"):
         path.write_text(text)
         with pytest.raises(ValueError):
             read_json(path)
