@@ -73,7 +73,7 @@ def kill_at_random(
 ) -> dict | None:
     """Starts the training and kills it; what was going on, or None if it was through before.
 
-    One kill in ten comes within `window` seconds of the start, the others of the first writing.
+    One kill in ten comes within `window` seconds of the start, the others of the first evaluation.
     """
     process = subprocess.Popen(
         command(workdir, train__num_steps=num_steps),
@@ -82,10 +82,12 @@ def kill_at_random(
     )
     start = time.monotonic()
     if rng.random() >= 0.1:
-        before = _written(workdir)
-        while _written(workdir) == before and process.poll() is None:
-            time.sleep(0.005)
-            assert time.monotonic() - start < MAX_SECONDS
+        curves = workdir / "curves.csv"
+        for _ in range(2):  # rows beyond the checkpoint are dropped, then new ones written
+            before = _changed(curves)
+            while _changed(curves) == before and process.poll() is None:
+                time.sleep(0.002)
+                assert time.monotonic() - start < MAX_SECONDS
     time.sleep(rng.uniform(0, window))
     process.kill()
     if process.wait() != -9:
@@ -94,10 +96,8 @@ def kill_at_random(
     return {"seconds": round(time.monotonic() - start, 2), "during": _activity(workdir)}
 
 
-def _written(workdir: pathlib.Path) -> float:
-    """Changes as soon as the process has begun to write."""
-    path = workdir / "config.json"
-    return path.stat().st_mtime if path.exists() else 0.0
+def _changed(path: pathlib.Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _reached(workdir: pathlib.Path) -> int:
@@ -194,7 +194,7 @@ def run_trials(
       folder: gets the workdirs.
       seed: of the moments.
       num_steps: of a training.
-      window: seconds after a process has begun to write, in which it is killed.
+      window: seconds after a process's first evaluation, in which it is killed.
       train: trains a workdir to its end.
     """
     rng = random.Random(seed)

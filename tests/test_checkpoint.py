@@ -243,13 +243,13 @@ def bytes_read():
 @pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="Linux counts bytes read")
 def test_one_run_is_read_with_at_most_twice_its_bytes(tmp_path):
     """Everything counts: manifest, hashes, index, metadata. A whole restore reads all runs."""
-    runs, like = 12, {}
+    runs = 12
     rng = np.random.default_rng(0)  # noise does not compress
     names = [f"layer{i}" for i in range(8)]
     params = {n: jnp.asarray(rng.standard_normal((runs, 128, 256)), jnp.float32) for n in names}
     like = {"params": abstract(params)}
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save_analysis(1, {"params": params, "ema_params": params})
+        checkpoints.save_analysis(1, {"params": params})
     one_run = sum(x.nbytes for x in params.values()) // runs
     assert one_run == 2**20
     Checkpoints(tmp_path).restore_analysis(1, like, 0)  # imports and the like
