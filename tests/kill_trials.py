@@ -81,7 +81,7 @@ def kill_at_random(
         stdout=subprocess.DEVNULL,
     )
     start = time.monotonic()
-    if rng.random() >= 0.1:
+    if started := rng.random() >= 0.1:
         curves = workdir / "curves.csv"
         for _ in range(2):  # rows beyond the checkpoint are dropped, then new ones written
             before = _changed(curves)
@@ -93,7 +93,8 @@ def kill_at_random(
     if process.wait() != -9:
         assert process.returncode == 0, process.returncode
         return None
-    return {"seconds": round(time.monotonic() - start, 2), "during": _activity(workdir)}
+    during = _activity(workdir) or ("training" if started else "starting")
+    return {"seconds": round(time.monotonic() - start, 2), "during": during}
 
 
 def _changed(path: pathlib.Path) -> int:
@@ -122,7 +123,7 @@ def _activity(workdir: pathlib.Path) -> str:
             found.append(f"sealing {kind}")
         if any(name.startswith("trash") for name in names):
             found.append(f"removing {kind}")
-    return ", ".join(found) or ("training" if (workdir / "config.json").exists() else "starting")
+    return ", ".join(found)
 
 
 def restore_listed(workdir: pathlib.Path, like: object) -> tuple[list[int], list[int]]:
