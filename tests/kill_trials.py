@@ -73,7 +73,8 @@ def kill_at_random(
 ) -> dict | None:
     """Starts the training and kills it; what was going on, or None if it was through before.
 
-    One kill in ten comes within `window` seconds of the start, the others of the first evaluation.
+    One kill in ten comes within `window` seconds of the start, two as soon as an old step is being
+    removed after the first evaluation, the others within `window` seconds of that.
     """
     process = subprocess.Popen(
         command(workdir, train__num_steps=num_steps),
@@ -81,14 +82,19 @@ def kill_at_random(
         stdout=subprocess.DEVNULL,
     )
     start = time.monotonic()
-    if started := rng.random() >= 0.1:
+    aim = rng.random()
+    if started := aim >= 0.1:
         curves = workdir / "curves.csv"
         for _ in range(2):  # rows beyond the checkpoint are dropped, then new ones written
             before = _changed(curves)
             while _changed(curves) == before and process.poll() is None:
                 time.sleep(0.002)
                 assert time.monotonic() - start < MAX_SECONDS
-    time.sleep(rng.uniform(0, window))
+    if 0.1 <= aim < 0.3:
+        while not _names(workdir, "state", "trash") and process.poll() is None:
+            pass
+    else:
+        time.sleep(rng.uniform(0, window))
     process.kill()
     if process.wait() != -9:
         assert process.returncode == 0, process.returncode
@@ -108,20 +114,24 @@ def _reached(workdir: pathlib.Path) -> int:
     return max((int(line.split(",")[1]) for line in lines if line.endswith("\n")), default=0)
 
 
+def _names(workdir: pathlib.Path, kind: str, part: str) -> list[str]:
+    """Entries beside the steps of a kind that have `part` in their names."""
+    folder = workdir / "checkpoints" / kind
+    return [name for name in os.listdir(folder) if part in name] if folder.exists() else []
+
+
 def _activity(workdir: pathlib.Path) -> str:
     """What the kill cut off, as the folder shows."""
     from grokjax.checkpoint import Checkpoints
 
     found = []
     for kind in ("state", "analysis"):
-        folder = workdir / "checkpoints" / kind
-        names = [path.name for path in folder.iterdir()] if folder.exists() else []
-        if any("orbax-checkpoint-tmp" in name for name in names):
+        if _names(workdir, kind, "orbax-checkpoint-tmp"):
             found.append(f"saving {kind}")
         states = Checkpoints(workdir / "checkpoints").examine(kind, content=False)
         if any(state == "partial" for state, _ in states.values()):
             found.append(f"sealing {kind}")
-        if any(name.startswith("trash") for name in names):
+        if _names(workdir, kind, "trash"):
             found.append(f"removing {kind}")
     return ", ".join(found)
 
