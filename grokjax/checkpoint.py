@@ -71,7 +71,8 @@ class Checkpoints:
         """
         self._save("state", step, state)
         self.wait()
-        for old in self.steps()[: -self._keep]:
+        older = [s for s in self.steps() if s < step]  # a later one is damaged: it was skipped
+        for old in older[: max(len(older) + 1 - self._keep, 0)]:
             self._remove("state", old)
 
     def save_analysis(self, step: int, weights: Mapping[str, Any]) -> None:

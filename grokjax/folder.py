@@ -26,11 +26,10 @@ from grokjax.dataset import (
     with_identity_queries,
 )
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import read_json, write_atomically
 
 _FILES = ("train.json", "valid.json", "test.json", "vocab.json")
 _FACT_FILES = ("id_facts.json", "ood_facts.json")  # of pretraining folders only
-_MAX_BYTES = 2**28  # four times the paper's largest file
 _NEW_TYPES = tuple(name for name in PROBE_TYPES if "new" in name)  # of finetuning folders only
 _OLD_TYPES = tuple(name for name in PROBE_TYPES if "new" not in name)
 
@@ -292,16 +291,12 @@ class _Reader:
     def _json(self, name: str) -> list:
         """A file's list. Nothing outside the folder is read, and nothing is executed."""
         path = self._folder / name
-        if not path.exists():
-            raise UserError(f"{path}: missing; make the folder again")
-        if not path.resolve().is_relative_to(self._folder.resolve()) or not path.is_file():
-            raise UserError(f"{path}: not a plain file of this folder; put the file itself there")
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path}: over {_MAX_BYTES >> 20} MiB; make a smaller dataset")
         try:
-            content = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not JSON ({str(error)[:80]})") from None
+            content = read_json(path)
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing; make the folder again") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; make the folder again") from None
         if not isinstance(content, list):
             raise UserError(f"{path}: not a JSON list; make the folder again")
         return content

@@ -18,7 +18,7 @@ from grokjax import curves, model
 from grokjax.checkpoint import Checkpoints
 from grokjax.dataset import Dataset
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import read_json, write_atomically
 from grokjax.folder import load_dataset
 from grokjax.graph import regime_name, resolve_augmentation
 from grokjax.population import evaluated_model, model_config
@@ -129,7 +129,7 @@ def write_timing(workdir: pathlib.Path, session: dict[str, Any]) -> None:
     """Appends what one process spent to `timing.json`."""
     path = workdir / "timing.json"
     try:
-        sessions = list(json.loads(path.read_text()))
+        sessions = list(read_json(path))
     except (OSError, ValueError, TypeError):  # none yet, or damaged: it is only a log
         sessions = []
     write_atomically(path, json.dumps([*sessions, session], indent=1) + "\n")

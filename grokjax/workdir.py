@@ -52,7 +52,7 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
             )
         return workdir
     before = read_config(workdir)
-    imported_from = _read_content(workdir).get("imported_from")
+    imported_from = read_content(workdir).get("imported_from")
     if imported_from:
         raise UserError(
             f"workdir {workdir}: holds weights of {imported_from}, not a training that could go on;"
@@ -92,7 +92,7 @@ def check_data(workdir: pathlib.Path, data_sha256: str) -> None:
     """
     if not (workdir / "config.json").exists():
         return
-    before = str(_read_content(workdir).get("data_sha256", ""))
+    before = str(read_content(workdir).get("data_sha256", ""))
     folder = read_config(workdir).data.folder
     if before and before != data_sha256:
         whose = f"the files of data.folder {folder}" if folder else "the data that grokjax draws"
@@ -102,7 +102,12 @@ def check_data(workdir: pathlib.Path, data_sha256: str) -> None:
         )
 
 
-def _read_content(workdir: str | os.PathLike) -> dict[str, Any]:
+def read_content(workdir: str | os.PathLike) -> dict[str, Any]:
+    """All that `config.json` says.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
     path = pathlib.Path(workdir) / "config.json"
     try:
         return dict(read_json(path))
@@ -116,7 +121,7 @@ def _read_content(workdir: str | os.PathLike) -> dict[str, Any]:
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     """The resolved settings that a workdir was started with."""
-    path, content = pathlib.Path(workdir) / "config.json", _read_content(workdir)
+    path, content = pathlib.Path(workdir) / "config.json", read_content(workdir)
     try:
         version, config = content["schema_version"], dict(content["config"])
     except (ValueError, KeyError, TypeError):
@@ -136,7 +141,7 @@ def read_vocab_size(workdir: str | os.PathLike) -> int:
     """Of the data that a workdir's models were made for."""
     path = pathlib.Path(workdir) / "config.json"
     try:
-        size = int(_read_content(workdir)["vocab_size"])
+        size = int(read_content(workdir)["vocab_size"])
         if 0 <= size < 2**31:
             return size
         raise KeyError("vocab_size")

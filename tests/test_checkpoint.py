@@ -234,6 +234,16 @@ def test_the_newest_go_only_after_a_newer_one_is_sealed(saved, monkeypatch):
         assert checkpoints.steps() == [4]
 
 
+def test_a_damaged_later_step_pushes_out_no_good_one(saved):
+    flip_a_bit(saved / "state" / "3")
+    with Checkpoints(saved, keep=1) as checkpoints:
+        assert checkpoints.restore_latest(LIKE)[0] == 2
+        shutil.move(saved / "state" / "3", saved / "state" / "5")  # of a save before the damage
+        checkpoints.save(4, make_state(4))
+    assert Checkpoints(saved).restore_latest(LIKE)[0] == 4
+    assert Checkpoints(saved).steps() == [4, 5]
+
+
 def bytes_read():
     """By this process, whoever asked: what the kernel has handed over."""
     with open("/proc/self/io") as file:

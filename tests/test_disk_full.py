@@ -84,7 +84,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("writer", [
-    pytest.param(w, marks=[] if w in ("events", "checkpoint") else pytest.mark.kill) for w in FAULTS
+    pytest.param(w, marks=[] if w == "checkpoint" else pytest.mark.kill) for w in FAULTS
 ])  # fmt: skip
 def test_a_writer_that_fails(writer, tmp_path, undisturbed, monkeypatch, capfd):
     """The same without a small disk, for machines that let nobody mount one."""

@@ -81,6 +81,16 @@ READ = {
 }  # fmt: skip
 
 
+LOGS = {"nested": DEEP, "other": '[{"a": 1}]'}
+
+
+@pytest.mark.parametrize("what", LOGS)
+def test_a_log_is_no_reason_to_fail(what, workdir):
+    """`timing.json` gives the seconds of a step, where it can be read."""
+    (workdir / "timing.json").write_text(LOGS[what])
+    assert main(["report", str(workdir)]) == 0
+
+
 @pytest.mark.parametrize("what", READ)
 def test_a_hostile_workdir_is_one_line(what, workdir, capsys):
     READ[what](workdir)
