@@ -304,10 +304,13 @@ def test_leftovers_are_swept_by_who_writes(saved):
     leftovers = saved / "state" / "trash.1", saved / "state" / "4.orbax-checkpoint-tmp-1"
     for folder in leftovers:
         folder.mkdir()
-    with Checkpoints(saved) as checkpoints:
+    with Checkpoints(saved, keep=9) as checkpoints:
         assert checkpoints.steps() == [2, 3] and all(folder.exists() for folder in leftovers)
         checkpoints.save(4, make_state(4))
-    assert sorted(p.name for p in (saved / "state").iterdir()) == ["3", "4"]
+    assert sorted(p.name for p in (saved / "state").iterdir()) == ["2", "3", "4"]
+    with Checkpoints(saved, keep=2) as checkpoints:
+        checkpoints.save(5, make_state(5))
+    assert sorted(p.name for p in (saved / "state").iterdir()) == ["4", "5"]
 
 
 def test_a_copied_folder_restores(saved, tmp_path):

@@ -48,6 +48,7 @@ def small_disk(folder, kilobytes):
 def assert_one_line(code, captured, said):
     assert code == 2 and captured.err.startswith("grokjax: error: "), captured.err
     assert captured.err.count("\n") == 1 and said in captured.err, captured.err
+    assert captured.err.endswith("and the same command goes on\n"), captured.err
 
 
 def test_a_full_disk_stops_in_one_line_and_more_room_goes_on(tmp_path, undisturbed, capfd):
@@ -70,16 +71,24 @@ def test_a_full_disk_stops_in_one_line_and_more_room_goes_on(tmp_path, undisturb
         assert kill_trials.outcome(workdir, like) == expected
 
 
-def full(*args, **kwargs):
+def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def full_as_orbax_says_it():
+    raise ValueError(f"RESOURCE_EXHAUSTED: Error writing: {os.strerror(errno.ENOSPC)}\n at ...")
+
+
 FAULTS = {
-    "settings": ("grokjax.workdir.write_atomically", 1),
-    "curves": ("grokjax.curves.CurveWriter._write", 3),
-    "events": ("tensorboard.summary.writer.record_writer.RecordWriter.write", 6),
-    "checkpoint": ("orbax.checkpoint.CheckpointManager.wait_until_finished", 9),
-    "manifest": ("grokjax.manifest.write_atomically", 3),
+    "settings": ("grokjax.workdir.write_atomically", 1, full),
+    "curves": ("grokjax.curves.CurveWriter._write", 3, full),
+    "events": ("tensorboard.summary.writer.record_writer.RecordWriter.write", 6, full),
+    "checkpoint": (
+        "orbax.checkpoint.CheckpointManager.wait_until_finished",
+        9,
+        full_as_orbax_says_it,
+    ),
+    "manifest": ("grokjax.manifest.write_atomically", 3, full),
 }
 
 
@@ -89,12 +98,12 @@ FAULTS = {
 def test_a_writer_that_fails(writer, tmp_path, undisturbed, monkeypatch, capfd):
     """The same without a small disk, for machines that let nobody mount one."""
     like, expected = undisturbed
-    name, good = FAULTS[writer]
+    name, good, fail = FAULTS[writer]
     real, calls = pkgutil.resolve_name(name), []
 
     def faulty(*args, **kwargs):
         calls.append(1)
-        return (real if len(calls) < good else full)(*args, **kwargs)
+        return real(*args, **kwargs) if len(calls) < good else fail()
 
     with monkeypatch.context() as m:
         m.setattr(name, faulty)
