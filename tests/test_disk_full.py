@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import pkgutil
 import subprocess
@@ -113,3 +114,17 @@ def test_a_writer_that_fails(writer, tmp_path, undisturbed, monkeypatch, capfd):
         kill_trials.restore_listed(tmp_path / "w", like)
     assert main(command(tmp_path / "w")[3:]) == 0
     assert kill_trials.outcome(tmp_path / "w", like) == expected
+
+
+@pytest.mark.parametrize("name", ["absl", "asyncio"])
+def test_what_is_raised_is_not_logged_too(name, caplog):
+    """Orbax's threads log a page for each file that they could not write."""
+    logger = logging.getLogger(name)
+    logger.error("RESOURCE_EXHAUSTED: %s", os.strerror(errno.ENOSPC))
+    try:
+        full()
+    except OSError:
+        logger.error("a save failed", exc_info=True)
+    assert not caplog.records
+    logger.error("something else")
+    assert [record.message for record in caplog.records] == ["something else"]
