@@ -1,9 +1,10 @@
 """Checkpoints through Orbax, each with a manifest of our own; the only file that imports it.
 
-Orbax restores a flipped bit without a word and lists half-deleted steps, so every step gets a
-`manifest.json`, written last and renamed into place: a step without one does not exist, and one
-whose files differ from it is skipped. Two kinds: `state/` (everything, for resume, the newest few)
-and `analysis/` (parameters and their average, on a log grid, never deleted).
+Orbax restores a flipped bit without a word and lists half-deleted steps: a step counts when
+`grokjax.manifest` has sealed it, and is skipped when its files differ from that. Two kinds:
+`state/` (everything, for resume, the newest few) and `analysis/` (parameters and their average, on
+a log grid, never deleted). The latter have the SHA-256 of each run's part of each array, so that a
+run can be read, and verified, alone.
 """
 
 from __future__ import annotations
@@ -11,27 +12,34 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import math
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from grokjax.distributed import are_several, barrier, is_primary, on_all, on_primary
+from grokjax.distributed import are_several, is_primary, on_all, on_primary
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import disk_error
+from grokjax.manifest import MANIFEST, examine, other_versions, verify, write_manifest
 
-MANIFEST = "manifest.json"
+KINDS = ("state", "analysis")
 _ITEM = "default"
+_TRASH = "trash"
+_RUN_HASHES = "runs.sha256"  # [R, arrays in the order of their names, 32] bytes
+_INDEX_CACHE = 2**24  # bytes; the arrays of a step share one index
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 logging.getLogger("absl").setLevel(logging.ERROR)
+for _name in ("absl", "asyncio"):  # what a full disk makes them log is raised, too
+    logging.getLogger(_name).addFilter(lambda r: not disk_error((r.getMessage(), r.exc_info)))
 
 
 class Checkpoints:
@@ -40,33 +48,48 @@ class Checkpoints:
     Args:
       directory: holds `state/` and `analysis/`.
       keep: full states to keep.
+      settings: hash of the workdir's settings; a step of others is refused.
       num_runs: rows beyond are copies that fill up a mesh, and are not stored; None: all are.
 
-    Several processes call everything but the reading of analysis checkpoints together. Each writes
-    its own shards; process 0 seals the step when all have.
+    Several processes call everything but the reading of single runs together. Each writes its own
+    shards; process 0 seals the step when all have.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, num_runs: int | None = None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int = 2,
+        settings: str = "",
+        num_runs: int | None = None,
+    ):
         self.directory = pathlib.Path(directory).absolute()
-        self._keep, self._num_runs = keep, num_runs
+        self._keep, self._settings, self._num_runs = keep, settings, num_runs
         self._managers: dict[str, _Manager] = {}
         self._unsealed: list[tuple[str, int]] = []
         self._verified: set[pathlib.Path] = set()
-        if is_primary():
-            for kind in ("state", "analysis"):
-                shutil.rmtree(self.directory / kind / "trash", ignore_errors=True)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None or not are_several():  # others would wait for one that failed
+    def __exit__(self, failed: object, *_: object) -> None:
+        if failed and are_several():  # others would wait for one that failed
+            return
+        with contextlib.suppress(*[UserError] if failed else []):  # the first failure is told
             self.close()
 
     def save(self, step: int, state: Any) -> None:
-        """Saves everything; the step is sealed when this returns."""
+        """Saves everything; the step is sealed when this returns, and older ones go then.
+
+        Raises:
+          UserError: the disk is full or refuses; the steps before are as they were.
+        """
         self._save("state", step, state)
         self.wait()
+        # A later one is damaged: it was skipped.
+        older = on_primary(lambda: [s for s in self.steps() if s < step])
+        for old in older[: max(len(older) + 1 - self._keep, 0)]:
+            self._remove("state", old)
 
     def save_analysis(self, step: int, weights: Mapping[str, Any]) -> None:
         """Saves what the analysis reads (params, ema_params, buffers), for good."""
@@ -74,26 +97,35 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until every save is on the disk and sealed with its manifest."""
+        unsealed, self._unsealed = self._unsealed, []
         for manager in self._managers.values():
-            manager.wait_until_finished()
-        for kind, step in self._unsealed:
+            on_all(functools.partial(self._write, manager.wait_until_finished))
+        for kind, step in unsealed:
             # All wait for it: one that left before would take the others with it.
-            on_primary(functools.partial(self._seal, self.directory / kind / str(step)))
-        self._unsealed = []
+            on_primary(functools.partial(self._write, self._seal, kind, step))
 
     def close(self) -> None:
-        self.wait()
-        for manager in self._managers.values():
-            manager.close()
-        self._managers = {}
+        try:
+            self.wait()
+        finally:
+            managers, self._managers = self._managers, {}
+            for manager in managers.values():
+                self._write(manager.close)
 
     def steps(self, kind: str = "state") -> list[int]:
         """Sealed steps, ascending."""
-        folder = self.directory / kind
-        if not folder.is_dir():
-            return []
-        names = (p.name for p in folder.iterdir() if (p / MANIFEST).is_file())
-        return sorted(int(name) for name in names if name.isdigit())
+        return [
+            step for step in self._found(kind) if (self._folder(kind, step) / MANIFEST).exists()
+        ]
+
+    def examine(self, kind: str, *, content: bool) -> dict[int, tuple[str, str]]:
+        """By step, sealed or not: good, damaged or partial, and why.
+
+        Args:
+          kind: state or analysis.
+          content: whether to read every byte; otherwise names and sizes alone.
+        """
+        return {s: examine(self._folder(kind, s), content=content) for s in self._found(kind)}
 
     def restore_latest(self, like: Any, runs: Any = slice(None)) -> tuple[int, Any] | None:
         """(step, state) of the newest step that is whole, or None if none was ever sealed.
@@ -107,10 +139,8 @@ class Checkpoints:
         """
         problems = []
         for step in on_primary(lambda: self.steps()[::-1]):
-            folder = self.directory / "state" / str(step)
             try:
-                on_primary(functools.partial(verify, folder))
-                state = on_all(functools.partial(self._restore, folder, like, runs))
+                state = self.restore(step, like, runs)
             except UserError as problem:
                 problems.append(str(problem))
                 if is_primary():
@@ -124,73 +154,126 @@ class Checkpoints:
             )
         return None
 
+    def restore(self, step: int, like: Any, runs: Any = slice(None)) -> Any:
+        """The full state of a step, verified; a line tells of packages that have changed since.
+
+        `like` and `runs` are as in `restore_latest`.
+
+        Raises:
+          UserError: it is damaged, or of other settings or another model.
+        """
+        folder = self._folder("state", step)
+        changed = on_primary(lambda: other_versions(verify(folder, self._settings)))
+        state = on_all(functools.partial(self._restore, folder, like, runs))
+        if changed and is_primary():
+            print(f"{folder}: saved by {changed}; what follows may round otherwise", flush=True)
+        return state
+
     def restore_analysis(self, step: int, like: Any, run: int | None = None) -> Any:
         """Parameters and EMA of a step: {"params": ..., "ema_params": ...}.
 
         Args:
           step: one of `steps("analysis")`; its files are verified once.
           like: structure, shapes and dtypes, run axis included; a part of what is stored will do.
-          run: only this run's slice, without the run axis; reads only its own chunks.
+          run: only this run's slice, without the run axis; reads and verifies only its own chunks.
         """
-        return self._restore_verified("analysis", step, like, run)
-
-    def restore_state(self, step: int, like: Any, run: int) -> Any:
-        """One run's part of a full state, `like` and `run` as above; step is one of `steps()`."""
-        return self._restore_verified("state", step, like, run)
-
-    def _restore_verified(self, kind: str, step: int, like: Any, run: int | None) -> Any:
-        folder = self.directory / kind / str(step)
+        folder = self._folder("analysis", step)
+        if run is not None:
+            manifest = verify(folder, self._settings, content=False)
+            if _RUN_HASHES in manifest["files"]:
+                return self._restore(folder, like, run)
         if folder not in self._verified:
-            verify(folder)
+            verify(folder, self._settings)
             self._verified.add(folder)
         return self._restore(folder, like, slice(None) if run is None else run)
 
+    def restore_state(self, step: int, like: Any, run: int) -> Any:
+        """One run's part of a full state, `like` and `run` as above; step is one of `steps()`."""
+        folder = self._folder("state", step)
+        verify(folder, self._settings)
+        return self._restore(folder, like, run)
+
+    def _folder(self, kind: str, step: int) -> pathlib.Path:
+        return self.directory / kind / str(step)
+
+    def _found(self, kind: str) -> list[int]:
+        folder = self.directory / kind
+        names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+        return sorted(int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n)
+
     def _save(self, kind: str, step: int, tree: Any) -> None:
         self.wait()
-        folder = self.directory / kind / str(step)
+        folder = self._folder(kind, step)
         with contextlib.suppress(UserError):
-            on_primary(functools.partial(verify, folder))
+            on_primary(lambda: bool(verify(folder, self._settings)))
             return  # saved before, and whole
         if on_primary(folder.exists):  # a save that was cut off, or damaged since
-            if is_primary():
-                shutil.rmtree(folder, ignore_errors=True)
+            self._remove(kind, step)
             if kind in self._managers:
                 self._managers.pop(kind).close()
-            barrier("removed")
-        manager = self._manager(kind)
         tree = _without_keys(tree)
-        save_args = jax.tree.map(_per_run_chunks, tree)
-        manager.save(step, args=ocp.args.PyTreeSave(tree, save_args=save_args), force=True)
+        args = ocp.args.PyTreeSave(tree, save_args=jax.tree.map(_per_run_chunks, tree))
+        manager = self._manager(kind)
+        on_all(lambda: self._write(lambda: manager.save(step, args=args, force=True)))
         self._unsealed.append((kind, step))
 
-    def _seal(self, folder: pathlib.Path) -> None:
-        if folder.is_dir():
-            _trim(folder, self._num_runs)
-            write_manifest(folder)
+    def _seal(self, kind: str, step: int) -> None:
+        folder = self._folder(kind, step)
+        _trim(folder, self._num_runs)
+        if kind == "analysis":
+            _write_run_hashes(folder)
+        write_manifest(folder, self._settings)
+
+    def _write(self, function: Callable, *args: Any) -> None:
+        """Calls what writes; whatever Orbax and TensorStore raise then becomes one line."""
+        try:
+            function(*args)
+        except Exception as error:
+            for kind in self._managers if is_primary() else ():
+                self._sweep(kind)
+            raise UserError(
+                f"{self.directory}: a checkpoint cannot be saved ({_reason(error)}); those before"
+                " are whole: make room or mend it, and the same command goes on"
+            ) from error
+
+    def _sweep(self, kind: str) -> None:
+        """Removes what a removal or a save left that was cut off."""
+        folder = self.directory / kind
+        for path in [*folder.glob(f"{_TRASH}.*"), *folder.glob("*.orbax-checkpoint-tmp*")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _remove(self, kind: str, step: int) -> None:
+        """Renamed first, so that a step is never half there."""
+
+        def remove() -> None:
+            trash = self.directory / kind / f"{_TRASH}.{step}"
+            self._write(os.rename, self._folder(kind, step), trash)
+            self._sweep(kind)
+
+        on_primary(remove)
 
     def _manager(self, kind: str) -> _Manager:
         if kind not in self._managers:
             folder = self.directory / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep if kind == "state" else None,
-                todelete_subdir="trash",
-                enable_async_checkpointing=True,
-            )
+
+            def prepare() -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._sweep(kind)
+
+            on_primary(lambda: self._write(prepare))
+            options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
             self._managers[kind] = _Manager(folder, options=options)
         return self._managers[kind]
 
     def _restore(self, folder: pathlib.Path, like: Any, runs: Any) -> Any:
         plain = jax.eval_shape(_without_keys, like)
         try:
-            handler = ocp.PyTreeCheckpointHandler()
-            _check_shapes(folder, handler.metadata(folder / _ITEM).tree, plain)
-            restored = _read_runs(folder / _ITEM, plain, runs)
+            _check_shapes(folder, plain)
+            restored = _read_runs(folder, plain, runs)
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise whatever they meet
-            reason = str(error).split("\n")[0][:120]
-            raise UserError(f"{folder}: cannot be read ({reason})") from error
+            raise UserError(f"{folder}: cannot be read ({_reason(error)})") from error
         return jax.tree.map(_with_key, like, restored)
 
 
@@ -212,42 +295,6 @@ def log_spaced_steps(num_steps: int, per_decade: int, multiple_of: int) -> list[
     return sorted(s for s in steps if s <= num_steps)
 
 
-def write_manifest(folder: pathlib.Path) -> None:
-    """Seals a step: size and SHA-256 of each of its files, renamed into place as the last act."""
-    files = {
-        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    write_atomically(folder / MANIFEST, json.dumps({"files": files}, indent=1))
-
-
-def verify(folder: pathlib.Path) -> None:
-    """Compares a step with its manifest.
-
-    Raises:
-      UserError: what is missing or differs.
-    """
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-        entries = [(name, entry["size"], entry["sha256"]) for name, entry in files.items()]
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no such checkpoint") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{folder}: its manifest is damaged") from None
-    for name, size, digest in entries:
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-            raise UserError(f"{folder}: {name} is missing")
-        if path.stat().st_size != size or _sha256(path) != digest:
-            raise UserError(f"{folder}: {name} is damaged")
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _per_run_chunks(leaf: Any) -> ocp.SaveArgs:
     """One run's slice is one chunk, so that it can be read alone."""
     one_run = max(leaf.dtype.itemsize * math.prod(leaf.shape[1:]), 1)
@@ -267,38 +314,70 @@ def _with_key(like: Any, leaf: Any) -> Any:
     return jax.random.wrap_key_data(leaf) if _is_key(like) else leaf
 
 
-def _open(folder: pathlib.Path, path: Any, *, write: bool = False) -> ts.TensorStore:
-    """A leaf of a step, as Orbax has stored it."""
+def _open_array(
+    folder: pathlib.Path, name: str, context: ts.Context, *, write: bool = False
+) -> ts.TensorStore:
     spec = {
         "driver": "zarr",
         "kvstore": {
             "driver": "ocdbt",
-            "base": {"driver": "file", "path": f"{folder}/"},
-            "path": _dotted(path) + "/",
+            "base": {"driver": "file", "path": f"{folder / _ITEM}/"},
+            "path": f"{name}/",
         },
     }
-    return ts.open(spec, read=True, write=write).result()
+    return ts.open(spec, read=True, write=write, context=context).result()
 
 
 def _read_runs(folder: pathlib.Path, like: Any, runs: Any) -> Any:
-    """Rows of each leaf, or one run's slice, read chunk by chunk."""
-    futures = jax.tree_util.tree_map_with_path(
-        lambda path, _: _open(folder, path)[runs].read(), like
+    """Rows of each leaf; or one run's slice, compared with its hash if there are any.
+
+    Raises:
+      UserError: an array's slice is damaged.
+    """
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _INDEX_CACHE}})
+    names = jax.tree_util.tree_map_with_path(lambda path, _: _dotted(path), like)
+    futures = jax.tree.map(lambda name: _open_array(folder, name, context)[runs].read(), names)
+    arrays = jax.tree.map(lambda future: future.result(), futures)
+    if isinstance(runs, int) and (folder / _RUN_HASHES).exists():
+        stored = sorted(_stored_shapes(folder))
+        with open(folder / _RUN_HASHES, "rb") as file:
+            file.seek(runs * len(stored) * _DIGEST_SIZE)
+            hashes = {name: file.read(_DIGEST_SIZE) for name in stored}
+        for name, array in zip(jax.tree.leaves(names), jax.tree.leaves(arrays), strict=True):
+            if _digest(array) != hashes[name]:
+                raise UserError(f"{folder}: {name} of run {runs} is damaged")
+    return arrays
+
+
+def _write_run_hashes(folder: pathlib.Path) -> None:
+    """Of each run's part of each array, as it is on the disk, array after array."""
+    context = ts.Context()
+    by_array = [
+        [_digest(run) for run in _open_array(folder, name, context).read().result()]
+        for name in sorted(_stored_shapes(folder))
+    ]
+    (folder / _RUN_HASHES).write_bytes(
+        b"".join(h for run in zip(*by_array, strict=True) for h in run)
     )
-    return jax.tree.map(lambda future: future.result(), futures)
 
 
 def _trim(folder: pathlib.Path, num_runs: int | None) -> None:
     """Takes rows beyond `num_runs` out of a step: no array of R rows lies evenly on any mesh, so
     that hosts can only write the padded ones."""
-    if num_runs is None:
-        return
-    stored = ocp.PyTreeCheckpointHandler().metadata(folder / _ITEM).tree
-    for path, leaf in jax.tree_util.tree_leaves_with_path(stored):
-        if leaf.shape[0] > num_runs:
-            rows = [num_runs, *[None] * (len(leaf.shape) - 1)]
-            array = _open(folder / _ITEM, path, write=True)
+    for name, shape in _stored_shapes(folder).items() if num_runs else ():
+        if shape[0] > num_runs:
+            array = _open_array(folder, name, ts.Context(), write=True)
+            rows = [num_runs, *[None] * (len(shape) - 1)]
             array.resize(exclusive_max=rows, shrink_only=True).result()
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(np.asarray(array).tobytes()).digest()
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, out of the many lines that Orbax and TensorStore make of it."""
+    return disk_error(error) or str(error).split("\n")[0][:120]
 
 
 def _dotted(path: Any) -> str:
@@ -313,15 +392,19 @@ def _dotted(path: Any) -> str:
     return ".".join(name(entry) for entry in path)
 
 
-def _check_shapes(folder: pathlib.Path, found: Any, like: Any) -> None:
+def _shapes(tree: Any) -> dict[str, tuple]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_dotted(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _stored_shapes(folder: pathlib.Path) -> dict[str, tuple]:
+    return _shapes(ocp.PyTreeCheckpointHandler().metadata(folder / _ITEM).tree)
+
+
+def _check_shapes(folder: pathlib.Path, like: Any) -> None:
     """Orbax pads or cuts arrays of other shapes in silence; here that is an error."""
-
-    def shapes(tree: Any) -> dict[str, tuple]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {_dotted(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
-
-    have = shapes(found)
-    for name, shape in shapes(like).items():
+    have = _stored_shapes(folder)
+    for name, shape in _shapes(like).items():
         if name not in have:
             raise UserError(f"{folder}: of another model, it has no array {name}")
         if have[name] != shape:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from grokjax.errors import UserError
+from grokjax.files import disk_error
+from grokjax.interrupt import EXIT_CODE, Interrupted, second_ctrl_c_exits
 
 _CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
 
@@ -16,25 +20,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-      0; 1 where a comparison fails; 2 after one line about bad input; 75 after an interruption
-      that the same command resumes.
+      0; 1 where a comparison fails or a checkpoint is damaged; 2 after one line about bad input;
+      75 after an interruption that the same command resumes.
     """
     from grokjax.distributed import are_several, leave_the_others
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args, overrides = _parse(arguments)
-        code = args.run(args, overrides)
+        with second_ctrl_c_exits(), _disk_errors_told_once():
+            code = args.run(args, overrides)
     except UserError as error:
         print(f"grokjax: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written to
+        where = error.filename or "the output"
+        print(f"grokjax: error: {where}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("grokjax: stopped", file=sys.stderr)
         leave_the_others(130)
         return 130
-    except _interrupted() as stop:
-        from grokjax.interrupt import EXIT_CODE
-
+    except Interrupted as stop:
         print(f"grokjax: {stop}", file=sys.stderr)
         return EXIT_CODE
     except Exception:
@@ -210,10 +217,38 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(report(results, found, folder, group_by=args.group_by, margin=args.margin))
 
 
+def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from grokjax.listing import list_checkpoints
+
+    lines, damaged = list_checkpoints(args.workdir, content=args.verify)
+    print("\n".join(lines))
+    return 1 if damaged else 0
+
+
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.bench import main as run_benchmarks
 
     run_benchmarks(args.only, quick=args.quick)
+
+
+@contextlib.contextmanager
+def _disk_errors_told_once() -> Iterator[None]:
+    """Threads that write print what they meet before it is raised where it is waited for."""
+    before = threading.excepthook, sys.unraisablehook
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if not disk_error(args.exc_value):
+            before[0](args)
+
+    def in_callback(args: sys.UnraisableHookArgs) -> None:
+        if "Event loop is closed" not in str(args.exc_value):  # a write that nobody waits for
+            before[1](args)
+
+    threading.excepthook, sys.unraisablehook = in_thread, in_callback
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = before
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -269,6 +304,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command("report", report, "one page: what came when, at what cost, how certain")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--out", metavar="DIR", help="default: the workdir")
+    added = command("checkpoints", checkpoints, "list stored steps: good, damaged or partial")
+    added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
+    added.add_argument("--verify", action="store_true", help="read and compare every byte")
     added = command("quickstart", quickstart, "train three regimes and draw when each groks")
     added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
     added.set_defaults(takes_settings=True)
@@ -330,12 +368,6 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
 def _require_workdir(workdir: str) -> None:
     if not workdir.strip():
         raise UserError("--workdir: the path is empty; give a folder, --workdir=runs/NAME")
-
-
-def _interrupted() -> type[Exception]:
-    from grokjax.interrupt import Interrupted
-
-    return Interrupted
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import leads_out, write_atomically
 
 CURVES, RUNS = "curves.csv", "runs.csv"
+_TEXTS = {"run_hash": str, "regime": str, "status": str}
 
 
 class CurveWriter:
@@ -36,60 +37,92 @@ class CurveWriter:
         """Writes rows through to the disk. Floats are written so that they read back exactly."""
         if self._columns is None:
             self._columns = list(rows[0])
-            self._write("a", [self._columns])
+            self._write([self._columns])
         if any(list(row) != self._columns for row in rows):
             raise ValueError(f"{self._path}: a row has other columns than the table")
-        self._write("a", [[_text(row[name]) for name in self._columns] for row in rows])
+        self._write([[_text(row[name]) for name in self._columns] for row in rows])
 
     def _rewind(self, start_step: int) -> None:
-        lines = self._path.read_text().splitlines(keepends=True)
-        header = next(csv.reader(lines[:1]), None)
-        if not start_step or not header or "step" not in header:
+        lines = self._path.read_text(errors="replace").splitlines(keepends=True)
+        try:
+            header, kept = _rows_up_to(lines, start_step)
+        except csv.Error:
+            raise UserError(f"{self._path}: not a table; restore it or train again") from None
+        if not start_step or "step" not in header:
             self._path.unlink()
             return
-        step = header.index("step")
-        kept = [
-            row
-            for line in lines[1:]
-            if line.endswith("\n")  # a torn last line is none
-            and len(row := next(csv.reader([line]))) == len(header)
-            and row[step].isdigit()
-            and int(row[step]) <= start_step
-        ]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *kept])
         write_atomically(self._path, text.getvalue())
         self._columns = header
 
-    def _write(self, mode: str, rows: Sequence[Sequence[str]]) -> None:
-        with open(self._path, mode, newline="") as file:
+    def _write(self, rows: Sequence[Sequence[str]]) -> None:
+        with open(self._path, "a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
             file.flush()
             os.fsync(file.fileno())
 
 
+def _rows_up_to(lines: Sequence[str], last: float) -> tuple[list[str], list[list[str]]]:
+    """Header and whole rows of the table, up to a step."""
+    header = next(csv.reader(lines[:1]), [])
+    step = header.index("step") if "step" in header else 0
+    rows = [
+        row
+        for line in lines[1:]
+        if line.endswith("\n")  # a torn last line is none
+        and len(row := next(csv.reader([line]))) == len(header)
+        and row[step].isdecimal()
+        and float(row[step]) <= last
+    ]
+    return header, rows
+
+
 def write_runs(workdir: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces `runs.csv`."""
+    """Replaces `runs.csv`, if it says anything else."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
     writer.writerows([[_text(value) for value in row.values()] for row in rows])
-    write_atomically(pathlib.Path(workdir) / RUNS, text.getvalue())
+    path = pathlib.Path(workdir) / RUNS
+    if not path.is_file() or path.read_bytes() != text.getvalue().encode():
+        write_atomically(path, text.getvalue())
 
 
 def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
-    """`curves.csv` or `runs.csv` as written.
+    """`curves.csv` or `runs.csv` as written; a line that a kill has torn is none.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or it is not such a table.
     """
     path = pathlib.Path(workdir) / name
+    damaged = UserError(f"{path}: not a table; restore it or train again")
+    if leads_out(path, path.parent) or (path.exists() and not path.is_file()):
+        raise damaged
     try:
-        return pd.read_csv(path, dtype={"run_hash": str})
+        text = path.read_text()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; has this workdir been trained in?") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        raise UserError(f"{path}: not a table; restore it or train again") from None
+    except ValueError:
+        raise damaged from None
+    text = text[: text.rfind("\n") + 1]
+    if not text and name == CURVES:
+        return pd.DataFrame({"run_id": [], "step": []}, dtype=int)
+    try:  # a regime may be called nan: only an empty field is no number
+        table = pd.read_csv(io.StringIO(text), dtype=_TEXTS, keep_default_na=False, na_values=[""])
+    except (ValueError, OverflowError):
+        raise damaged from None
+    required = ("run_id", "status") if name == RUNS else ("run_id", "step")
+    if not set(required) <= set(table):
+        raise damaged
+    for column in table:
+        is_whole = pd.api.types.is_integer_dtype(table[column])
+        is_number = is_whole or pd.api.types.is_float_dtype(table[column])
+        counts = column in ("run_id", "step")
+        measured = not column.endswith("path_stage") if name == CURVES else column[:4] == "num_"
+        if len(table) and ((counts and not is_whole) or (measured and not is_number)):
+            raise damaged
+    return table
 
 
 def _text(value: Any) -> str:

@@ -61,6 +61,8 @@ def setup_precision(dtype: str) -> None:
 
 def _own_cores() -> int:
     """Cores that this process may use; those that it was not bound to, it shares."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS
+        return max((os.cpu_count() or 1) // processes_here(), 1)
     cores = len(os.sched_getaffinity(0))
     if cores < (os.cpu_count() or cores):
         return cores

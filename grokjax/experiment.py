@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -101,7 +103,10 @@ def read_experiment(
     if argument and argument not in getattr(module, "ARGUMENTS", (argument,)):
         known = ", ".join(f":{name}" for name in module.ARGUMENTS)
         raise UserError(f"--config={path}: unknown ':{argument}'; {file} knows {known}")
-    config = _call(module.get_config, argument, path, source)
+    with _running(module):
+        config = _call(module.get_config, argument, path, source)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file}: its get_config() gives no ConfigDict; start from default_config")
     if isinstance(overrides, Mapping):
         for name, value in overrides.items():
             set_setting(config, name, value)
@@ -110,7 +115,8 @@ def read_experiment(
     sweep = Sweep()
     if hasattr(module, "sweep"):
         takes_argument = len(inspect.signature(module.sweep).parameters) > 1
-        module.sweep(sweep, argument) if takes_argument else module.sweep(sweep)
+        with _running(module):
+            module.sweep(sweep, argument) if takes_argument else module.sweep(sweep)
         varied = {name for row in sweep.rows for name in row}
         clash = sorted(varied & set(overrides))
         if clash:
@@ -132,8 +138,8 @@ def validate(config: ConfigDict) -> None:
         if flat[name] not in choices:
             raise UserError(f"{name}: '{flat[name]}' is none of {', '.join(choices)}")
     for name in _POSITIVE:
-        if flat[name] < 1:
-            raise UserError(f"{name}: {flat[name]} must be at least 1")
+        if not 1 <= flat[name] < 2**31:
+            raise UserError(f"{name}: {flat[name]:.16g} must be at least 1 and below 2**31")
     for wanted, is_good, names in _RANGES:
         for name in names:
             for value in (flat[name], *(row[name] for row in config.runs if name in row)):
@@ -198,11 +204,27 @@ def _load_module(file: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"--config={file}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _running(module):
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"--config={file}: line {error.lineno}: {error.msg}") from None
     return module
+
+
+@contextlib.contextmanager
+def _running(module: ModuleType) -> Iterator[None]:
+    """Code of an experiment file: what goes wrong in it is told with its line."""
+    file = str(module.__file__)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, SyntaxError) and error.filename == file:
+            line, said = error.lineno, error.msg
+        else:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = next((f.lineno for f in reversed(frames) if f.filename == file), None)
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"--config={file}: line {line}: {said}") from None
 
 
 def _call(get_config: Callable, argument: str, path: str, source: ConfigDict | None) -> ConfigDict:

@@ -12,7 +12,7 @@ import threading
 import time
 
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import read_json, write_atomically
 
 STATUS = "status.json"
 JOB = "GROKJAX_JOB"  # environment: what the scheduler calls the job
@@ -106,7 +106,7 @@ class Heartbeat:
 def read_beat(folder: str | os.PathLike) -> Beat | None:
     """The last sign of life in a population's folder; None if there is none that can be read."""
     try:
-        return Beat(**json.loads((pathlib.Path(folder) / STATUS).read_text()))
+        return Beat(**read_json(pathlib.Path(folder) / STATUS))
     except (OSError, ValueError, TypeError):
         return None
 

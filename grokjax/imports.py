@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -26,12 +25,13 @@ from grokjax.dataset import NUM_TOKENS, Vocabulary
 from grokjax.devices import setup_precision
 from grokjax.errors import UserError
 from grokjax.experiment import validate
+from grokjax.files import read_json
 from grokjax.folder import load_dataset, read_folder
 from grokjax.loop import curve_rows, weights
 from grokjax.model import DECODER, ModelConfig, Params
 from grokjax.population import Population
 from grokjax.results import Results, load, run_table
-from grokjax.sweep import expand
+from grokjax.sweep import expand, settings_hash
 from grokjax.workdir import write_config
 
 # What these settings can be here; other models of the official code are not ours.
@@ -216,11 +216,11 @@ def _read_official_config(path: str | os.PathLike) -> tuple[dict[str, Any], dict
 
 def _read_json(path: str | os.PathLike) -> dict[str, Any]:
     try:
-        content = json.loads(pathlib.Path(path).read_text())
+        content = read_json(pathlib.Path(path).resolve())  # caches of models are links
     except OSError:
         raise UserError(f"{path}: no such file; it belongs to the model") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({str(error)[:80]})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object")
     return content
@@ -288,7 +288,8 @@ def _write_workdir(
         table[0]["status"] = "done"
         write_runs(scratch, table)
         CurveWriter(scratch).append(rows)
-        with Checkpoints(scratch / "checkpoints") as saved:
+        settings = settings_hash(config)
+        with Checkpoints(scratch / "checkpoints", settings=settings) as saved:
             saved.save_analysis(step, weights(state))
     return load(path)
 

@@ -10,6 +10,8 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -39,7 +41,10 @@ def leaving_at_once() -> Iterator[None]:
 
 
 class Interrupt:
-    """While active, the first Ctrl-C or SIGTERM sets `requested`; a second one leaves at once."""
+    """While active, the first Ctrl-C or SIGTERM sets `requested`; another Ctrl-C leaves at once.
+
+    Another SIGTERM does not: schedulers send several, and the chunk is being saved.
+    """
 
     # Counts the calls of all populations: processes agree on one of them, ahead of the newest.
     _chunks = itertools.count(1)
@@ -72,9 +77,44 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.requested = True
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        print("\nstopping: saving after this chunk (again to leave at once)", flush=True)
+        print("\nstopping: saving after this chunk (Ctrl-C to leave at once)", flush=True)
+
+
+@contextlib.contextmanager
+def second_ctrl_c_exits() -> Iterator[None]:
+    """Within it a second Ctrl-C ends the process, whatever it is doing; for commands.
+
+    Python runs its handlers between bytecodes, of which a chunk of steps has none. So a thread
+    waits for the byte that the signal itself writes. Nothing is lost but the chunk: whatever is on
+    the disk is whole at any moment.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    try:
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    except ValueError:  # not in the main thread
+        before = None
+    threading.Thread(target=_exit_at_second, args=(reader,), daemon=True).start()
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.set_wakeup_fd(before)
+        writer.close()
+
+
+def _exit_at_second(reader: socket.socket) -> None:
+    requested = False
+    with reader:
+        while number := reader.recv(1):
+            if requested and number[0] == signal.SIGINT:
+                os.write(2, b"grokjax: stopped at once\n")
+                os._exit(130)
+            requested |= number[0] in (signal.SIGINT, signal.SIGTERM)

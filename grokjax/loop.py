@@ -20,17 +20,19 @@ from grokjax.devices import setup_devices, setup_precision
 from grokjax.distributed import barrier, is_primary, join_processes, on_all, on_primary
 from grokjax.errors import UserError
 from grokjax.experiment import validate
-from grokjax.folder import load_datasets
+from grokjax.files import writing_to
+from grokjax.folder import data_hash, load_datasets
 from grokjax.interrupt import Interrupt, Interrupted
+from grokjax.lock import locked_once
 from grokjax.population import Population
 from grokjax.progress import Progress, headline
 from grokjax.results import Results, load, run_table, write_timing
 from grokjax.starts import starting_state
 from grokjax.stopping import Stopping
-from grokjax.sweep import expand, swept_settings
+from grokjax.sweep import expand, settings_hash, swept_settings
 from grokjax.tensorboard import TensorBoardWriters
 from grokjax.train import DIVERGED, DONE, RUNNING, STATUS_NAMES, STOPPED, RunState
-from grokjax.workdir import open_workdir, write_config
+from grokjax.workdir import check_data, open_workdir, write_config
 
 _ENDED = (STATUS_NAMES[DIVERGED], STATUS_NAMES[STOPPED])
 
@@ -56,7 +58,8 @@ def train_and_evaluate(
       What `grokjax.load(workdir)` gives.
 
     Raises:
-      UserError: bad settings, data or workdir; nothing has been written then.
+      UserError: bad settings, data or workdir, or one that another process works in; nothing has
+        been written then. Or a disk that is full or refuses: what was saved before is whole.
       Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
     """
     setup_devices()
@@ -66,29 +69,41 @@ def train_and_evaluate(
     path = on_all(lambda: open_workdir(workdir, config))
     runs = expand(config)
     datasets = on_all(lambda: load_datasets(runs))
+    data_sha256 = data_hash(datasets)
+    on_all(lambda: check_data(path, data_sha256))
     population = Population(config, runs, datasets)
     num_steps, eval_every = config.train.num_steps, config.train.eval_every
 
-    with (
-        Interrupt() as interrupt,
-        Checkpoints(path / "checkpoints", keep=config.checkpoint.keep, num_runs=len(runs)) as saved,
-    ):
+    checkpoints = Checkpoints(
+        path / "checkpoints",
+        keep=config.checkpoint.keep,
+        settings=settings_hash(config),
+        num_runs=len(runs),
+    )
+    with Interrupt() as interrupt, locked_once(path), writing_to(path), checkpoints as saved:
         step, state = restore_or_start(saved, population, runs)
         on_step(step)
         progress = Progress(len(runs), step, num_steps)
         if step == 0:
             on_primary(lambda: refuse_lost_checkpoints(path, config))
-        elif np.all(np.asarray(population.for_all(state.status)) != RUNNING):
-            progress.say(f"{path}: all runs have ended by step {step:,}; nothing is left to do")
-            return load(path)
-        if step >= num_steps:
-            progress.say(f"{path}: done at step {step:,}; a larger train.num_steps extends it")
+        ended = population.for_all((state.step, state.status))
+        all_ended = np.all(np.asarray(ended[1]) != RUNNING)
+        if step >= num_steps or (step and all_ended):
+            if is_primary():
+                table = run_table(config, runs, datasets)
+                write_final_runs(path, table, ended[0], ended[1], step >= num_steps)
+            barrier("final")
+            if all_ended:
+                said = f"all runs have ended by step {step:,}; nothing is left to do"
+            else:
+                said = f"done at step {step:,}; a larger train.num_steps extends it"
+            progress.say(f"{path}: {said}")
             return load(path)
         needs = on_all(lambda: check_memory(config, population, state, num_steps - step))
         progress.say(describe(datasets))
         progress.say(f"{path}: resuming at step {step:,}" if step else str(needs))
         if is_primary():
-            write_config(path, config, datasets[0].vocabulary.size)
+            write_config(path, config, datasets[0].vocabulary.size, data_sha256)
         log = Log(config, runs, datasets, population, path, step)
         analysis_steps = log_spaced_steps(
             num_steps, config.checkpoint.analysis_steps_per_decade, eval_every
@@ -165,12 +180,35 @@ def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
     """
     if not (path / CURVES).exists():
         return
-    reached = read_table(path, CURVES).step.max()
+    table = read_table(path, CURVES)
+    reached = table.step.max() if len(table) else 0
     if reached > config.checkpoint.every:
         raise UserError(
             f"{path}: its curves reach step {reached:,.0f} but checkpoints/state is gone; restore"
             " it, or start in a new workdir"
         )
+
+
+def write_final_runs(
+    path: pathlib.Path, table: list[dict], steps: Any, status: Any, finished: bool
+) -> None:
+    """`runs.csv` after the last save, by a process that only finds it: its own may be dead.
+
+    Args:
+      path: the workdir.
+      table: rows of the runs.
+      steps, status: of each run, in the last state.
+      finished: whether it is of the last step.
+    """
+    for run, step, code in zip(table, steps, status, strict=False):  # a padded state
+        run |= {"step": int(step), "status": STATUS_NAMES[int(code)]}
+    write_runs(path, with_done(table) if finished else table)
+
+
+def with_done(table: list[dict]) -> list[dict]:
+    """Rows of the runs, after the last step."""
+    done = {"status": STATUS_NAMES[DONE]}
+    return [run | done if run["status"] == STATUS_NAMES[RUNNING] else run for run in table]
 
 
 def weights(state: RunState) -> dict[str, Any]:
@@ -269,12 +307,9 @@ class Log:
     def close(self, step: int, finished: bool) -> None:
         """Writes what is left: final statuses, event files, timing."""
         self.fetch()
-        for run in self._table:
-            if finished and run["status"] == STATUS_NAMES[RUNNING]:
-                run["status"] = STATUS_NAMES[DONE]
         if not self._writes:
             return
-        write_runs(self._workdir, self._table)
+        write_runs(self._workdir, with_done(self._table) if finished else self._table)
         self._board.close()
         write_timing(
             self._workdir,

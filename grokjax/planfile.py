@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from grokjax.curves import RUNS, read_table
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import read_json, write_atomically
 from grokjax.sweep import from_json, to_json
 
 PLAN = "plan.json"
@@ -69,26 +69,27 @@ def read_plan(workdir: str | os.PathLike) -> Plan:
     """
     path = pathlib.Path(workdir) / PLAN
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except FileNotFoundError:
         return Plan()
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         raise UserError(f"{path}: damaged; restore it, or sweep in a new workdir") from None
     if not isinstance(content, Mapping) or content.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path}: not a plan of this version; sweep in a new workdir")
     try:
-        return Plan(
-            tuple(
-                PlannedPopulation(
-                    str(p["name"]),
-                    from_json(p["config"]),
-                    tuple(p["run_hashes"]),
-                    int(p.get("checkpoint_bytes", 0)),
-                )
-                for p in content["populations"]
+        populations = tuple(
+            PlannedPopulation(
+                str(p["name"]),
+                from_json(p["config"]),
+                tuple(p["run_hashes"]),
+                int(p.get("checkpoint_bytes", 0)),
             )
+            for p in content["populations"]
         )
-    except (KeyError, TypeError):
+        if all(p.name.isdecimal() for p in populations):  # they become folders
+            return Plan(populations)
+        raise KeyError("name")
+    except (KeyError, TypeError, ValueError, AttributeError, UserError):
         raise UserError(f"{path}: damaged; restore it, or sweep in a new workdir") from None
 
 

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from grokjax import curves, model
 from grokjax.checkpoint import Checkpoints
 from grokjax.dataset import Dataset
-from grokjax.files import write_atomically
+from grokjax.errors import UserError
+from grokjax.files import read_json, write_atomically
 from grokjax.folder import load_dataset
 from grokjax.graph import regime_name, resolve_augmentation
 from grokjax.population import evaluated_model, model_config
@@ -79,8 +80,12 @@ class Results:
             lambda x: jax.ShapeDtypeStruct((len(self.runs), *x.shape), x.dtype), one_run
         )
         like = dict.fromkeys(names, params) | {"buffers": buffers}
-        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
-            step = checkpoints.steps("analysis")[-1] if step is None else step
+        settings = settings_hash(self.config)
+        with Checkpoints(self.workdir / "checkpoints", settings=settings) as checkpoints:
+            stored = checkpoints.steps("analysis")
+            if not stored:
+                raise UserError(f"{checkpoints.directory}: no parameters are stored; train first")
+            step = stored[-1] if step is None else step
             return [checkpoints.restore_analysis(step, like, run_id) for run_id in run_ids]
 
 
@@ -93,13 +98,10 @@ def load(workdir: str | os.PathLike) -> Results:
     path = pathlib.Path(workdir)
     config = read_config(path)
     vocab_size = read_vocab_size(path)
-    return Results(
-        path,
-        config,
-        vocab_size,
-        curves.read_table(path, curves.RUNS),
-        curves.read_table(path, curves.CURVES),
-    )
+    runs = curves.read_table(path, curves.RUNS)
+    if runs.run_id.tolist() != list(range(len(expand(config)))):
+        raise UserError(f"{path / curves.RUNS}: not the runs of config.json; train again")
+    return Results(path, config, vocab_size, runs, curves.read_table(path, curves.CURVES))
 
 
 def run_table(config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence[Dataset]):
@@ -126,7 +128,7 @@ def write_timing(workdir: pathlib.Path, session: dict[str, Any]) -> None:
     """Appends what one process spent to `timing.json`."""
     path = workdir / "timing.json"
     try:
-        sessions = list(json.loads(path.read_text()))
+        sessions = list(read_json(path))
     except (OSError, ValueError, TypeError):  # none yet, or damaged: it is only a log
         sessions = []
     write_atomically(path, json.dumps([*sessions, session], indent=1) + "\n")

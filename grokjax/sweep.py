@@ -165,7 +165,10 @@ def from_json(settings: Mapping[str, Any]) -> ConfigDict:
                 set_setting(config, f"{section}.{name}", value)
         else:
             set_setting(config, section, values)
-    config.runs = tuple(dict(row) for row in rows)
+    try:
+        config.runs = tuple(dict(row) for row in rows)
+    except (TypeError, ValueError):
+        raise UserError("runs: not a list of {setting: value}") from None
     return config
 
 
@@ -182,6 +185,8 @@ def set_setting(config: ConfigDict, name: str, value: Any) -> None:
     node = config
     for section in sections:
         node = node[section]
+    if value is None:  # which a ConfigDict takes for anything
+        raise UserError(f"{name}: has no value; give one")
     if isinstance(node[last], float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     try:

@@ -16,11 +16,12 @@ from ml_collections import ConfigDict
 from grokjax import results
 from grokjax.curves import CURVES, RUNS, read_table
 from grokjax.devices import require_devices, setup_devices
-from grokjax.distributed import are_several, barrier, is_primary, join_processes, on_all, on_primary
+from grokjax.distributed import are_several, is_primary, join_processes, on_all, on_primary
 from grokjax.errors import UserError
-from grokjax.files import replacing, write_atomically
+from grokjax.files import replacing, write_atomically, writing_to
 from grokjax.heartbeat import Heartbeat, require_free
 from grokjax.interrupt import Interrupted
+from grokjax.lock import Locked, locked
 from grokjax.loop import train_and_evaluate
 from grokjax.plan import describe_plan, extend_plan
 from grokjax.planfile import (
@@ -106,19 +107,16 @@ def run_sweep(
         raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
     if (path / "config.json").exists():
         raise UserError(f"workdir {path}: holds one population; give a sweep a folder of its own")
-    plan = on_all(lambda: extend_plan(read_plan(path), config, rows))
+    if dry_run:
+        plan = on_all(lambda: extend_plan(read_plan(path), config, rows))
+    else:
+        on_primary(lambda: _write_extended(path, config, rows))
+        plan = read_plan(path)  # process 0's: memory suggests sizes, and each host has its own
     states = on_primary(lambda: {p.name: population_state(path, p) for p in plan.populations})
     if is_primary():
         print(describe_plan(plan, states), flush=True)
-    if dry_run:
+    if dry_run or plan_only:
         return None
-    if is_primary():
-        write_plan(path, plan)
-    barrier("planned")
-    if plan_only:
-        return None
-    if not is_primary():  # memory suggests sizes, and each host has its own
-        plan = read_plan(path)
     failures = []
     for population in plan.populations:
         if states[population.name] == FINISHED:
@@ -131,6 +129,8 @@ def run_sweep(
             continue
         try:
             _train(path, plan, population)
+        except Locked as other:  # another sweep of the same folder: it is being done
+            print(f"left alone: {other}", flush=True)
         except PopulationFailed as failed:
             failures.append(f"{population.name} ({failed})")
         finally:
@@ -141,6 +141,13 @@ def run_sweep(
             f" {', '.join(failures)}; the same command tries them again"
         )
     return SweepResults(path, plan, *write_tables(path, plan))
+
+
+def _write_extended(
+    path: pathlib.Path, config: ConfigDict, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    with locked(path, wait=True), writing_to(path):  # who plans at the same time, plans on it
+        write_plan(path, extend_plan(read_plan(path), config, rows))
 
 
 def train_population(workdir: str | os.PathLike, name: str, devices: str = "") -> None:
@@ -184,8 +191,9 @@ def _require_free(path: pathlib.Path, name: str) -> None:
 
 
 def _note_failure(folder: pathlib.Path, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / ERROR, text)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ERROR, text)
 
 
 def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, devices="") -> None:
@@ -209,6 +217,8 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
         if is_primary():
             heartbeat.note_saved()
         raise
+    except Locked:
+        raise
     except Exception as error:  # whatever it is, the others are still worth training
         reason = str(error).split("\n")[0] or type(error).__name__
         _note_failure(folder, traceback.format_exc())
@@ -223,12 +233,13 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
 
 def write_tables(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`runs.csv` and `curves.parquet` of the whole sweep, as far as it is; what they hold."""
-    runs, curves = collect(workdir, plan)
     if not is_primary():
-        return runs, curves
-    write_atomically(workdir / RUNS, runs.to_csv(index=False, lineterminator="\n"))
-    with replacing(workdir / ALL_CURVES) as scratch:
-        curves.to_parquet(scratch, index=False)
+        return collect(workdir, plan)
+    with locked(workdir, wait=True), writing_to(workdir):
+        runs, curves = collect(workdir, plan)
+        write_atomically(workdir / RUNS, runs.to_csv(index=False, lineterminator="\n"))
+        with replacing(workdir / ALL_CURVES) as scratch:
+            curves.to_parquet(scratch, index=False)
     return runs, curves
 
 

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import ml_collections
 
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
+from grokjax.files import leads_out, read_json, write_atomically
+from grokjax.manifest import package_versions
 from grokjax.sweep import config_difference, from_json, to_json
 
 SCHEMA_VERSION = 1
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 _FILES = ("config.json", "runs.csv", "curves.csv", "checkpoints")
+_WRITTEN = (*_FILES, "tensorboard", "timing.json")
 
 
 def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> pathlib.Path:
     """Checks that `config` may train in `path`; writes nothing.
 
     Raises:
-      UserError: the path is empty or not a folder, it holds something else, or it belongs to
-        another config (the differing settings are named). More steps than before are welcome.
+      UserError: the path is empty or not a folder, it holds something else or links out of it, or
+        it belongs to another config (the differing settings are named). More steps than before are
+        welcome.
     """
     if not str(path).strip():
         raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
@@ -41,6 +43,7 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
         raise UserError(f"workdir {workdir}: {above[0]} is a file; give a folder")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir}: this is a file; give a folder")
+    _refuse_links(workdir)
     if not (workdir / "config.json").exists():
         strangers = [name for name in _FILES if (workdir / name).exists()]
         if strangers:
@@ -49,7 +52,7 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
             )
         return workdir
     before = read_config(workdir)
-    imported_from = json.loads((workdir / "config.json").read_text()).get("imported_from")
+    imported_from = read_content(workdir).get("imported_from")
     if imported_from:
         raise UserError(
             f"workdir {workdir}: holds weights of {imported_from}, not a training that could go on;"
@@ -70,30 +73,79 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
     return workdir
 
 
-def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-    """The resolved settings that a workdir was started with."""
+def _refuse_links(workdir: pathlib.Path) -> None:
+    """What we would write must not land elsewhere."""
+    for name in _WRITTEN:
+        for path in (workdir / name, *(workdir / name).rglob("*")):
+            if path.is_symlink() and leads_out(path, workdir):
+                raise UserError(
+                    f"workdir {workdir}: {path.relative_to(workdir)} is a link out of it; put the"
+                    " thing itself there, or make the whole workdir a link"
+                )
+
+
+def check_data(workdir: pathlib.Path, data_sha256: str) -> None:
+    """Refuses data other than a workdir was started with.
+
+    Raises:
+      UserError: they have changed.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    before = str(read_content(workdir).get("data_sha256", ""))
+    folder = read_config(workdir).data.folder
+    if before and before != data_sha256:
+        whose = f"the files of data.folder {folder}" if folder else "the data that grokjax draws"
+        raise UserError(
+            f"workdir {workdir}: {whose} are not those that it was started with (SHA-256"
+            f" {before[:12]!a}, now {data_sha256[:12]}); bring them back, or give another --workdir"
+        )
+
+
+def read_content(workdir: str | os.PathLike) -> dict[str, Any]:
+    """All that `config.json` says.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
     path = pathlib.Path(workdir) / "config.json"
     try:
-        content = json.loads(path.read_text())
-        version, config = content["schema_version"], dict(content["config"])
+        return dict(read_json(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is this a grokjax workdir?") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a grokjax config ({error}); restore it or use a new workdir"
+        ) from None
+
+
+def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The resolved settings that a workdir was started with."""
+    path, content = pathlib.Path(workdir) / "config.json", read_content(workdir)
+    try:
+        version, config = content["schema_version"], dict(content["config"])
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a grokjax config; restore it or use a new workdir") from None
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path}: schema version {version}, this grokjax reads {SCHEMA_VERSION};"
+            f"{path}: schema version {str(version)[:20]!a}, this grokjax reads {SCHEMA_VERSION};"
             " use the version that wrote it"
         )
-    return from_json(config)
+    try:
+        return from_json(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_vocab_size(workdir: str | os.PathLike) -> int:
     """Of the data that a workdir's models were made for."""
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return int(json.loads(path.read_text())["vocab_size"])
-    except (OSError, ValueError, KeyError, TypeError):
+        size = int(read_content(workdir)["vocab_size"])
+        if 0 <= size < 2**31:
+            return size
+        raise KeyError("vocab_size")
+    except (KeyError, TypeError, OverflowError):
         raise UserError(f"{path}: has no vocab_size; restore it or use a new workdir") from None
 
 
@@ -101,6 +153,7 @@ def write_config(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
     vocab_size: int,
+    data_sha256: str = "",
     imported_from: str = "",
 ) -> None:
     """config.json, replaced as a whole: settings and everything needed to repeat them.
@@ -109,6 +162,7 @@ def write_config(
       workdir: made if need be.
       config: resolved.
       vocab_size: of the data.
+      data_sha256: of the data, if they are to be found unchanged later.
       imported_from: the file that the weights come from, if they were not trained here.
     """
     workdir.mkdir(parents=True, exist_ok=True)
@@ -116,10 +170,10 @@ def write_config(
         "schema_version": SCHEMA_VERSION,
         "config": to_json(config),
         "vocab_size": vocab_size,
+        "data_sha256": data_sha256,
         "imported_from": imported_from,
         "commit": _commit(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
-        | {"python": sys.version.split()[0]},
+        "versions": package_versions(),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "platform": jax.default_backend(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.checkpoint import MANIFEST, Checkpoints, log_spaced_steps, verify
+from grokjax.checkpoint import Checkpoints, log_spaced_steps
 from grokjax.errors import UserError
+from grokjax.manifest import MANIFEST, verify
 
 R = 6
 
@@ -90,7 +91,10 @@ DAMAGES = {
     "is missing": lambda folder: array_file(folder).unlink(),
     "damaged": truncate,
     "manifest is damaged": lambda folder: (folder / MANIFEST).write_text('{"files": 3}'),
-}
+    "renamed copy of step '2'": lambda folder: (
+        shutil.rmtree(folder), shutil.copytree(folder.parent / "2", folder)
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("message", DAMAGES)
@@ -166,22 +170,147 @@ def test_files_outside_are_not_followed(saved):
         verify(folder)
 
 
-def test_one_run_is_read_alone(saved):
-    """Equal to its slice of a full restore, also when the others' chunks cannot be read."""
+def test_an_empty_step_folder_and_a_cut_off_save_are_no_steps(saved, capsys):
+    (saved / "state" / "9").mkdir()
+    (saved / "state" / "3" / MANIFEST).unlink()
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.steps() == [2] and checkpoints.restore_latest(LIKE)[0] == 2
+    states = {
+        step: state for step, (state, _) in checkpoints.examine("state", content=True).items()
+    }
+    assert states == {2: "good", 3: "partial", 9: "partial"}
+
+
+@pytest.mark.parametrize("damage, by_size", [(flip_a_bit, "good"), (truncate, "damaged")])
+def test_steps_are_examined(saved, damage, by_size):
+    """Sizes are compared at once; a flipped bit takes reading everything."""
+    damage(saved / "state" / "3")
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.examine("state", content=False)[3][0] == by_size
+    state, problem = checkpoints.examine("state", content=True)[3]
+    assert state == "damaged" and "is damaged" in problem and str(saved) not in problem
+    assert checkpoints.examine("state", content=True)[2] == ("good", "")
+
+
+def test_steps_of_other_settings_are_refused_by_name(tmp_path, capsys):
+    with Checkpoints(tmp_path, settings="abc") as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.save_analysis(1, {"params": make_state(1)["params"]})
+    other = Checkpoints(tmp_path, settings="def")
+    with pytest.raises(UserError, match=r"1: of other settings \(hash 'abc', this .*'def'\)"):
+        other.restore_latest(LIKE)
+    for run in (None, 0):
+        with pytest.raises(UserError, match="of other settings"):
+            other.restore_analysis(1, {"params": LIKE["params"]}, run)
+    assert Checkpoints(tmp_path, settings="abc").restore_latest(LIKE)[0] == 1
+
+
+def test_other_versions_are_told_in_one_line(saved, capsys):
+    path = saved / "state" / "3" / MANIFEST
+    manifest = json.loads(path.read_text())
+    assert {"jax", "orbax-checkpoint", "python"} <= set(manifest["versions"])
+    Checkpoints(saved).restore_latest(LIKE)
+    assert capsys.readouterr().out == ""
+    manifest["versions"]["jax"] = "0.9.9"
+    path.write_text(json.dumps(manifest))
+    assert Checkpoints(saved).restore_latest(LIKE)[0] == 3
+    said = capsys.readouterr().out
+    assert f"saved by jax 0.9.9 (here {jax.__version__})" in said and said.count("\n") == 1
+
+
+def test_the_newest_go_only_after_a_newer_one_is_sealed(saved, monkeypatch):
+    """A kill between Orbax's last file and our manifest leaves every older step."""
+
+    def killed(*_):
+        raise SystemExit(137)
+
+    monkeypatch.setattr("grokjax.checkpoint.write_manifest", killed)
+    with pytest.raises(SystemExit):
+        Checkpoints(saved, keep=1).save(4, make_state(4))
+    monkeypatch.undo()
+    assert Checkpoints(saved).steps() == [2, 3]
+    with Checkpoints(saved, keep=1) as checkpoints:
+        checkpoints.save(4, make_state(4))
+        assert checkpoints.steps() == [4]
+
+
+def test_a_damaged_later_step_pushes_out_no_good_one(saved):
+    flip_a_bit(saved / "state" / "3")
+    with Checkpoints(saved, keep=1) as checkpoints:
+        assert checkpoints.restore_latest(LIKE)[0] == 2
+        shutil.move(saved / "state" / "3", saved / "state" / "5")  # of a save before the damage
+        checkpoints.save(4, make_state(4))
+    assert Checkpoints(saved).restore_latest(LIKE)[0] == 4
+    assert Checkpoints(saved).steps() == [4, 5]
+
+
+def bytes_read():
+    """By this process, whoever asked: what the kernel has handed over."""
+    with open("/proc/self/io") as file:
+        return int(next(line for line in file if line.startswith("rchar")).split()[1])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="Linux counts bytes read")
+def test_one_run_is_read_with_at_most_twice_its_bytes(tmp_path):
+    """Everything counts: manifest, hashes, index, metadata. A whole restore reads all runs."""
+    runs = 12
+    rng = np.random.default_rng(0)  # noise does not compress
+    names = [f"layer{i}" for i in range(8)]
+    params = {n: jnp.asarray(rng.standard_normal((runs, 128, 256)), jnp.float32) for n in names}
+    like = {"params": abstract(params)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_analysis(1, {"params": params})
+    one_run = sum(x.nbytes for x in params.values()) // runs
+    assert one_run == 2**20
+    Checkpoints(tmp_path).restore_analysis(1, like, 0)  # imports and the like
+    before = bytes_read()
+    alone = Checkpoints(tmp_path).restore_analysis(1, like, 7)
+    read = bytes_read() - before
+    assert_equal(alone["params"], jax.tree.map(lambda x: x[7], params))
+    assert one_run / 2 < read <= 2 * one_run, read / one_run
+    before = bytes_read()
+    whole = Checkpoints(tmp_path).restore_analysis(1, like)
+    assert bytes_read() - before > runs * one_run
+    assert_equal(alone["params"], jax.tree.map(lambda x: x[7], whole["params"]))
+
+
+def test_a_damaged_run_is_found_when_it_is_read_alone(tmp_path):
+    """Each byte of the array data belongs to one run or to none."""
+    params = {"w": jnp.asarray(np.random.default_rng(0).standard_normal((R, 4000)), jnp.float32)}
+    like = {"params": abstract(params)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_analysis(1, {"params": params})
+    flip_a_bit(tmp_path / "analysis" / "1")
+    found = []
+    for run in range(R):
+        try:
+            alone = Checkpoints(tmp_path).restore_analysis(1, like, run)
+            assert_equal(alone["params"]["w"], params["w"][run])
+        except UserError as error:
+            found.append(str(error))
+    assert len(found) == 1 and ("is damaged" in found[0] or "cannot be read" in found[0])
+
+
+def test_one_run_is_its_slice_of_a_full_restore(saved):
     checkpoints = Checkpoints(saved)
     like = {"params": LIKE["params"]}
     whole = checkpoints.restore_analysis(2, like)
     for run in (0, R - 1):
         alone = checkpoints.restore_analysis(2, like, run)
         assert_equal(alone, jax.tree.map(lambda x, run=run: x[run], whole))
-    chunks = json.loads(next(p for p in (saved / "analysis" / "2").rglob("_METADATA")).read_text())
-    assert chunks["use_ocdbt"]
 
 
-def test_trash_is_swept(saved):
-    assert (saved / "state" / "trash").exists()
-    Checkpoints(saved)
-    assert not (saved / "state" / "trash").exists()
+def test_leftovers_are_swept_by_who_writes(saved):
+    leftovers = saved / "state" / "trash.1", saved / "state" / "4.orbax-checkpoint-tmp-1"
+    for folder in leftovers:
+        folder.mkdir()
+    with Checkpoints(saved, keep=9) as checkpoints:
+        assert checkpoints.steps() == [2, 3] and all(folder.exists() for folder in leftovers)
+        checkpoints.save(4, make_state(4))
+    assert sorted(p.name for p in (saved / "state").iterdir()) == ["2", "3", "4"]
+    with Checkpoints(saved, keep=2) as checkpoints:
+        checkpoints.save(5, make_state(5))
+    assert sorted(p.name for p in (saved / "state").iterdir()) == ["4", "5"]
 
 
 def test_a_copied_folder_restores(saved, tmp_path):

@@ -89,7 +89,7 @@ def test_train_then_again_then_more(tmp_path, capsys):
 
 
 def test_a_foreign_checkpoint_is_one_line(tmp_path, capsys):
-    """Of another model, under a config.json that was edited to match."""
+    """Of other settings, under a config.json that was edited to match."""
     command = ["train", *TINY, f"--workdir={tmp_path / 'w'}"]
     assert main(command) == 0
     path = tmp_path / "w/config.json"
@@ -100,7 +100,7 @@ def test_a_foreign_checkpoint_is_one_line(tmp_path, capsys):
     more = ["--config.model.hidden_size=8", "--config.train.num_steps=30"]
     assert main([*command, *more]) == 2
     printed = capsys.readouterr().err
-    assert "of another model" in printed and printed.count("\n") == 1
+    assert "of other settings (hash" in printed and printed.count("\n") == 1
 
 
 def test_data_is_written_and_read_back(tmp_path, capsys):
@@ -168,12 +168,81 @@ def test_a_signal_leaves_what_resumes(number, tmp_path):
     assert step % 10 == 0 and step >= grokjax.load(tmp_path / "w").curves.step.max()
 
 
+def test_a_second_ctrl_c_leaves_at_once(tmp_path):
+    """In the middle of a chunk that takes minutes, where Python's own handlers wait."""
+    long = ["--config.train.num_steps=2000000", "--config.train.chunk_steps=1000000"]
+    long += ["--config.train.eval_every=1000000", "--config.checkpoint.every=1000000"]
+    command = [sys.executable, "-m", "grokjax", "train", *TINY, f"--workdir={tmp_path}/w", *long]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    curves = tmp_path / "w/curves.csv"
+    deadline = time.monotonic() + 120
+    while not (curves.exists() and curves.read_text().count("\n") > 1):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)  # schedulers do that
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 130 and error.endswith("grokjax: stopped at once\n")
+
+
+def test_checkpoints_are_listed(tmp_path, capsys):
+    workdir = tmp_path / "w"
+    assert main(["train", *TINY, f"--workdir={workdir}", "--config.checkpoint.every=10"]) == 0
+    capsys.readouterr()
+    assert main(["checkpoints", str(workdir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["kind", "step", "state"]
+    assert [line.split() for line in lines[1:3]] == [
+        ["state", "10", "good"],
+        ["state", "20", "good"],
+    ]
+    assert lines[-1] == "5 good, 0 damaged, 0 partial (sizes compared; --verify reads every byte)"
+    data = max((workdir / "checkpoints/state/20").rglob("*"), key=lambda p: p.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(bytes(content))
+    (workdir / "checkpoints/state/30").mkdir()
+    assert main(["checkpoints", str(workdir)]) == 0
+    assert main(["checkpoints", str(workdir), "--verify"]) == 1
+    text = capsys.readouterr().out
+    assert f"damaged  {data.relative_to(workdir / 'checkpoints/state/20')} is damaged" in text
+    assert "30    partial  a save was cut off" in text and "4 good, 1 damaged, 1 partial" in text
+    assert main(["checkpoints", str(tmp_path / "nowhere")]) == 2
+    assert "has no checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code, message", [
+    ("def get_config():\n    return 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+    ("def get_config():\n    return 3\n", "its get_config() gives no ConfigDict"),
+    ("import nothing_of_that_name\n", "line 1: ModuleNotFoundError: No module named"),
+    ("def get_config(:\n", "line 1: invalid syntax"),
+    ("from conftest import tiny_config as get_config\ndef sweep(add):\n    add(3)\n",
+     "line 3: TypeError: 'int' object"),
+    ("from conftest import tiny_config as get_config\ndef sweep(add):\n    import json\n"
+     "    json.loads('{')\n", "line 4: JSONDecodeError"),
+])  # fmt: skip
+def test_a_mistake_in_an_experiment_is_told_with_its_line(code, message, tmp_path, capsys):
+    file = tmp_path / "x.py"
+    file.write_text(code)
+    assert main(["train", f"--config={file}", f"--workdir={tmp_path}/w"]) == 2
+    error = capsys.readouterr().err
+    assert f"--config={file}: " in error.replace(f"{file}: its", f"--config={file}: its")
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    for command in ("train", "quickstart", "data", "bench"):
+    for command in ("train", "quickstart", "data", "checkpoints", "bench"):
         assert command in text
 
 

@@ -29,6 +29,23 @@ def test_numbers_come_back_exactly(tmp_path):
     assert curves.loss.tolist() == [1 / 3, 4 / 3] * 2 and curves.step.tolist() == [0, 0, 10, 10]
 
 
+@pytest.mark.parametrize("regime", ["nan", "NA", "None", "007", "1e5"])
+def test_a_regime_is_text(regime, tmp_path):
+    """A data folder may have any name, and names the regime."""
+    write_runs(tmp_path, [{"run_id": 0, "run_hash": "1e3", "regime": regime, "status": "done"}])
+    runs = read_table(tmp_path, "runs.csv")
+    assert runs.regime.tolist() == [regime] and runs.run_hash.tolist() == ["1e3"]
+
+
+def test_readers_see_no_torn_line(tmp_path):
+    written(tmp_path, 0, 10)
+    with open(tmp_path / "curves.csv", "a") as file:
+        file.write("0,20,0.5,0.1")
+    assert read_table(tmp_path, "curves.csv").step.tolist() == [0, 0, 10, 10]
+    (tmp_path / "curves.csv").write_text("run_id,st")
+    assert len(read_table(tmp_path, "curves.csv")) == 0
+
+
 def test_a_resume_makes_no_row_twice(tmp_path):
     written(tmp_path, 0, 10, 20, 30)
     written(tmp_path, 30, 40, start=20)  # the last checkpoint was at 20

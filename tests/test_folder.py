@@ -123,7 +123,7 @@ BROKEN = {
         lambda c: c[2].update(target_text="<e_0></a>"),
         "item 2: target_text",
     ),
-    "number": ("train.json", lambda c: c.__setitem__(0, 10**400), "item 0 has no text"),
+    "number": ("train.json", lambda c: c.__setitem__(0, 10**400), "a number of 401 digits"),
     "unknown type": (
         "test.json",
         lambda c: c[0].update(type="zero_shot"),
@@ -165,10 +165,10 @@ def test_a_missing_file_is_named(folder, name):
 def test_hostile_files(folder, tmp_path):
     path = folder / "train.json"
     path.write_text("[" * 100_000)
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="nested too deeply"):
         read_folder(folder)
     path.write_bytes(b"\xff\xfe[]")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         read_folder(folder)
     path.write_text('{"a": 1}')
     with pytest.raises(UserError, match="not a JSON list"):
@@ -177,7 +177,7 @@ def test_hostile_files(folder, tmp_path):
     outside = tmp_path / "outside.json"
     shutil.copy(PRETRAINING / "train.json", outside)
     os.symlink(outside, path)
-    with pytest.raises(UserError, match="not a plain file of this folder"):
+    with pytest.raises(UserError, match="is a link out of its folder"):
         read_folder(folder)
     with pytest.raises(UserError, match="no such folder"):
         read_folder(tmp_path / "nowhere")

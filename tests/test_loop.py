@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import threading
 
 import jax
@@ -19,8 +20,9 @@ import grokjax.figures
 import grokjax.summary
 from grokjax import loop
 from grokjax.checkpoint import Checkpoints
+from grokjax.dataset import make_dataset
 from grokjax.errors import UserError
-from grokjax.folder import load_datasets
+from grokjax.folder import load_datasets, write_folder
 from grokjax.interrupt import Interrupted
 
 
@@ -227,6 +229,47 @@ def test_it_ends_when_nothing_trains_any_more(tmp_path):
     assert results.runs.status.tolist() == ["diverged"] and results.curves.step.max() < 40
     again = grokjax.train_and_evaluate(config, tmp_path)
     pd.testing.assert_frame_equal(again.curves, results.curves)
+
+
+def test_a_kill_after_the_last_save_is_mended(uninterrupted, tmp_path, monkeypatch, capsys):
+    """All is on the disk but what the process would have said at its end."""
+
+    def killed(self, step, finished):
+        raise SystemExit(137)
+
+    with monkeypatch.context() as m:
+        m.setattr(loop.Log, "close", killed)
+        with pytest.raises(SystemExit):
+            grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    assert set(grokjax.load(tmp_path).runs.status) == {"running"}
+    grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    assert "done at step 40" in capsys.readouterr().out
+    assert_same_workdir(uninterrupted.workdir, tmp_path, 40)
+
+
+def test_a_kill_in_the_first_evaluation_starts_anew(uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        stop_after(m, 1)
+        m.setattr(Checkpoints, "save", lambda *_: sys.exit(137))
+        with pytest.raises(SystemExit):
+            grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    (tmp_path / "curves.csv").write_text("run_id,st")
+    grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    assert_same_workdir(uninterrupted.workdir, tmp_path, 40)
+
+
+def test_data_that_changed_are_refused_by_name(tmp_path):
+    folder, config = tmp_path / "data", tiny_config(train__num_steps=4)
+    write_folder(make_dataset(config.data, 0), folder)
+    config.data.folder = str(folder)
+    grokjax.train_and_evaluate(config, tmp_path / "w")
+    items = json.loads((folder / "train.json").read_text())
+    (folder / "train.json").write_text(json.dumps(items[::-1]))
+    config.train.num_steps = 8
+    with pytest.raises(UserError, match=r"the files of data\.folder .*data are not those"):
+        grokjax.train_and_evaluate(config, tmp_path / "w")
+    (folder / "train.json").write_text(json.dumps(items, indent=1))  # the same items
+    assert grokjax.train_and_evaluate(config, tmp_path / "w").curves.step.max() == 8
 
 
 def test_lost_checkpoints_are_not_started_over(tmp_path):

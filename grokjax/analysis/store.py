@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from grokjax.errors import UserError
-from grokjax.files import replacing, write_atomically
+from grokjax.files import read_json, replacing, write_atomically
 from grokjax.results import Results
 from grokjax.sweep import SEEDS, expand, flatten
 
@@ -81,7 +81,7 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any] | None:
     """None where nothing has been analysed."""
     path = folder / "settings.json"
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(read_json(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
@@ -15,10 +14,12 @@ from ml_collections import ConfigDict
 from grokjax.cost import evaluation_flops, train_flops
 from grokjax.errors import UserError
 from grokjax.events import event_table, grok_table
+from grokjax.files import read_json
 from grokjax.results import Results
 from grokjax.summary import OOD_ACCURACY
 from grokjax.sweep import SEEDS
 from grokjax.sweeps import SweepResults
+from grokjax.workdir import read_content
 
 RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
 THRESHOLD = 0.95  # of the events that are told of
@@ -101,12 +102,16 @@ def study(found: Results | SweepResults) -> Study:
         runs.loc[member, "evaluation_flops"] = evaluation_flops(model) * probes
         runs.loc[member, "seconds_per_step"] = _seconds_per_step(own)
     first = next(iter(populations.values()))
-    content = json.loads((first.workdir / "config.json").read_text())
+    content = read_content(first.workdir)
+    try:
+        command, jax_version = map(str, content["command"][1:]), str(content["versions"]["jax"])
+    except (KeyError, TypeError):
+        raise UserError(f"{first.workdir / 'config.json'}: damaged; restore it") from None
     facts = {
-        "commit": content["commit"][:12],
-        "device": content["device"],
-        "jax": content["versions"]["jax"],
-        "command": " ".join(["grokjax", *content["command"][1:]]),
+        "commit": str(content.get("commit", ""))[:12],
+        "device": str(content.get("device", "")),
+        "jax": jax_version,
+        "command": " ".join(["grokjax", *command]),
         "hash": str(runs.run_hash.iloc[0]),
     }
     name = str(first.config.name)
@@ -138,9 +143,9 @@ def _num_probes(own: Results) -> float:
 def _seconds_per_step(own: Results) -> float:
     """Device-seconds of one run's step, its evaluations included: one program does both."""
     try:
-        sessions = json.loads((own.workdir / "timing.json").read_text())
-    except (OSError, ValueError):
+        sessions = read_json(own.workdir / "timing.json")
+        steps = sum(s["end_step"] - s["start_step"] for s in sessions)
+        busy = sum((s["seconds"] - s["compile_seconds"]) * s["num_devices"] for s in sessions)
+    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is only a log
         return np.nan
-    steps = sum(s["end_step"] - s["start_step"] for s in sessions)
-    busy = sum((s["seconds"] - s["compile_seconds"]) * s["num_devices"] for s in sessions)
     return busy / steps / len(own.runs) if steps else np.nan
