@@ -15,7 +15,7 @@ def train_here(workdir, num_steps):
 def test_five_kills_in_a_row(tmp_path):
     seed = random.SystemRandom().randint(0, 2**31)
     print(f"seed {seed}")
-    table = run_trials(5, 5, tmp_path, seed, num_steps=120, window=1.5, train=train_here)
+    table = run_trials(5, 5, tmp_path, seed, num_steps=60, window=1.0, train=train_here)
     assert table.equal_at_the_end.all() and table.restored.sum() > 0, f"seed {seed}"
 
 
