@@ -25,6 +25,7 @@ def test_every_config_builds(file):
         source = tiny_config() if file.stem == "transfer" else None
         config, rows = read_experiment(f"{file}:{size}" if size else str(file), (), source)
         config.sweep.runs_per_population = 64
+        config.transfer.source = "runs/x" if source else ""  # which the command fills in
         plan = extend_plan(Plan(), config, rows)
         runs = [run for population in plan.populations for run in expand(population.config)]
         assert len(runs) == len(plan.run_hashes) == max(len(rows), 1)  # no row twice
