@@ -126,13 +126,14 @@ def _submit(args: argparse.Namespace, plan: Plan, rows: Sequence[Row]) -> int:
     names = unfinished(rows)
     taken = sum(row.is_taken for row in rows)
     said = f"{args.workdir}: {len(names)} rows to submit, {taken} running or waiting"
-    print(said, file=sys.stderr if args.dry_run else sys.stdout, flush=True)
     if not names:
+        print(said)
         return 0
     job = _job(args, names)
     populations = [plan.population(name) for name in names]
     check_devices(job, populations)
     text = _rendered(args, job)
+    print(said, file=sys.stderr if args.dry_run else sys.stdout, flush=True)
     if args.dry_run:
         print(text, end="")
         return 0

@@ -116,7 +116,8 @@ def wait_for(condition, seconds=120):
 
 
 def release(job):
-    """A requeued job waits two minutes by default; here it need not."""
+    """A requeued job waits two minutes; here it need not, once its old credential is a past one."""
+    time.sleep(3)  # Slurm compares them by the second, and kills a job with the old one
     client("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
