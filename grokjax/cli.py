@@ -146,9 +146,16 @@ def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.experiment import load_experiment
     from grokjax.folder import load_dataset, write_folder
+    from grokjax.results import load
 
-    config = load_experiment(args.config, overrides)
-    dataset = load_dataset(config)
+    if (args.config is None) == (args.workdir is None):
+        raise UserError("--config: give an experiment file, or the --workdir of a run")
+    if args.workdir is None:
+        dataset = load_dataset(load_experiment(args.config, overrides))
+    elif overrides:
+        raise UserError(f"{overrides[0]}: a run's settings are its workdir's; leave it out")
+    else:
+        dataset = load(args.workdir).dataset(args.run_id)
     write_folder(dataset, args.out)
     counts = ", ".join(f"{name.removeprefix('num_')} {n:,}" for name, n in dataset.counts.items())
     print(f"{args.out}: {dataset.name}; {counts}")
@@ -312,7 +319,11 @@ def _parser() -> argparse.ArgumentParser:
     added.set_defaults(takes_settings=True)
     added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
     several(added)
-    added = command("data", data, "write a config's dataset in the authors' JSON format", True)
+    added = command("data", data, "write a dataset in the authors' JSON format")
+    added.set_defaults(takes_settings=True)
+    added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    added.add_argument("--workdir", metavar="DIR", help="in place of --config: a run's data")
+    added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
     added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     added = command("import-official", import_official, "a model of the official code as a workdir")
     added.add_argument("--weights", required=True, metavar="FILE", help=".npz, or of PyTorch")

@@ -19,6 +19,7 @@ from grokjax.errors import UserError
 from grokjax.folder import item_texts
 from grokjax.lens import lens_stream, top_tokens
 from grokjax.model import ModelConfig, Params, forward_all_steps
+from grokjax.new_facts import for_folder
 from grokjax.results import load
 
 _LENS_TYPES = ("test_inferred_ood", "test_inferred_new", "test_inferred_new_mix")
@@ -44,8 +45,9 @@ def export_results(
       UserError: there is no such run, or a file would be written over.
     """
     results = load(workdir)
-    if run_id not in results.runs.run_id.tolist():
-        raise UserError(f"--run={run_id}: {workdir} has runs 0 to {len(results.runs) - 1}")
+    dataset = results.dataset(run_id)
+    if len(dataset.new_facts):
+        dataset = for_folder(dataset)
     setup_precision(results.config.model.dtype)
     steps = results.checkpoint_steps()
     folders = [pathlib.Path(out) / f"checkpoint-{step}" for step in steps]
@@ -53,7 +55,6 @@ def export_results(
         for name in ("all_items.json", "logit_lens_ood.json"):
             if (folder / name).exists():
                 raise UserError(f"{folder / name}: exists already; give a new folder")
-    dataset = results.dataset(run_id)
     model = results.model
     for step, folder in zip(steps, folders, strict=True):
         predicted, top = predictions(model, *results.weights(run_id, step), dataset)

@@ -42,7 +42,13 @@ class Results:
         return expand(self.config)[run_id]
 
     def dataset(self, run_id: int) -> Dataset:
-        """The data of one run, made or read again."""
+        """The data of one run, made or read again.
+
+        Raises:
+          UserError: there is no such run.
+        """
+        if run_id not in self.runs.run_id.tolist():
+            raise UserError(f"--run={run_id}: {self.workdir} has runs 0 to {len(self.runs) - 1}")
         return load_dataset(self.run_config(run_id))
 
     def checkpoint_steps(self) -> list[int]:

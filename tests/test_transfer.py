@@ -14,7 +14,7 @@ from grokjax.checkpoint import Checkpoints
 from grokjax.cli import main
 from grokjax.cost import train_flops
 from grokjax.errors import UserError
-from grokjax.folder import load_datasets
+from grokjax.folder import load_datasets, read_folder
 from grokjax.loop import train_and_evaluate
 from grokjax.population import Population
 from grokjax.results import load
@@ -230,3 +230,26 @@ def test_the_report_of_a_finetuning(finetuned, capsys):
     assert set(end.finetuning_flops) == {20 * per_step}
     skipped = pd.read_csv(finetuned.workdir / "sources.csv")
     assert "memorised: never observed" in set(skipped.skipped.dropna())
+
+
+def test_a_finetuning_run_as_the_authors_files(finetuned, tmp_path):
+    """Its data, and its results as their finetuning reader knows them."""
+    workdir = str(finetuned.workdir)
+    assert main(["data", f"--workdir={workdir}", "--run=1", f"--out={tmp_path / 'd'}"]) == 0
+    back = read_folder(tmp_path / "d")
+    np.testing.assert_array_equal(back.train.query, finetuned.dataset(1).train.query)
+    assert main(["export-results", f"--workdir={workdir}", f"--out={tmp_path / 'e'}"]) == 0
+    lens = json.loads((tmp_path / "e" / "checkpoint-20" / "logit_lens_ood.json").read_text())
+    types = {item["type"] for item in lens}
+    assert types == {"test_inferred_ood", "test_inferred_new", "test_inferred_new_mix"}
+    items = json.loads((tmp_path / "e" / "checkpoint-20" / "all_items.json").read_text())
+    assert "atomic_new" in {item["type"] for item in items}
+
+
+def test_data_needs_one_place_to_come_from(finetuned, tmp_path, capsys):
+    out = f"--out={tmp_path / 'd'}"
+    assert main(["data", out]) == 2
+    assert main(["data", f"--workdir={finetuned.workdir}", "--run=99", out]) == 2
+    assert "has runs 0 to 5" in capsys.readouterr().err
+    assert main(["data", f"--workdir={finetuned.workdir}", "--config.data.phi=1", out]) == 2
+    assert not (tmp_path / "d").exists()

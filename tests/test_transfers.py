@@ -8,6 +8,7 @@ import pytest
 from conftest import tiny_config
 
 from grokjax.dataset import CATEGORIES
+from grokjax.experiment import load_experiment
 from grokjax.report import transfer_page, transfer_pictures
 from grokjax.report.transfers import (
     Transfers,
@@ -124,3 +125,17 @@ def test_pictures_show_what_the_tables_say(data):
     assert wide.loc[1, "old_then_new"] == "0.60 [0.60, 0.60]"
     worth = transfer_pictures.worth_picture(data)
     assert set(worth.data.group) == {"natural", "both_hop_full"}
+
+
+def test_the_published_curves_are_drawn_where_the_setting_is_theirs(data):
+    config = load_experiment("experiments/paper.py")
+    config.transfer.source = "runs/x"
+    paper = transfer_page._paper_curves(types.SimpleNamespace(config=config))
+    assert paper["control_group"]["final_answer_accuracy"]["new_then_old"][-1] < 0.5
+    figure = transfer_pictures.grid_picture(data, paper).figure
+    lines = figure.axes[0].get_lines()
+    drawn = {line.get_label(): line.get_ydata() for line in lines}
+    curve = drawn["published run, final answer"]
+    assert list(curve) == paper["natural"]["final_answer_accuracy"]["new_then_old"]
+    config.transfer.num_kept = 100
+    assert transfer_page._paper_curves(types.SimpleNamespace(config=config)) is None
