@@ -12,7 +12,8 @@ from test_sweeps import fast, rows
 import grokjax
 from grokjax.cli import main
 from grokjax.files import read_json
-from grokjax.plan import Plan, extend_plan, write_plan
+from grokjax.plan import extend_plan
+from grokjax.planfile import Plan, write_plan
 
 
 @pytest.fixture(scope="module")

@@ -102,12 +102,12 @@ def test_waiting(tmp_path):
 def test_a_sweep_leaves_a_population_to_who_trains_it(tmp_path, capsys):
     from test_sweeps import fast, rows
 
-    from grokjax.sweeps import population_folder
+    from grokjax.planfile import population_folder
 
     with locked(population_folder(tmp_path, "000")):
         found = grokjax.run_sweep(fast(), rows(1, (16, 32)), tmp_path)
     assert found.runs.status.tolist() == ["pending", "done"]
-    assert "population 000 is left to it" in capsys.readouterr().out
+    assert "left alone: " in capsys.readouterr().out
     assert not (population_folder(tmp_path, "000") / "error.txt").exists()
     assert (
         grokjax.run_sweep(fast(), rows(1, (16, 32)), tmp_path).runs.status.tolist() == ["done"] * 2
