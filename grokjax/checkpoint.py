@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax, each with a manifest of our own; the only file that imports it.
+"""Checkpoints through Orbax (here and in `stored.py` alone), each with a manifest of our own.
 
 Orbax restores a flipped bit without a word and lists half-deleted steps: a step counts when
 `grokjax.manifest` has sealed it, and is skipped when its files differ from that. Two kinds:
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import logging
-import math
 import os
 import pathlib
 import shutil
@@ -21,21 +19,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore as ts
 
 from grokjax.distributed import are_several, is_primary, on_all, on_primary
 from grokjax.errors import UserError
 from grokjax.files import disk_error
 from grokjax.manifest import MANIFEST, examine, other_versions, verify, write_manifest
+from grokjax.stored import (
+    RUN_HASHES,
+    check_shapes,
+    per_run_chunks,
+    read_runs,
+    trim,
+    with_key,
+    without_keys,
+    write_run_hashes,
+)
 
 KINDS = ("state", "analysis")
-_ITEM = "default"
 _TRASH = "trash"
-_RUN_HASHES = "runs.sha256"  # [R, arrays in the order of their names, 32] bytes
-_INDEX_CACHE = 2**24  # bytes; the arrays of a step share one index
-_DIGEST_SIZE = hashlib.sha256().digest_size
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 for _name in ("absl", "asyncio"):  # what a full disk makes them log is raised, too
@@ -180,7 +182,7 @@ class Checkpoints:
         folder = self._folder("analysis", step)
         if run is not None:
             manifest = verify(folder, self._settings, content=False)
-            if _RUN_HASHES in manifest["files"]:
+            if RUN_HASHES in manifest["files"]:
                 return self._restore(folder, like, run)
         if folder not in self._verified:
             verify(folder, self._settings)
@@ -211,17 +213,17 @@ class Checkpoints:
             self._remove(kind, step)
             if kind in self._managers:
                 self._managers.pop(kind).close()
-        tree = _without_keys(tree)
-        args = ocp.args.PyTreeSave(tree, save_args=jax.tree.map(_per_run_chunks, tree))
+        tree = without_keys(tree)
+        args = ocp.args.PyTreeSave(tree, save_args=jax.tree.map(per_run_chunks, tree))
         manager = self._manager(kind)
         on_all(lambda: self._write(lambda: manager.save(step, args=args, force=True)))
         self._unsealed.append((kind, step))
 
     def _seal(self, kind: str, step: int) -> None:
         folder = self._folder(kind, step)
-        _trim(folder, self._num_runs)
+        trim(folder, self._num_runs)
         if kind == "analysis":
-            _write_run_hashes(folder)
+            write_run_hashes(folder)
         write_manifest(folder, self._settings)
 
     def _write(self, function: Callable, *args: Any) -> None:
@@ -266,15 +268,15 @@ class Checkpoints:
         return self._managers[kind]
 
     def _restore(self, folder: pathlib.Path, like: Any, runs: Any) -> Any:
-        plain = jax.eval_shape(_without_keys, like)
+        plain = jax.eval_shape(without_keys, like)
         try:
-            _check_shapes(folder, plain)
-            restored = _read_runs(folder, plain, runs)
+            check_shapes(folder, plain)
+            restored = read_runs(folder, plain, runs)
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise whatever they meet
             raise UserError(f"{folder}: cannot be read ({_reason(error)})") from error
-        return jax.tree.map(_with_key, like, restored)
+        return jax.tree.map(with_key, like, restored)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -295,117 +297,6 @@ def log_spaced_steps(num_steps: int, per_decade: int, multiple_of: int) -> list[
     return sorted(s for s in steps if s <= num_steps)
 
 
-def _per_run_chunks(leaf: Any) -> ocp.SaveArgs:
-    """One run's slice is one chunk, so that it can be read alone."""
-    one_run = max(leaf.dtype.itemsize * math.prod(leaf.shape[1:]), 1)
-    return ocp.SaveArgs(chunk_byte_size=one_run, shard_axes=(0,))
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _without_keys(tree: Any) -> Any:
-    """Typed random keys as the plain integers that they are made of."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
-
-
-def _with_key(like: Any, leaf: Any) -> Any:
-    return jax.random.wrap_key_data(leaf) if _is_key(like) else leaf
-
-
-def _open_array(
-    folder: pathlib.Path, name: str, context: ts.Context, *, write: bool = False
-) -> ts.TensorStore:
-    spec = {
-        "driver": "zarr",
-        "kvstore": {
-            "driver": "ocdbt",
-            "base": {"driver": "file", "path": f"{folder / _ITEM}/"},
-            "path": f"{name}/",
-        },
-    }
-    return ts.open(spec, read=True, write=write, context=context).result()
-
-
-def _read_runs(folder: pathlib.Path, like: Any, runs: Any) -> Any:
-    """Rows of each leaf; or one run's slice, compared with its hash if there are any.
-
-    Raises:
-      UserError: an array's slice is damaged.
-    """
-    context = ts.Context({"cache_pool": {"total_bytes_limit": _INDEX_CACHE}})
-    names = jax.tree_util.tree_map_with_path(lambda path, _: _dotted(path), like)
-    futures = jax.tree.map(lambda name: _open_array(folder, name, context)[runs].read(), names)
-    arrays = jax.tree.map(lambda future: future.result(), futures)
-    if isinstance(runs, int) and (folder / _RUN_HASHES).exists():
-        stored = sorted(_stored_shapes(folder))
-        with open(folder / _RUN_HASHES, "rb") as file:
-            file.seek(runs * len(stored) * _DIGEST_SIZE)
-            hashes = {name: file.read(_DIGEST_SIZE) for name in stored}
-        for name, array in zip(jax.tree.leaves(names), jax.tree.leaves(arrays), strict=True):
-            if _digest(array) != hashes[name]:
-                raise UserError(f"{folder}: {name} of run {runs} is damaged")
-    return arrays
-
-
-def _write_run_hashes(folder: pathlib.Path) -> None:
-    """Of each run's part of each array, as it is on the disk, array after array."""
-    context = ts.Context()
-    by_array = [
-        [_digest(run) for run in _open_array(folder, name, context).read().result()]
-        for name in sorted(_stored_shapes(folder))
-    ]
-    (folder / _RUN_HASHES).write_bytes(
-        b"".join(h for run in zip(*by_array, strict=True) for h in run)
-    )
-
-
-def _trim(folder: pathlib.Path, num_runs: int | None) -> None:
-    """Takes rows beyond `num_runs` out of a step: no array of R rows lies evenly on any mesh, so
-    that hosts can only write the padded ones."""
-    for name, shape in _stored_shapes(folder).items() if num_runs else ():
-        if shape[0] > num_runs:
-            array = _open_array(folder, name, ts.Context(), write=True)
-            rows = [num_runs, *[None] * (len(shape) - 1)]
-            array.resize(exclusive_max=rows, shrink_only=True).result()
-
-
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.sha256(np.asarray(array).tobytes()).digest()
-
-
 def _reason(error: Exception) -> str:
     """What the system said, out of the many lines that Orbax and TensorStore make of it."""
     return disk_error(error) or str(error).split("\n")[0][:120]
-
-
-def _dotted(path: Any) -> str:
-    """`params.layers.0.mlp`: a leaf's name, whether a level is a dataclass, a tuple or a dict."""
-
-    def name(entry: Any) -> str:
-        for attribute in ("name", "key", "idx"):
-            if hasattr(entry, attribute):
-                return str(getattr(entry, attribute))
-        return str(entry)
-
-    return ".".join(name(entry) for entry in path)
-
-
-def _shapes(tree: Any) -> dict[str, tuple]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_dotted(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
-
-
-def _stored_shapes(folder: pathlib.Path) -> dict[str, tuple]:
-    return _shapes(ocp.PyTreeCheckpointHandler().metadata(folder / _ITEM).tree)
-
-
-def _check_shapes(folder: pathlib.Path, like: Any) -> None:
-    """Orbax pads or cuts arrays of other shapes in silence; here that is an error."""
-    have = _stored_shapes(folder)
-    for name, shape in _shapes(like).items():
-        if name not in have:
-            raise UserError(f"{folder}: of another model, it has no array {name}")
-        if have[name] != shape:
-            raise UserError(f"{folder}: of another model, {name} is {have[name]}, not {shape}")
