@@ -28,7 +28,8 @@ def get_config(source, size=""):
     config = ConfigDict(source.to_dict())  # model, data, optimiser, batch: as the run had them
     config.name = "transfer"
     config.optimizer.learning_rate = source.optimizer.learning_rate / 2
-    config.train.update({"num_steps": 40_000, "eval_every": 1000})
+    # The source's rule for leaving early looks at what was grokked before.
+    config.train.update({"num_steps": 40_000, "eval_every": 1000, "stop_at": 0.0, "stop_margin": 0})
     config.checkpoint.update({"every": 10_000, "analysis_steps_per_decade": 2})
     if size:
         config.transfer.update({"num_new_facts": 80, "num_kept": 160, "control_steps": 4000})

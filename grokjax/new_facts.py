@@ -57,8 +57,6 @@ def finetuning_dataset(old: Dataset, settings: ConfigDict, seed: int) -> Dataset
     """
     if not len(old.id_facts):
         raise UserError(f"{old.name}: has no list of facts, so no new ones can be told from them")
-    if settings.num_new_facts < 1:
-        raise UserError(f"transfer.num_new_facts: {settings.num_new_facts} must be at least 1")
 
     def stream(draw: str) -> np.random.Generator:
         return random_stream(seed, f"{draw} {settings.seed}")
@@ -114,13 +112,12 @@ def draw_new_facts(
         )
     new: list[tuple[int, int, int]] = []
     while len(new) < num_facts:
-        a, b, t = _with_room(entities, unused, rng), rng.choice(entities), rng.choice(entities)
+        a = _with_room(entities, unused, rng)
         first = unused[a].pop()
-        if len(new) + 1 < num_facts:
-            b = _with_room(entities, unused, rng)
-            new += [(a, first, b), (b, unused[b].pop(), t)]
-        else:
-            new.append((a, first, b))
+        b = _with_room(entities, unused, rng) if any(unused.values()) else rng.choice(entities)
+        new.append((a, first, b))
+        if len(new) < num_facts:
+            new.append((b, unused[b].pop(), rng.choice(entities)))
     return np.array(new, np.int32)
 
 
@@ -158,7 +155,8 @@ def keep_closure(
     first, second = _hop_numbers(rows, facts)
     comes_with = np.minimum(first, second)
     # A fact stands before its compositions.
-    order = np.argsort(np.concatenate([2 * np.arange(len(facts)), 2 * comes_with + 1]))
+    place = np.concatenate([2 * np.arange(len(facts)), 2 * comes_with + 1])
+    order = np.argsort(place, kind="stable")
     if num_items > len(order):
         raise UserError(
             f"transfer.num_kept: {num_items:,} items, the source was trained on {len(order):,};"
@@ -231,9 +229,10 @@ def from_folder(old: Dataset, folder: Dataset, seed: int) -> Dataset:
     bridge = np.where(two_hops, tails[first], PAD)
     rows = np.insert(query, 2, bridge, axis=1)
     rows[:, 2] *= two_hops
-    probes = {name: rows[types == name] for name in dict.fromkeys(types.tolist())}
+    probes = {name: rows[types == name] for name in dict.fromkeys([*types.tolist(), *_HOPS])}
     train = np.insert(np.asarray(folder.train.query).astype(np.int32), 2, PAD, axis=1)
-    return _assemble(old, train, probes, new, {"num_new_facts": len(new)}, seed)
+    problems = {n: folder.counts.get(n, 0) for n in ("num_missing_facts", "num_contradictions")}
+    return _assemble(old, train, probes, new, problems | {"num_new_facts": len(new)}, seed)
 
 
 def for_folder(dataset: Dataset) -> Dataset:

@@ -24,6 +24,7 @@ from grokjax.errors import UserError
 from grokjax.events import grok_table
 from grokjax.experiment import read_experiment, validate
 from grokjax.files import write_atomically
+from grokjax.folder import load_datasets
 from grokjax.loop import train_and_evaluate
 from grokjax.results import Results
 from grokjax.sweep import SEEDS, TRACED, Row, config_difference, expand, flatten, set_setting
@@ -32,6 +33,7 @@ from grokjax.sweeps import SweepResults, load
 CHECKPOINTS = ("before", "saturation", "path", "grokked", "end")
 CONTROL = "control_atomic"
 SOURCES = "sources.csv"
+_COLUMNS = ["group", "run_id", "checkpoint", "step", "event_step", "skipped"]
 _EVENT_OF = {"before": "memorised", "saturation": "memorised", "path": "path", "grokked": "grokked"}
 
 
@@ -82,7 +84,7 @@ def transfer(
       Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
     """
     path = pathlib.Path(workdir)
-    if not str(workdir).strip() or path.absolute() == pathlib.Path(source).absolute():
+    if not str(workdir).strip() or path.resolve().is_relative_to(pathlib.Path(source).resolve()):
         raise UserError("--workdir: give finetuning a folder of its own, --workdir=runs/NAME")
     setup_devices()
     join_processes()
@@ -99,14 +101,22 @@ def transfer(
         tables.append(table)
     if not sources:
         raise UserError(f"{source}: has no run to finetune; train it first")
-    first, _ = read_experiment(experiment, overrides, sources[0].settings)
-    if first.transfer.control_atomic and not first.data.folder:
-        config, natural = control_config(found.config, first.transfer.control_steps)
-        control = train_and_evaluate(config, path / CONTROL)
+    # Before a control is trained for long: what is wrong with the rest of it?
+    config = plan_transfer(experiment, overrides, sources)
+    load_datasets(expand(config))
+    skipped = _no_control(config)
+    if config.transfer.control_atomic and skipped:
+        row = (CONTROL, "", "end", math.nan, math.nan, skipped)
+        tables.append(pd.DataFrame([row], columns=_COLUMNS))
+    elif config.transfer.control_atomic:
+        settings, natural = control_config(
+            [s.settings for s in sources], config.transfer.control_steps
+        )
+        control = train_and_evaluate(settings, path / CONTROL)
         own, table = find_sources(control, ("end",), CONTROL)
         sources += [dataclasses.replace(s, settings=natural[s.run_id]) for s in own]
         tables.append(table)
-    config = plan_transfer(experiment, overrides, sources)
+        config = plan_transfer(experiment, overrides, sources)
     looked_for = pd.concat(tables, ignore_index=True)
     if is_primary():
         print(describe_sources(config, looked_for), flush=True)
@@ -135,6 +145,12 @@ def find_sources(
       checkpoint, step (NaN where skipped), event_step (NaN where it was not observed), skipped
       (why, or nothing).
     """
+    if results.config.transfer.source:
+        raise UserError(
+            f"{results.workdir}: is a finetuning itself; give the workdir that it came from"
+        )
+    if not results.checkpoint_steps():
+        raise UserError(f"{results.workdir}: has no checkpoints to finetune; train it first")
     events = grok_table(results.runs, results.curves).set_index("run_id")
     stored = np.array(results.checkpoint_steps())
     sources: list[Source] = []
@@ -151,8 +167,16 @@ def find_sources(
             Source(results, run.run_id, name, "+".join(c), step, results.run_config(run.run_id))
             for step, c in found.items()
         ]
-    columns = ["group", "run_id", "checkpoint", "step", "event_step", "skipped"]
-    return sources, pd.DataFrame(rows, columns=columns)
+    return sources, pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _no_control(config: ConfigDict) -> str:
+    """Why none can be trained, if so."""
+    if config.data.folder:
+        return "the sources' data are a folder's, atomic facts alone cannot be asked of it"
+    if not any("end" in run.transfer.checkpoints.split(",") for run in expand(config)):
+        return "end is not among transfer.checkpoints"
+    return ""
 
 
 def _locate(
@@ -171,17 +195,19 @@ def _locate(
     return (at, steps[0], "") if len(steps) else (at, math.nan, "no checkpoint stored there")
 
 
-def control_config(config: ConfigDict, num_steps: int) -> tuple[ConfigDict, list[ConfigDict]]:
+def control_config(
+    runs: Sequence[ConfigDict], num_steps: int
+) -> tuple[ConfigDict, list[ConfigDict]]:
     """A population pretrained on atomic facts alone, one run for each seeds that the sources have.
 
     Args:
-      config: of the sources.
+      runs: the sources' settings; of several with the same seeds the first counts.
       num_steps: to train for; 0 means as long as the sources.
 
     Returns:
       Its settings, and for each of its runs those of the natural one of the same seeds.
     """
-    by_seeds = {tuple(flatten(run)[name] for name in SEEDS): run for run in expand(config)[::-1]}
+    by_seeds = {tuple(flatten(run)[name] for name in SEEDS): run for run in runs[::-1]}
     natural, atomic = [], []
     for _, run in sorted(by_seeds.items()):
         none = {f"data.{hop}_{part}": -1 for hop in ("hop1", "hop2") for part in ("ratio", "k")}
@@ -209,12 +235,15 @@ def plan_transfer(
         for row in rows or [{}]:
             made = _with(config, row)
             wanted = made.transfer.checkpoints.split(",")
+            # Only by the names that were asked for: another one would have some of its runs alone.
+            names = [name for name in source.checkpoint.split("+") if name in wanted]
             unknown = sorted(set(wanted) - set(CHECKPOINTS))
             if unknown:
                 known = ", ".join(CHECKPOINTS)
                 raise UserError(f"transfer.checkpoints: '{unknown[0]}' is none of {known}")
-            if set(wanted) & set(source.checkpoint.split("+")):
-                configs.append(_with(made, source.row()))
+            if names:
+                named = dataclasses.replace(source, checkpoint="+".join(names))
+                configs.append(_with(made, named.row()))
     if not configs:
         raise UserError("transfer.checkpoints: no run has any of them; train the source for longer")
     population = as_population(configs)
@@ -252,8 +281,8 @@ def describe_sources(config: ConfigDict, looked_for: pd.DataFrame) -> str:
     lines = [f"finetuning: {len(config.runs)} runs"]
     skipped = looked_for[looked_for.skipped != ""]
     for (group, checkpoint, why), own in skipped.groupby(["group", "checkpoint", "skipped"]):
-        runs = ", ".join(str(run_id) for run_id in own.run_id)
-        lines.append(f"skipped: {checkpoint} of {group}, runs {runs} ({why})")
+        runs = ", ".join(str(run_id) for run_id in own.run_id if run_id != "")
+        lines.append(f"skipped: {checkpoint} of {group}{', runs ' if runs else ''}{runs} ({why})")
     return "\n".join(lines)
 
 

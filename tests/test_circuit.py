@@ -179,7 +179,21 @@ def test_of_new_facts_the_half_that_fails_is_found(knows_new):
     assert found["num_pairs"] > 3 and found["score"] == pytest.approx(1, abs=1e-3)
     assert found["old_effect"] == pytest.approx(1, abs=1e-3)
     assert found["new_effect"] == pytest.approx(1, abs=1e-3)
+    assert found["old_patched"] == 1
     if knows_new:
-        assert found["accuracy"] == found["patched_accuracy"] == 1
+        assert found["accuracy"] == found["new_patched"] == 1
     else:
-        assert found["accuracy"] < 0.5 and found["patched_accuracy"] < 0.5
+        assert found["accuracy"] < 0.5 and found["new_patched"] < 0.5
+
+
+def test_old_queries_are_old_where_new_ones_are_trained_on():
+    config = tiny_config(
+        data__num_entities=NUM_ENTITIES, data__num_relations=NUM_RELATIONS, data__out_degree=2,
+        data__iid_test_fraction=0.0, data__ood_fraction=0.0, data__phi=float("inf"),
+    )  # fmt: skip
+    config.transfer.update({"source": "w", "num_new_facts": 6, "num_kept": 12, "new_share": 0.5})
+    dataset = load_dataset(config)
+    knows_old = dataclasses.replace(dataset, new_facts=dataset.new_facts[:0])
+    found = circuit_halves(MODEL, (by_hand(knows_old), {}), dataset, num_pairs=16)
+    # Trained queries of new facts, which this circuit does not know, would spoil what is old.
+    assert found["score"] == pytest.approx(1, abs=1e-3) and found["old_patched"] == 1

@@ -2,13 +2,14 @@
 
 A model that was finetuned on new facts gets `old_then_new` queries (h, r1, r2) wrong although it
 knows both facts. Either the state that should hold the bridge does not, or what follows cannot use
-the new second fact. Both are asked of one site, chosen on old queries alone: the one that carries
-the head and relation 1 and does not carry relation 2. For an old query O with the same h and r1,
-and another old query R that differs from O in its head:
+the new second fact. Both are asked of one site, chosen on other old queries alone: the one that
+carries the head and relation 1 and does not carry relation 2. For an old query O with the same h
+and r1, and another old query R that differs from O in its head:
 
 - first half: the new query's state put into R; does R then answer as O? O's own state is the
   ceiling.
-- second half: O's state, known to be good, put into the new query; does it then answer right?
+- second half: O's state, known to be good, put into R with the new second relation; does it then
+  answer the new fact's tail? R itself, which O's state makes answer as O, is the control.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from grokjax.analysis.pairs import ID, SLOTS, Compositions, draw_pairs
 from grokjax.analysis.patching import Donor, Patching, Readings, Weights
 from grokjax.analysis.sites import STREAMS, Site, all_sites, components, single_shares
 from grokjax.dataset import Dataset
-from grokjax.graph import random_stream
+from grokjax.graph import fact_numbers, random_stream
 from grokjax.model import ModelConfig
 from grokjax.new_facts import trained_compositions
 
@@ -48,10 +49,14 @@ def circuit_halves(
       component, place, position: the site; score: how well it holds the bridge on old queries (the
       smaller effect of head and relation 1, less that of relation 2); old_effect (the ceiling) and
       new_effect: share of the logit difference between O and R that each donor brings into R;
-      accuracy of the new queries, and patched_accuracy of the same with O's state; num_pairs. NaN
-      where the model does not tell old queries apart.
+      accuracy of the new queries; with O's state, old_patched: share of R that answer as O, and
+      new_patched: share of R with the new relation that answer the new tail; num_pairs. NaN where
+      the model does not tell old queries apart.
     """
     old = trained_compositions(dataset)
+    is_new = fact_numbers(dataset.new_facts)
+    both_old = (is_new(old[:, 0], old[:, 1]) < 0) & (is_new(old[:, 2], old[:, 3]) < 0)
+    old = old[both_old]
     compositions = Compositions(old, np.full((len(old), 2), ID))
     pairs = [draw_pairs(dataset, slot, "id", num_pairs, seed, compositions) for slot in SLOTS]
     sites = all_sites(model, [c for c in components(model) if c in STREAMS])
@@ -59,12 +64,14 @@ def circuit_halves(
     head, relation1, relation2 = effect.to_numpy()[:, 0]
     score = np.minimum(head, relation1) - np.maximum(relation2, 0)
     nothing = dict.fromkeys(
-        ("score", "old_effect", "new_effect", "accuracy", "patched_accuracy"), math.nan
+        ("score", "old_effect", "new_effect", "accuracy", "old_patched", "new_patched"), math.nan
     )
     if not np.isfinite(score).any():
         return {"component": "", "place": "", "position": ""} | nothing | {"num_pairs": 0}
     best = int(np.nanargmax(score))
-    triples = _triples(dataset, pairs[0].clean, pairs[0].corrupted, seed)
+    # Other queries than those that chose the site.
+    asked = draw_pairs(dataset, "head", "id", num_pairs, seed + 1, compositions)
+    triples = _triples(dataset, asked.clean, asked.corrupted, seed)
     site = sites[best]
     named = {"component": site.component, "place": site.place, "position": site.position}
     if not len(triples[0]):
@@ -122,10 +129,12 @@ def _ask(
         return float(np.mean(difference(into_other) - difference(corrupted)) / total)
 
     wanted = d[..., 3], r[..., 3]
+    asked = r.at[..., 2:].set(d[..., 2:])  # R with the new relation and tail
     return {
         "old_effect": effect(from_old),
         "new_effect": effect(from_new),
         "accuracy": right(program.unpatched(own, d, wanted)[0]),
-        "patched_accuracy": right(program.patched(own, d, wanted, from_old, shares)),
+        "old_patched": right(program.patched(own, r, answers, from_old, shares)),
+        "new_patched": right(program.patched(own, asked, wanted, from_old, shares)),
         "num_pairs": num,
     }

@@ -30,7 +30,10 @@ from grokjax.report.transfers import (
 from grokjax.results import Results
 
 HALVES = "halves.csv"
-_HALF_COLUMNS = ("score", "old_effect", "new_effect", "accuracy", "patched_accuracy")
+_HALF_COLUMNS = (
+    "score", "old_effect", "new_effect", "new_less_old", "accuracy", "old_patched", "new_patched",
+)  # fmt: skip
+_LEAST_SCORE = 0.25  # of a site that is said to hold the bridge
 Drawn = dict[str, Picture]
 Tables = dict[str, pd.DataFrame]
 
@@ -159,37 +162,48 @@ def sections(data: Transfers) -> tuple[list[Section], Drawn, Tables]:
 
 
 def read_halves(data: Transfers) -> pd.DataFrame:
-    """Per group: mean and interval over runs of what `halves.csv` holds; empty without it."""
+    """Per group: mean and interval of what `halves.csv` holds; empty without it.
+
+    Over the runs in which some site holds the bridge (num_with_site of num_runs).
+    """
     path = data.results.workdir / HALVES
     if not path.exists() or not path.read_text().strip():
         return pd.DataFrame()
     by_run = pd.read_csv(path).set_index("run_id")
+    by_run["new_less_old"] = by_run.new_effect - by_run.old_effect
     rows = []
     for cell, own in data.cells():
         these = by_run.loc[[r for r in own.run_id if r in by_run.index]]
         if not len(these):
             continue
-        row: dict[str, Any] = cell | {"num_runs": len(these), "num_pairs": these.num_pairs.mean()}
+        held = these[these.score >= _LEAST_SCORE]
+        row: dict[str, Any] = cell | {"num_runs": len(these), "num_with_site": len(held)}
+        row["num_pairs"] = held.num_pairs.mean()
         for name in _HALF_COLUMNS:
-            mean = student_interval(these[name].dropna().to_numpy())
+            mean = student_interval(held[name].dropna().to_numpy())
             row |= {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _halves_section(halves: pd.DataFrame) -> Section:
-    shown = halves[["group", "checkpoint", "variant", "num_runs"]].copy()
+    shown = halves[["group", "checkpoint", "variant"]].fillna("").copy()
+    shown["runs with a site"] = [
+        f"{held} of {n}" for held, n in zip(halves.num_with_site, halves.num_runs, strict=True)
+    ]
     for name in _HALF_COLUMNS:
         columns = halves[[name, f"{name}_low", f"{name}_high"]].to_numpy()
         shown[name.replace("_", " ")] = [interval(x) for x in columns]
     return Section(
         "Which half of the circuit fails (old then new)",
         "One site of each run, chosen on old queries: the one that carries head and relation 1 and"
-        " not relation 2 (score). Its state in a new query is put into an old query with another"
-        " head: new effect, against old effect of an old query's state (1: the whole difference in"
-        " the answer's logits). If both agree, the first half works on new queries. Then the old"
-        " query's state is put into the new one: patched accuracy, against accuracy without. If"
-        " that changes nothing, the second half is what fails.",
+        f" not relation 2 (score; runs without a site of at least {_LEAST_SCORE:g} are left out)."
+        " Its state in a new query is put into an old query with another head: new effect, against"
+        " the old effect of an old query's state (1: the whole difference in the answer's logits)."
+        " If both agree, the first half works on new queries. Then the old query's state is put"
+        " into the other one, which should answer as the old one does (old patched), and into the"
+        " same with the new second relation, which should answer the new fact (new patched). If"
+        " the first is high and the second low, the second half is what fails.",
         (),
         [
             (
@@ -205,7 +219,8 @@ def _paper_curves(results: Results) -> dict[str, Any] | None:
     d, m, t = results.config.data, results.config.model, results.config.transfer
     graph = (d.num_entities, d.num_relations, d.out_degree, d.phi)
     same = graph == (2000, 200, 20, 18.0) and m.kind == RECURSIVE and m.hidden_size == 1536
-    if not same or (t.num_new_facts, t.num_kept) != (2000, 8000):
+    theirs = (t.num_new_facts, t.num_kept, t.new_share, t.folder) == (2000, 8000, 0.0, "")
+    if not same or d.folder or not theirs:
         return None
     file = importlib.resources.files("grokjax") / "paper_curves.json"
     return json.loads(file.read_text())["finetune"]
@@ -262,6 +277,7 @@ def _shown_worth(table: pd.DataFrame) -> pd.DataFrame:
     shown["finetuning"] = [f"{x:.2e}" for x in table.finetuning_flops]
     shown["accuracy"] = [interval(x) for x in table[["accuracy", "low", "high"]].to_numpy()]
     shown["gain"] = [interval(x) for x in table[["gain", "gain_low", "gain_high"]].to_numpy()]
+    shown["pairs"] = table.num_pairs
     return shown
 
 
@@ -300,6 +316,8 @@ def _alt_grid(table: pd.DataFrame) -> str:
 
 
 def _alt_worth(table: pd.DataFrame) -> str:
+    if table.accuracy.isna().all():
+        return "Accuracy against pretraining and finetuning FLOPs"
     best = table.loc[table.accuracy.idxmax()]
     return (
         "Accuracy against pretraining and finetuning FLOPs; the highest:"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from grokjax.curves import bands
 from grokjax.dataset import CATEGORIES
 from grokjax.pictures import COLOURS, LINES, MARKERS, STYLE, Picture, band, span
-from grokjax.report.transfers import EARLY, Transfers, accuracy_table, worth_table
+from grokjax.report.transfers import EARLY, Transfers, accuracy_table, in_order, worth_table
 
 NAMES = {name: name.replace("_", " ") for name in CATEGORIES}
 _PUBLISHED_AS = {EARLY: "control_group", "control_atomic": "control_group"}
@@ -22,7 +22,7 @@ def grid_picture(data: Transfers, paper: dict[str, Any] | None = None) -> Pictur
     """Groups by categories: new facts learned, final answer, bridge found, against step.
 
     Args:
-      data: each group is drawn at its end (control_early: at saturation).
+      data: each group is drawn from its end, or its dearest checkpoint; of variants the first.
       paper: the published finetuning curves, where the setting is theirs.
     """
     table = _grid_table(data)
@@ -63,8 +63,11 @@ _CURVES = (
 
 def _grid_table(data: Transfers) -> pd.DataFrame:
     members = data.members
-    shown = members[(members.checkpoint == "end") | (members.group == EARLY)]
-    shown = shown[shown.variant == shown.variant.iloc[0]]
+    parts = []
+    for _, own in members[members.variant == members.variant.iloc[0]].groupby("group", sort=False):
+        names = in_order(own)
+        parts.append(own[own.checkpoint == ("end" if "end" in names else names[-1])])
+    shown = pd.concat(parts)
     frames = []
     for asked in CATEGORIES:
         for label, metric in (*_CURVES, ("bridge, by chance", "{asked}/bridge_chance")):
@@ -99,7 +102,8 @@ def _published(axis: Any, paper: dict[str, Any], group: str, asked: str) -> None
 def worth_picture(data: Transfers) -> Picture:
     """Accuracy of each category against all FLOPs spent; a line joins a group's checkpoints."""
     table = worth_table(data)
-    table = table[table.group != EARLY]  # natural's own saturation
+    # control_early is natural's own saturation.
+    table = table[(table.group != EARLY) & (table.variant == table.variant.iloc[0])]
     groups = list(dict.fromkeys(table.group))
     power = int(np.log10((table.pretraining_flops + table.finetuning_flops).max()))
     with matplotlib.rc_context(STYLE):

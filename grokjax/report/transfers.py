@@ -17,7 +17,8 @@ from grokjax.cost import train_flops
 from grokjax.curves import usable_runs
 from grokjax.dataset import CATEGORIES
 from grokjax.errors import UserError
-from grokjax.events import Interval, first_crossing, student_interval
+from grokjax.events import first_crossing, student_interval
+from grokjax.population import model_config
 from grokjax.results import Results, load
 from grokjax.survival import restricted_mean
 from grokjax.sweep import SEEDS
@@ -73,13 +74,16 @@ def read_transfers(results: Results) -> Transfers:
         raise UserError(f"{results.workdir}: holds no finetuning; see grokjax transfer")
     runs = usable_runs(results.runs)
     varied = [c for c in runs if "." in c and c.split(".")[-1] not in _NAMING and c not in SEEDS]
-    varied = [c for c in varied if not c.startswith("data.")]
-    sources: dict[str, Results] = {}
+    hops = [f"data.{hop}_{part}" for hop in ("hop1", "hop2") for part in ("ratio", "k")]
+    varied = [c for c in varied if c not in ("data.regime", *hops)]  # the group has their name
+    sources: dict[str, Results | None] = {}
     rows = []
     for run_id in runs.run_id:
         run = results.run_config(run_id)
         t = run.transfer
-        source = sources.setdefault(t.source, load(t.source))
+        if t.source not in sources:
+            sources[t.source] = _source(t.source)
+        source = sources[t.source]
         flat = runs.loc[run_id]
         row = {
             "group": t.group,
@@ -87,8 +91,8 @@ def read_transfers(results: Results) -> Transfers:
             "run_id": run_id,
             "seed": "/".join(str(run.seeds[kind]) for kind in ("data", "init", "order")),
             "dose": t.new_share,
-            "pretraining_flops": t.step * _flops_per_step(source),
-            "finetuning_flops": results.config.train.num_steps * _flops_per_step(results),
+            "pretraining_flops": _steps_before(source, t) * _flops_per_step(source or results),
+            "finetuning_flops": int(flat.step) * _flops_per_step(results),
         }
         checkpoints = t.checkpoint.split("+")
         rows += [row | {"checkpoint": name} for name in checkpoints]
@@ -99,8 +103,25 @@ def read_transfers(results: Results) -> Transfers:
     return Transfers(results, members[[*first, *members.columns.drop(first)]])
 
 
+def _source(workdir: str) -> Results | None:
+    """The pretraining, if it is still there: only its costs are asked for."""
+    try:
+        found = load(workdir)
+    except UserError:
+        return None
+    return found if isinstance(found, Results) else None
+
+
+def _steps_before(source: Results | None, transfer: Any) -> int:
+    """Those of the pretraining; a run that left it early stands at its last one from then on."""
+    if source is None:
+        return int(transfer.step)
+    return min(int(transfer.step), int(source.runs.step[transfer.run_id]))
+
+
 def _flops_per_step(results: Results) -> float:
-    return float(train_flops(results.model)) * results.config.train.batch_size
+    model = model_config(results.config, results.vocab_size)
+    return float(train_flops(model)) * results.config.train.batch_size
 
 
 def accuracy_table(data: Transfers) -> pd.DataFrame:
@@ -152,7 +173,8 @@ def time_table(data: Transfers, levels: Sequence[float] = LEVELS) -> pd.DataFram
       group, checkpoint, variant, asked (new facts or a category), level, num_runs, reached,
       mean_steps with low and high (restricted to the finetuning's length, 95 %).
     """
-    horizon = float(data.results.curves.step.max())
+    end = data.results.curves.groupby("run_id").step.max().astype(float)
+    horizon = float(end.max())
     rows = []
     for asked in ("atomic_new", *CATEGORIES):
         for level in levels:
@@ -160,7 +182,7 @@ def time_table(data: Transfers, levels: Sequence[float] = LEVELS) -> pd.DataFram
             for cell, own in data.cells():
                 time = at[own.run_id].to_numpy()
                 reached = np.isfinite(time)
-                mean = restricted_mean(np.where(reached, time, horizon), reached, horizon)
+                mean = restricted_mean(np.where(reached, time, end[own.run_id]), reached, horizon)
                 rows.append(
                     cell
                     | {"asked": asked, "level": level, "num_runs": len(own)}
@@ -176,22 +198,19 @@ def worth_table(data: Transfers) -> pd.DataFrame:
     Returns:
       group, checkpoint, variant, asked (a category), num_runs, pretraining_flops,
       finetuning_flops (means), accuracy with low and high; gain with gain_low and gain_high: over
-      the same seeds' earliest checkpoint in the group (paired, 95 % Student-t; NaN of itself).
+      the same seeds' earliest checkpoint in the group (num_pairs, 95 % Student-t; NaN of itself).
     """
     rows = []
     for (group, variant), own in data.members.groupby(["group", "variant"], sort=False):
-        present = [c for c in _in_order(data) if c in set(own.checkpoint)]
+        present = in_order(own)
         for asked in CATEGORIES:
             accuracy = data.final[f"{asked}/answer_accuracy"]
-            first = None
             for checkpoint in present:
-                these = own[own.checkpoint == checkpoint].set_index("seed")
-                values = accuracy.loc[these.run_id].set_axis(these.index)
-                gain = Interval(math.nan, math.nan, math.nan, 0)
-                if first is not None:
-                    gain = student_interval((values - first).dropna().to_numpy())
-                first = values if first is None else first
-                mean = student_interval(values.to_numpy())
+                these = own[own.checkpoint == checkpoint]
+                pairs = _paired(own, present[0], checkpoint)
+                late, early = (accuracy.loc[pairs[f"run_id_{n}"]] for n in ("late", "early"))
+                gain = student_interval(late.to_numpy() - early.to_numpy())
+                mean = student_interval(accuracy.loc[these.run_id].to_numpy())
                 rows.append(
                     {
                         "group": group, "checkpoint": checkpoint, "variant": variant,
@@ -200,6 +219,7 @@ def worth_table(data: Transfers) -> pd.DataFrame:
                         "finetuning_flops": these.finetuning_flops.mean(),
                         "accuracy": mean.mean, "low": mean.low, "high": mean.high,
                         "gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high,
+                        "num_pairs": gain.n,
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
@@ -217,18 +237,17 @@ def break_even_table(data: Transfers, levels: Sequence[float] = LEVELS) -> pd.Da
       only_late, only_early, neither (reached the level), pays (seeds where the later one saves),
       break_even (median number of finetunings among those; NaN if none).
     """
-    per_step = data.members.finetuning_flops.iloc[0] / data.results.config.train.num_steps
+    per_step = _flops_per_step(data.results)
     at = {(asked, x): crossing_steps(data, asked, x) for asked in CATEGORIES for x in levels}
     rows = []
     for (group, variant), own in data.members.groupby(["group", "variant"], sort=False):
-        present = [name for name in _in_order(data) if name in set(own.checkpoint)]
-        for early, late in itertools.combinations(present, 2):
+        for early, late in itertools.combinations(in_order(own), 2):
             pairs = _paired(own, early, late)
             for (asked, level), step in at.items() if len(pairs) else ():
                 first, then = (step[pairs[f"run_id_{n}"]].to_numpy() for n in ("early", "late"))
                 extra = (pairs.pretraining_flops_late - pairs.pretraining_flops_early).to_numpy()
                 reached = np.isfinite(first), np.isfinite(then)
-                pays = reached[0] & reached[1] & (first > then)
+                pays = reached[0] & reached[1] & (first > then) & (extra > 0)
                 times = extra[pays] / ((first[pays] - then[pays]) * per_step)
                 rows.append(
                     {
@@ -244,16 +263,17 @@ def break_even_table(data: Transfers, levels: Sequence[float] = LEVELS) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def _in_order(data: Transfers) -> list[str]:
-    """Checkpoints by what their pretraining cost."""
-    cost = data.members.groupby("checkpoint", sort=False).pretraining_flops.mean()
+def in_order(own: pd.DataFrame) -> list[str]:
+    """A group's checkpoints by what their pretraining cost."""
+    cost = own.groupby("checkpoint", sort=False).pretraining_flops.mean()
     return cost.sort_values(kind="stable").index.tolist()
 
 
 def _paired(own: pd.DataFrame, early: str, late: str) -> pd.DataFrame:
     """The seeds that have both checkpoints, where those are different steps."""
     parts = [own[own.checkpoint == name] for name in (early, late)]
-    both = parts[0].merge(parts[1], on="seed", suffixes=("_early", "_late"))
+    suffixes = ("_early", "_late")
+    both = parts[0].merge(parts[1], on="seed", suffixes=suffixes, validate="one_to_one")
     return both[both.run_id_early != both.run_id_late]
 
 
@@ -277,7 +297,8 @@ def equivalence_table(data: Transfers, margin: float = MARGIN) -> pd.DataFrame:
         base = reference[reference.variant == cell["variant"]]
         if not len(base) or (cell["group"], cell["checkpoint"]) == (REFERENCE, "end"):
             continue
-        pairs = own.merge(base, on="seed", suffixes=("", "_base"))
+        pairs = own.merge(base, on="seed", suffixes=("", "_base"), validate="one_to_one")
+        pairs = pairs[pairs.run_id != pairs.run_id_base]
         for asked in CATEGORIES:
             accuracy = data.final[f"{asked}/answer_accuracy"]
             difference = (
