@@ -112,7 +112,7 @@ class Checkpoints:
         finally:
             managers, self._managers = self._managers, {}
             for manager in managers.values():
-                self._write(manager.close)
+                on_all(functools.partial(self._write, manager.close))
 
     def steps(self, kind: str = "state") -> list[int]:
         """Sealed steps, ascending."""

@@ -8,11 +8,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from grokjax.errors import UserError
+from grokjax.errors import DiskError, UserError
 from grokjax.files import disk_error
 from grokjax.interrupt import EXIT_CODE, Interrupted, second_ctrl_c_exits
 
+if TYPE_CHECKING:
+    from grokjax.results import Results
+
+_UNEXPECTED = 70  # EX_SOFTWARE, told from bad input by whoever starts jobs again
 _CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
 
 
@@ -32,10 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = args.run(args, overrides)
     except UserError as error:
         print(f"grokjax: error: {error}", file=sys.stderr)
+        if isinstance(error, DiskError):
+            leave_the_others(2)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written to
         where = error.filename or "the output"
         print(f"grokjax: error: {where}: {error.strerror or error}", file=sys.stderr)
+        leave_the_others(2)
         return 2
     except KeyboardInterrupt:
         print("grokjax: stopped", file=sys.stderr)
@@ -47,21 +55,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         if are_several():
             traceback.print_exc()
-            leave_the_others(1)
+            leave_the_others(_UNEXPECTED)
         raise
     return code or 0
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax import figures, loop, summary
-    from grokjax.distributed import is_primary, use_flags
-    from grokjax.experiment import load_experiment
+    from grokjax.interrupt import leaving_at_once
 
     _require_workdir(args.workdir)
-    use_flags(args.coordinator, args.num_processes, args.process_id)
-    results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
-    if not is_primary():
-        return
+    with leaving_at_once():
+        from grokjax import loop
+        from grokjax.distributed import barrier, is_primary, use_flags
+        from grokjax.experiment import load_experiment
+
+        use_flags(args.coordinator, args.num_processes, args.process_id)
+        results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+    if is_primary():
+        _show(results)
+    barrier("shown")  # nobody waits for long for one that has left
+
+
+def _show(results: Results) -> None:
+    from grokjax import figures, summary
+
     picture = figures.curves_figure(results)
     summaries = summary.summarize(results.runs, results.curves)
     print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
@@ -115,17 +132,20 @@ def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> Non
 
 
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.distributed import is_primary, use_flags
-    from grokjax.report import transfer_page, write_report
-    from grokjax.transfer import transfer as run_transfer
+    from grokjax.interrupt import leaving_at_once
 
     _require_workdir(args.workdir)
-    use_flags(args.coordinator, args.num_processes, args.process_id)
-    results = run_transfer(args.config, overrides, args.source, args.workdir)
-    if not is_primary():
-        return
-    transfer_page.measure_halves(results)
-    print(f"report: {write_report(results)}")
+    with leaving_at_once():
+        from grokjax.distributed import barrier, is_primary, use_flags
+        from grokjax.report import transfer_page, write_report
+        from grokjax.transfer import transfer as run_transfer
+
+        use_flags(args.coordinator, args.num_processes, args.process_id)
+        results = run_transfer(args.config, overrides, args.source, args.workdir)
+    if is_primary():
+        transfer_page.measure_halves(results)
+        print(f"report: {write_report(results)}")
+    barrier("reported")
 
 
 def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:

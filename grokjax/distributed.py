@@ -83,6 +83,7 @@ def join_processes() -> None:
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
             coordinator_bind_address=found.coordinator if _is_loopback(host) else None,
         )
+    barrier("joined")  # their first collective: none may come to it half a minute after another
 
 
 def find_processes() -> Processes | None:

@@ -1,4 +1,4 @@
-"""The one exception that users see."""
+"""The exceptions that users see."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints it and exits with code 2; nothing has been written by then.
     """
+
+
+class DiskError(UserError):
+    """A disk that is full or refuses. Of several processes one may meet it alone."""

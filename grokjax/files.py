@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from grokjax.errors import UserError
+from grokjax.errors import DiskError
 
 _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
@@ -53,12 +53,12 @@ def writing_to(folder: pathlib.Path) -> Iterator[None]:
     """A full disk, or a folder that may not be written to, as one line.
 
     Raises:
-      UserError: instead of any `OSError`.
+      DiskError: instead of any `OSError`.
     """
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise DiskError(
             f"{folder}: cannot be written ({error.strerror or error}); what was saved before is"
             " whole: make room or mend it, and the same command goes on"
         ) from error

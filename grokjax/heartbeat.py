@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import socket
@@ -34,6 +35,16 @@ class Beat:
     rate: float
     time: float
 
+    def __post_init__(self) -> None:
+        """Who reads a file that anybody may have written sends signals to this process."""
+        texts, numbers = (self.state, self.job, self.host), (self.step, self.rate, self.time)
+        if not all(isinstance(x, str) for x in texts):
+            raise ValueError("a beat's state, job and host are texts")
+        if not isinstance(self.pid, int) or not 0 < self.pid < 2**31:
+            raise ValueError("a beat's pid is none")
+        if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
+            raise ValueError("a beat's step, rate and time are finite numbers")
+
     @property
     def is_alive(self) -> bool:
         """Whether its process still trains, as far as anyone can tell from here."""
@@ -59,27 +70,31 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Heartbeat:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if (before := read_beat(self._path.parent)) is not None:
-            self._step = before.step
-        self._write(_RUNNING)
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._thread.is_alive():
+            return
         self._over.set()
         self._thread.join()
         with contextlib.suppress(OSError):
             self._write(_ENDED)
 
     def update(self, step: int) -> None:
-        """Notes that `step` is reached."""
+        """Notes that `step` is reached; the first time it begins to beat.
+
+        Training calls it once it holds the folder: before that the beat is somebody else's.
+        """
         now = time.monotonic()
         self._first = self._first or (step, now)
         first_step, start = self._first
         if now > start:
             self._rate = (step - first_step) * self._num_runs / (now - start)
         self._step = step
+        if not self._thread.is_alive():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(_RUNNING)
+            self._thread.start()
 
     def note_saved(self) -> None:
         """Says that training has ended on request; schedulers go by it to start it again."""

@@ -10,7 +10,6 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
-from grokjax.distributed import on_primary
 from grokjax.errors import UserError
 from grokjax.files import writing_to
 
@@ -33,10 +32,13 @@ def locked(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
       Locked: another process, named by host and id, holds it.
       UserError: the folder cannot be written to.
     """
-    with writing_to(folder):
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _acquire(folder / LOCK, wait)
+    made: list[pathlib.Path] = []
+    file = -1
+    while file < 0:
+        with writing_to(folder), contextlib.suppress(FileNotFoundError):
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            file = _acquire(folder / LOCK, wait)  # not there: its owner has removed it
     try:
         yield
     finally:
@@ -52,8 +54,19 @@ def locked(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
 @contextlib.contextmanager
 def locked_once(folder: pathlib.Path) -> Iterator[None]:
     """The same for several processes that work together: the first one holds it for all."""
+    from grokjax.distributed import on_primary  # who launches needs no JAX
+
     with contextlib.ExitStack() as stack:
-        on_primary(lambda: stack.enter_context(locked(folder)))
+
+        def take() -> str:
+            try:
+                stack.enter_context(locked(folder))
+            except Locked as held:
+                return str(held)
+            return ""
+
+        if held := on_primary(take):
+            raise Locked(held)
         yield
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from grokjax.checkpoint import Checkpoints
+from grokjax.distributed import on_all
 from grokjax.errors import UserError
 from grokjax.population import Population
 from grokjax.results import Results, load
@@ -29,21 +30,22 @@ def starting_state(population: Population, runs: Sequence[ConfigDict]) -> RunSta
     state = population.init()
     if not any(run.transfer.source for run in runs):
         return state
-    opened = {source: load(source) for source in {run.transfer.source for run in runs}}
-    weights = [_weights(opened[run.transfer.source], run.transfer) for run in runs]
+    opened = on_all(lambda: {s: load(s) for s in {run.transfer.source for run in runs}})
+    weights = on_all(lambda: [_weights(opened[run.transfer.source], run.transfer) for run in runs])
     params, buffers = jax.tree.map(lambda *x: np.stack(x), *weights)
-    _check_model(population, params)
+    on_all(lambda: _check_model(population, params))
     start: Any = population.place({"params": params, "ema_params": params, "buffers": buffers})
     state = dataclasses.replace(state, **start)
     if not any(run.transfer.optimizer_state == "carried" for run in runs):
         return state
     fresh = jax.device_get(population.for_all(state.opt_state))
-    carried = [
-        _optimizer_state(opened[run.transfer.source], run.transfer, fresh)
-        if run.transfer.optimizer_state == "carried"
-        else jax.tree.map(lambda x, i=i: x[i], fresh)
-        for i, run in enumerate(runs)
-    ]
+
+    def own(i: int, transfer: ConfigDict) -> Any:
+        if transfer.optimizer_state == "carried":
+            return _optimizer_state(opened[transfer.source], transfer, fresh)
+        return jax.tree.map(lambda x: x[i], fresh)
+
+    carried = on_all(lambda: [own(i, run.transfer) for i, run in enumerate(runs)])
     opt_state: Any = population.place(jax.tree.map(lambda *x: np.stack(x), *carried))
     return dataclasses.replace(state, opt_state=opt_state)
 

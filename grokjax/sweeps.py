@@ -17,7 +17,7 @@ from grokjax import results
 from grokjax.curves import CURVES, RUNS, read_table
 from grokjax.devices import require_devices, setup_devices
 from grokjax.distributed import are_several, is_primary, join_processes, on_all, on_primary
-from grokjax.errors import UserError
+from grokjax.errors import DiskError, UserError
 from grokjax.files import replacing, write_atomically, writing_to
 from grokjax.heartbeat import Heartbeat, require_free
 from grokjax.interrupt import Interrupted
@@ -130,7 +130,8 @@ def run_sweep(
         try:
             _train(path, plan, population)
         except Locked as other:  # another sweep of the same folder: it is being done
-            print(f"left alone: {other}", flush=True)
+            if is_primary():
+                print(f"left alone: {other}", flush=True)
         except PopulationFailed as failed:
             failures.append(f"{population.name} ({failed})")
         finally:
@@ -191,9 +192,13 @@ def _require_free(path: pathlib.Path, name: str) -> None:
 
 
 def _note_failure(folder: pathlib.Path, text: str) -> None:
-    with writing_to(folder):
+    with contextlib.suppress(OSError):  # what has failed is told anyway
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ERROR, text)
+
+
+def _nothing(step: int) -> None:
+    pass
 
 
 def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, devices="") -> None:
@@ -211,8 +216,9 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
         print(f"\npopulation {population.name} of {total}: {num_runs} runs", flush=True)
     try:
         require_devices(devices)
-        with heartbeat if is_primary() else contextlib.nullcontext():
-            train_and_evaluate(population.config, folder, on_step=heartbeat.update)
+        with heartbeat:
+            on_step = heartbeat.update if is_primary() else _nothing
+            train_and_evaluate(population.config, folder, on_step=on_step)
     except Interrupted:
         if is_primary():
             heartbeat.note_saved()
@@ -221,8 +227,10 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
         raise
     except Exception as error:  # whatever it is, the others are still worth training
         reason = str(error).split("\n")[0] or type(error).__name__
-        _note_failure(folder, traceback.format_exc())
-        if are_several() and not isinstance(error, UserError):
+        own = isinstance(error, DiskError) or not isinstance(error, UserError)
+        if is_primary() or own:
+            _note_failure(folder, traceback.format_exc())
+        if are_several() and own:
             raise  # of this process alone: the others wait for it
         if is_primary():
             print(f"population {population.name} failed: {reason}", flush=True)

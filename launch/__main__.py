@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"launch: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written to
+        where = error.filename or "the output"
+        print(f"launch: error: {where}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def _status(args: argparse.Namespace, overrides: Sequence[str]) -> None:

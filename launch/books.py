@@ -34,8 +34,8 @@ def records(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """All lines, oldest first; a torn last one is none."""
     entries = []
     with contextlib.suppress(FileNotFoundError):
-        for line in (books_folder(workdir) / JOBS).read_text().splitlines():
-            with contextlib.suppress(ValueError):
+        for line in (books_folder(workdir) / JOBS).read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
                 entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict)]
 

@@ -93,7 +93,7 @@ def table(rows: Sequence[Row]) -> str:
 def last_checkpoint(folder: pathlib.Path) -> int | None:
     """The newest sealed full state of a population's folder."""
     manifests = (folder / "checkpoints" / "state").glob("*/manifest.json")
-    steps = [int(m.parent.name) for m in manifests if m.parent.name.isdigit()]
+    steps = [int(m.parent.name) for m in manifests if m.parent.name.isdecimal()]
     return max(steps, default=None)
 
 

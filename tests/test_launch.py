@@ -500,7 +500,9 @@ def test_a_sigterm_before_training_is_resumable():
 def test_nobody_trains_what_another_process_trains(workdir, monkeypatch, capsys):
     monkeypatch.setattr(heartbeat, "_EVERY", 0.2)
     folder = population_folder(workdir, "000")
-    with heartbeat.Heartbeat(folder, 1):
+    with heartbeat.Heartbeat(folder, 1) as beating:
+        assert heartbeat.read_beat(folder) is None  # until it holds the folder
+        beating.update(0)
         assert grokjax_main(["sweep", f"--workdir={workdir}", "--population=000"]) == 2
         assert f"being trained by process {os.getpid()}" in capsys.readouterr().err
         # The same job, started again by its scheduler, is not another.
@@ -512,6 +514,19 @@ def test_nobody_trains_what_another_process_trains(workdir, monkeypatch, capsys)
     monkeypatch.setattr(heartbeat, "STALE_AFTER", 0.5)
     beat(folder, host="elsewhere")
     heartbeat.require_free(folder)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"pid": -1}, {"pid": 2**40}, {"pid": "1"}, {"time": "x"}, {"step": None}, {"job": 3}]
+)
+def test_a_sign_of_life_that_nobody_gives_is_none(workdir, wrong):
+    """Its process gets signals: -1 would be every process there is."""
+    folder = population_folder(workdir, "000")
+    beat(folder)
+    path = folder / heartbeat.STATUS
+    assert heartbeat.read_beat(folder) is not None
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    assert heartbeat.read_beat(folder) is None
 
 
 # Preflight

@@ -108,7 +108,8 @@ def test_a_sweep_leaves_a_population_to_who_trains_it(tmp_path, capsys):
         found = grokjax.run_sweep(fast(), rows(1, (16, 32)), tmp_path)
     assert found.runs.status.tolist() == ["pending", "done"]
     assert "left alone: " in capsys.readouterr().out
-    assert not (population_folder(tmp_path, "000") / "error.txt").exists()
+    for name in ("error.txt", "status.json"):  # which are its owner's
+        assert not (population_folder(tmp_path, "000") / name).exists()
     assert (
         grokjax.run_sweep(fast(), rows(1, (16, 32)), tmp_path).runs.status.tolist() == ["done"] * 2
     )
