@@ -9,8 +9,8 @@ new facts with old ones that are never trained on. Three sizes:
 
 - `:small`: for the quickstart's runs, 80 new facts, 1,500 steps from saturation and from the end:
   28 runs, under 10 minutes on 2 CPU cores. Expected: new facts are learned; `new then old` and
-  `old then new` stay below 0.3 whatever the pretraining, and most of `old then new`'s bridges are
-  as good as old queries'.
+  `old then new` stay below 0.3 whatever the pretraining, and where a site holds the bridge of old
+  queries, it holds that of `old then new` as well.
 - `:dose`: the same from the end alone, with 0, 10, 30 and 60 % of the new compositions trained on:
   64 runs, some 15 minutes on 4 CPU cores. Expected: held-out ones follow the dose.
 - the study's, for accelerators: 2,000 new facts, 40,000 steps, every checkpoint; at the paper's
