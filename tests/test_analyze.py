@@ -137,6 +137,7 @@ def test_every_model_and_one_run_alone(tmp_path, changes, capsys):
     assert found.lens.stage.values.tolist() == list(results.model.evaluation_stages)
 
 
+@pytest.mark.slow
 def test_some_runs_at_some_steps_and_every_way_to_group(trained, tmp_path, capsys):
     out = tmp_path / "a"
     options = (f"--workdir={trained.workdir}", f"--out={out}", "--pairs=4", "--no-null")

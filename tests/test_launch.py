@@ -333,6 +333,7 @@ def wait_for(condition, seconds=200):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_local_workers_stop_on_ctrl_c_and_go_on(tmp_path, capsys):
     """Two workers on their own cores, Ctrl-C, the same command: the tables of no interruption."""
     workdir = tmp_path / "w"

@@ -97,6 +97,7 @@ def test_leaving_changes_nobodys_curves(tmp_path, monkeypatch, ends, plain):
     assert sizes == [6, 3]  # of 3 rows on the mesh; the last three runs fill a program of their own
 
 
+@pytest.mark.slow
 def test_an_interruption_changes_nothing(tmp_path, monkeypatch, ends, plain):
     leaving(monkeypatch, ends)
     real, calls = loop.Population.train, []

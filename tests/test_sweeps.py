@@ -211,6 +211,7 @@ def test_the_command(tmp_path, capsys):
     assert "a folder of its own" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_table(tmp_path):
     """kill -9 in the middle of a population; the same command; the table of an undisturbed one."""
     file = tmp_path / "x.py"
