@@ -10,15 +10,15 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grokjax.errors import DiskError, UserError
+from grokjax.arguments import parse, require_workdir, tell
+from grokjax.errors import RESUMABLE, DiskError, UserError
 from grokjax.files import disk_error
-from grokjax.interrupt import EXIT_CODE, Interrupted, second_ctrl_c_exits
+from grokjax.interrupt import Interrupted, leaving_at_once, second_ctrl_c_exits
 
 if TYPE_CHECKING:
     from grokjax.results import Results
 
 _UNEXPECTED = 70  # EX_SOFTWARE, told from bad input by whoever starts jobs again
-_CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,26 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args, overrides = _parse(arguments)
+        args, overrides = parse(__doc__, arguments)
         with second_ctrl_c_exits(), _disk_errors_told_once():
-            code = args.run(args, overrides)
-    except UserError as error:
-        print(f"grokjax: error: {error}", file=sys.stderr)
-        if isinstance(error, DiskError):
-            leave_the_others(2)
-        return 2
-    except OSError as error:  # a full disk, a folder that may not be written to
-        where = error.filename or "the output"
-        print(f"grokjax: error: {where}: {error.strerror or error}", file=sys.stderr)
-        leave_the_others(2)
-        return 2
+            code = _COMMANDS[args.command](args, overrides)
+    except (UserError, OSError) as error:
+        code = tell("grokjax", error)
+        if isinstance(error, (DiskError, OSError)):  # which this process may have met alone
+            leave_the_others(code)
+        return code
     except KeyboardInterrupt:
         print("grokjax: stopped", file=sys.stderr)
         leave_the_others(130)
         return 130
     except Interrupted as stop:
         print(f"grokjax: {stop}", file=sys.stderr)
-        return EXIT_CODE
+        return RESUMABLE
     except Exception:
         if are_several():
             traceback.print_exc()
@@ -61,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.interrupt import leaving_at_once
-
-    _require_workdir(args.workdir)
+    require_workdir(args.workdir)
     with leaving_at_once():
         from grokjax import loop
         from grokjax.distributed import barrier, is_primary, use_flags
@@ -87,9 +80,7 @@ def _show(results: Results) -> None:
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.interrupt import leaving_at_once
-
-    _require_workdir(args.workdir)
+    require_workdir(args.workdir)
     with leaving_at_once():
         from grokjax.distributed import use_flags
         from grokjax.sweeps import SweepFailed
@@ -132,9 +123,7 @@ def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> Non
 
 
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.interrupt import leaving_at_once
-
-    _require_workdir(args.workdir)
+    require_workdir(args.workdir)
     with leaving_at_once():
         from grokjax.distributed import barrier, is_primary, use_flags
         from grokjax.report import transfer_page, write_report
@@ -152,7 +141,7 @@ def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.report import write_report
     from grokjax.sweeps import load
 
-    _require_workdir(args.workdir)
+    require_workdir(args.workdir)
     print(f"report: {write_report(load(args.workdir), args.out)}")
 
 
@@ -278,115 +267,6 @@ def _disk_errors_told_once() -> Iterator[None]:
         threading.excepthook, sys.unraisablehook = before
 
 
-def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """A subcommand's own arguments, and the rest: settings, if it takes a config."""
-    args, rest = _parser().parse_known_args(arguments)
-    if rest and not args.takes_settings:
-        raise UserError(f"unknown argument '{rest[0]}'; see grokjax {args.command} --help")
-    return args, rest
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="grokjax", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run, text: str, takes_config: bool = False) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(run=run, takes_settings=takes_config)
-        if takes_config:
-            added.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
-        return added
-
-    def several(added: argparse.ArgumentParser) -> None:
-        group = added.add_argument_group("several processes, where the environment does not tell")
-        group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
-        group.add_argument("--num-processes", type=int, metavar="N", help="that take part")
-        group.add_argument("--process-id", type=int, metavar="I", help="of this one, 0 to N - 1")
-
-    added = command("train", train, "train a population; again: resume or extend it", True)
-    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
-    several(added)
-    added = command("sweep", sweep, "plan a sweep, train what is not done; rows may be added")
-    added.set_defaults(takes_settings=True)
-    added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
-    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all its populations")
-    added.add_argument("--dry-run", action="store_true", help="only print the plan")
-    added.add_argument("--plan-only", action="store_true", help="only print and write the plan")
-    added.add_argument("--population", metavar="NAME", help="train this one of the plan alone")
-    added.add_argument(
-        "--devices", default="", metavar="PLATFORM:N", help="with --population: that it must find"
-    )
-    several(added)
-    added = command("transfer", transfer, "finetune trained runs on new facts", True)
-    added.add_argument("--from", dest="source", required=True, metavar="DIR", help="a workdir")
-    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
-    several(added)
-    added = command("report", report, "one page: what came when, at what cost, how certain")
-    added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
-    added.add_argument("--out", metavar="DIR", help="default: the workdir")
-    added = command("checkpoints", checkpoints, "list stored steps: good, damaged or partial")
-    added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
-    added.add_argument("--verify", action="store_true", help="read and compare every byte")
-    added = command("quickstart", quickstart, "train three regimes and draw when each groks")
-    added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
-    added.set_defaults(takes_settings=True)
-    added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
-    several(added)
-    added = command("data", data, "write a dataset in the authors' JSON format")
-    added.set_defaults(takes_settings=True)
-    added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
-    added.add_argument("--workdir", metavar="DIR", help="in place of --config: a run's data")
-    added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
-    added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
-    added = command("import-official", import_official, "a model of the official code as a workdir")
-    added.add_argument("--weights", required=True, metavar="FILE", help=".npz, or of PyTorch")
-    added.add_argument("--official-config", required=True, metavar="FILE", help="its config.json")
-    added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
-    added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
-    added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
-    added = command("import-gpt2", import_gpt2, "a Hugging Face GPT-2 as a workdir of a decoder")
-    added.add_argument("--model", required=True, metavar="DIR", help="config, tokenizer, weights")
-    added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
-    added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
-    added.add_argument("--num-loops", type=int, metavar="N", help="default: what its config says")
-    added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
-    added = command("export-results", export_results, "a run's results as the authors' files")
-    added.add_argument("--workdir", required=True, metavar="DIR")
-    added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
-    added.add_argument("--out", required=True, metavar="DIR", help="gets a folder per checkpoint")
-    added = command("parity", parity, "our numbers against files of the official code's")
-    added.add_argument("files", nargs="+", metavar="FILE.npz")
-    added = command("compare", compare, "draw several workdirs' curves in one figure")
-    added.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a trained population")
-    added.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
-    added = command("analyze", analyze, "logit lens, patching and path identity of stored runs")
-    added.add_argument("--workdir", required=True, metavar="DIR", help="of a trained population")
-    added.add_argument("--runs", metavar="ID,ID", help="default: all that have not diverged")
-    added.add_argument("--steps", metavar="N,N|all", help="stored checkpoints; default: the last")
-    added.add_argument("--pairs", type=int, default=64, metavar="N", help="for each token")
-    added.add_argument("--seed", type=int, default=0, metavar="N", help="of the pairs' draw")
-    added.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
-    added.add_argument("--no-null", action="store_true", help="no random donors: half the time")
-    added.add_argument(
-        "--group-by", default="regime", metavar="NAME", help="'grokked', or a column of runs.csv"
-    )
-    added.add_argument(
-        "--margin", type=float, default=0.25, metavar="X", help="of equivalence, of a path's size"
-    )
-    added.add_argument("--out", metavar="DIR", help="default: analysis/ in the workdir")
-    added = command("bench", bench, "measure speed: ratios within one run")
-    added.add_argument("--only", metavar="NAME", help="one benchmark instead of all")
-    added.add_argument("--quick", action="store_true", help="smaller, for a first look")
-    return parser
-
-
 def _numbers(text: str | None, option: str) -> list[int] | None:
     if text is None:
         return None
@@ -396,9 +276,22 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
         raise UserError(f"{option}={text}: give numbers, {option}=0,1") from None
 
 
-def _require_workdir(workdir: str) -> None:
-    if not workdir.strip():
-        raise UserError("--workdir: the path is empty; give a folder, --workdir=runs/NAME")
+_COMMANDS = {
+    "train": train,
+    "sweep": sweep,
+    "transfer": transfer,
+    "report": report,
+    "checkpoints": checkpoints,
+    "quickstart": quickstart,
+    "data": data,
+    "import-official": import_official,
+    "import-gpt2": import_gpt2,
+    "export-results": export_results,
+    "parity": parity,
+    "compare": compare,
+    "analyze": analyze,
+    "bench": bench,
+}
 
 
 if __name__ == "__main__":

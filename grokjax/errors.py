@@ -1,4 +1,6 @@
-"""The exceptions that users see."""
+"""What users and schedulers see of an end: one line, or a code that says to go on."""
+
+RESUMABLE = 75  # exit code (EX_TEMPFAIL): saved, and the same command goes on
 
 
 class UserError(ValueError):

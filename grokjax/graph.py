@@ -74,6 +74,7 @@ class Augmentation:
                 raise UserError(f"data.{hop}_k: {k} is negative; give compositions per fact")
 
 
+HOP_SETTINGS = tuple(f"data.{field.name}" for field in dataclasses.fields(Augmentation))
 REGIMES = {
     "natural": Augmentation(0.0, 0, 0.0, 0),
     "both_hop_full": Augmentation(1.0, 18, 1.0, 18),

@@ -19,8 +19,6 @@ from jax.experimental import multihost_utils
 
 from grokjax.distributed import are_several, is_primary
 
-EXIT_CODE = 75  # the run can be resumed (EX_TEMPFAIL)
-
 
 class Interrupted(Exception):
     """Training stopped on request; the message says where it will go on."""

@@ -28,8 +28,8 @@ from grokjax.sweep import (
     Row,
     expand,
     flatten,
-    set_setting,
     settings_hash,
+    with_settings,
 )
 from grokjax.text import aligned, duration
 
@@ -55,9 +55,7 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
     for row in rows or [{}]:
         static = {name: value for name, value in row.items() if name not in TRACED}
         traced = {name: value for name, value in row.items() if name in TRACED}
-        base = ConfigDict(config.to_dict())
-        for name, value in static.items():
-            set_setting(base, name, value)
+        base = with_settings(config, static)
         base.runs = (traced,)
         run_hash = settings_hash(expand(base)[0])
         if run_hash not in known and run_hash not in asked:

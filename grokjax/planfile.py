@@ -5,6 +5,7 @@ Whoever trains, launches or reads a sweep goes by this file and by the populatio
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -128,6 +129,13 @@ def write_plan(workdir: pathlib.Path, plan: Plan) -> None:
 
 def population_folder(workdir: str | os.PathLike, name: str) -> pathlib.Path:
     return pathlib.Path(workdir) / POPULATIONS / name
+
+
+def note_failure(folder: pathlib.Path, text: str) -> None:
+    """Leaves in a population's folder why it failed, if it can be written."""
+    with contextlib.suppress(OSError):  # what has failed is told anyway
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ERROR, text)
 
 
 def population_state(workdir: str | os.PathLike, population: PlannedPopulation) -> str:

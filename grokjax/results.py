@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -39,7 +40,11 @@ class Results:
 
     def run_config(self, run_id: int) -> ConfigDict:
         """The resolved settings of one run."""
-        return expand(self.config)[run_id]
+        return self._run_configs[run_id].copy_and_resolve_references()
+
+    @functools.cached_property
+    def _run_configs(self) -> list[ConfigDict]:
+        return expand(self.config)
 
     def dataset(self, run_id: int) -> Dataset:
         """The data of one run, made or read again.

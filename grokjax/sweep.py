@@ -96,12 +96,17 @@ def expand(config: ConfigDict) -> list[ConfigDict]:
         rows = [row for i, row in enumerate(rows) if row not in rows[:i]]
     runs = []
     for row in rows:
-        run = ConfigDict(config.to_dict())
-        run.runs = ()
-        for name, value in row.items():
-            set_setting(run, name, value)
-        runs.append(run)
+        runs.append(with_settings(config, row))
     return runs
+
+
+def with_settings(config: ConfigDict, row: Mapping[str, Any]) -> ConfigDict:
+    """One run of a config, with some of its settings changed."""
+    run = ConfigDict(config.to_dict())
+    run.runs = ()
+    for name, value in row.items():
+        set_setting(run, name, value)
+    return run
 
 
 def swept_settings(config: ConfigDict) -> list[str]:

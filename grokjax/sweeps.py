@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -31,6 +30,7 @@ from grokjax.planfile import (
     PLAN,
     Plan,
     PlannedPopulation,
+    note_failure,
     population_folder,
     population_state,
     read_plan,
@@ -175,7 +175,7 @@ def train_population(workdir: str | os.PathLike, name: str, devices: str = "") -
     try:
         join_processes()
     except UserError as error:
-        _note_failure(folder, f"{error}\n")
+        note_failure(folder, f"{error}\n")
         raise
     if on_primary(lambda: population_state(path, population)) == FINISHED:
         print(f"{folder}: done; nothing is left to do", flush=True)
@@ -189,16 +189,6 @@ def train_population(workdir: str | os.PathLike, name: str, devices: str = "") -
 
 def _require_free(path: pathlib.Path, name: str) -> None:
     on_primary(lambda: require_free(population_folder(path, name)))
-
-
-def _note_failure(folder: pathlib.Path, text: str) -> None:
-    with contextlib.suppress(OSError):  # what has failed is told anyway
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ERROR, text)
-
-
-def _nothing(step: int) -> None:
-    pass
 
 
 def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, devices="") -> None:
@@ -217,8 +207,8 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
     try:
         require_devices(devices)
         with heartbeat:
-            on_step = heartbeat.update if is_primary() else _nothing
-            train_and_evaluate(population.config, folder, on_step=on_step)
+            beat = {"on_step": heartbeat.update} if is_primary() else {}
+            train_and_evaluate(population.config, folder, **beat)
     except Interrupted:
         if is_primary():
             heartbeat.note_saved()
@@ -229,7 +219,7 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
         reason = str(error).split("\n")[0] or type(error).__name__
         own = isinstance(error, DiskError) or not isinstance(error, UserError)
         if is_primary() or own:
-            _note_failure(folder, traceback.format_exc())
+            note_failure(folder, traceback.format_exc())
         if are_several() and own:
             raise  # of this process alone: the others wait for it
         if is_primary():

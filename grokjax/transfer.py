@@ -25,9 +25,10 @@ from grokjax.events import grok_table
 from grokjax.experiment import read_experiment, validate
 from grokjax.files import write_atomically
 from grokjax.folder import load_datasets
+from grokjax.graph import HOP_SETTINGS
 from grokjax.loop import train_and_evaluate
 from grokjax.results import Results
-from grokjax.sweep import SEEDS, TRACED, Row, config_difference, expand, flatten, set_setting
+from grokjax.sweep import SEEDS, TRACED, Row, config_difference, expand, flatten, with_settings
 from grokjax.sweeps import SweepResults, load
 
 CHECKPOINTS = ("before", "saturation", "path", "grokked", "end")
@@ -101,14 +102,13 @@ def transfer(
         tables.append(table)
     if not sources:
         raise UserError(f"{source}: has no run to finetune; train it first")
-    # Before a control is trained for long: what is wrong with the rest of it?
     config = plan_transfer(experiment, overrides, sources)
-    load_datasets(expand(config))
     skipped = _no_control(config)
     if config.transfer.control_atomic and skipped:
         row = (CONTROL, "", "end", math.nan, math.nan, skipped)
         tables.append(pd.DataFrame([row], columns=_COLUMNS))
     elif config.transfer.control_atomic:
+        load_datasets(expand(config))  # what is wrong with them, before a control trains for long
         settings, natural = control_config(
             [s.settings for s in sources], config.transfer.control_steps
         )
@@ -149,10 +149,10 @@ def find_sources(
         raise UserError(
             f"{results.workdir}: is a finetuning itself; give the workdir that it came from"
         )
-    if not results.checkpoint_steps():
+    stored = np.array(results.checkpoint_steps())
+    if not len(stored):
         raise UserError(f"{results.workdir}: has no checkpoints to finetune; train it first")
     events = grok_table(results.runs, results.curves).set_index("run_id")
-    stored = np.array(results.checkpoint_steps())
     sources: list[Source] = []
     rows = []
     for run in results.runs.itertuples():
@@ -210,9 +210,9 @@ def control_config(
     by_seeds = {tuple(flatten(run)[name] for name in SEEDS): run for run in runs[::-1]}
     natural, atomic = [], []
     for _, run in sorted(by_seeds.items()):
-        none = {f"data.{hop}_{part}": -1 for hop in ("hop1", "hop2") for part in ("ratio", "k")}
-        natural.append(_with(run, none | {"data.regime": "natural"}))
-        atomic.append(_with(natural[-1], {"data.phi": 0.0}))
+        plain = dict.fromkeys(HOP_SETTINGS, -1) | {"data.regime": "natural"}
+        natural.append(with_settings(run, plain))
+        atomic.append(with_settings(natural[-1], {"data.phi": 0.0}))
     population = as_population(atomic)
     population.name = CONTROL
     if num_steps:
@@ -233,17 +233,15 @@ def plan_transfer(
         config, rows = read_experiment(experiment, overrides, source.settings)
         config.runs = ()
         for row in rows or [{}]:
-            made = _with(config, row)
+            made = with_settings(config, row)
             wanted = made.transfer.checkpoints.split(",")
-            # Only by the names that were asked for: another one would have some of its runs alone.
-            names = [name for name in source.checkpoint.split("+") if name in wanted]
-            unknown = sorted(set(wanted) - set(CHECKPOINTS))
-            if unknown:
+            if unknown := sorted(set(wanted) - set(CHECKPOINTS)):
                 known = ", ".join(CHECKPOINTS)
                 raise UserError(f"transfer.checkpoints: '{unknown[0]}' is none of {known}")
-            if names:
+            # Only by the names that were asked for: another one would have some of its runs alone.
+            if names := [name for name in source.checkpoint.split("+") if name in wanted]:
                 named = dataclasses.replace(source, checkpoint="+".join(names))
-                configs.append(_with(made, named.row()))
+                configs.append(with_settings(made, named.row()))
     if not configs:
         raise UserError("transfer.checkpoints: no run has any of them; train the source for longer")
     population = as_population(configs)
@@ -284,11 +282,3 @@ def describe_sources(config: ConfigDict, looked_for: pd.DataFrame) -> str:
         runs = ", ".join(str(run_id) for run_id in own.run_id if run_id != "")
         lines.append(f"skipped: {checkpoint} of {group}{', runs ' if runs else ''}{runs} ({why})")
     return "\n".join(lines)
-
-
-def _with(config: ConfigDict, row: Row) -> ConfigDict:
-    changed = ConfigDict(config.to_dict())
-    changed.runs = ()
-    for name, value in row.items():
-        set_setting(changed, name, value)
-    return changed

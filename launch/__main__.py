@@ -7,6 +7,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from grokjax.arguments import Parser, require_workdir, tell
 from grokjax.errors import UserError
 from grokjax.planfile import require_plan
 from launch import status, submit, worker
@@ -25,13 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stranger := [o for o in overrides if not o.startswith("--config.")]:
             raise UserError(f"unknown argument '{stranger[0]}'; see launch {args.command} --help")
         return args.run(args, overrides) or 0
-    except UserError as error:
-        print(f"launch: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, a folder that may not be written to
-        where = error.filename or "the output"
-        print(f"launch: error: {where}: {error.strerror or error}", file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return tell("launch", error)
 
 
 def _status(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -56,15 +52,8 @@ def _work(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     worker.run(args.workdir, args.population, args.devices)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="launch", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="launch", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run, text: str) -> argparse.ArgumentParser:
@@ -137,9 +126,7 @@ def _add_machines(parser: argparse.ArgumentParser) -> None:
 
 
 def _workdir(text: str) -> pathlib.Path:
-    if not text.strip():
-        raise UserError("--workdir: the path is empty; give a folder, --workdir=runs/NAME")
-    return pathlib.Path(text).absolute()
+    return pathlib.Path(require_workdir(text)).absolute()
 
 
 if __name__ == "__main__":

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from grokjax import lock
 from grokjax.errors import UserError
 
 JOBS = "jobs.jsonl"
-_LOCK = "lock"
 
 
 def books_folder(workdir: pathlib.Path) -> pathlib.Path:
@@ -42,39 +41,19 @@ def records(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """One launcher at a time; the system lets go when its process ends, however it does.
-
-    Folders that it had to make are gone again if nothing has come into them.
+    """One launcher at a time, by the lock of the books' folder.
 
     Raises:
       UserError: another one is at it, or the folder cannot be made.
     """
-    folder = books_folder(workdir)
-    made = [path for path in (folder, workdir, *workdir.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-    try:
-        _lock(file, workdir)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.locked(books_folder(workdir)))
+        except lock.Locked:
+            raise UserError(
+                f"{workdir}: another launcher is at work here; wait for it, or launch stop"
+            ) from None
         yield
-    finally:
-        os.close(file)
-        if made:
-            (folder / _LOCK).unlink()
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()  # which only an empty one allows
-
-
-def _lock(file: int, workdir: pathlib.Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(
-            f"{workdir}: another launcher is at work here; wait for it, or launch stop"
-        ) from None
 
 
 def is_locked(workdir: pathlib.Path) -> bool:

@@ -11,15 +11,15 @@ import math
 import pathlib
 import re
 import shlex
-import subprocess
 from collections.abc import Iterable
 from typing import Any
 
 from grokjax.errors import UserError
+from grokjax.heartbeat import JOB
+from launch.client import ask
 from launch.job import Job, job_name
 from launch.status import Queued
 
-_TIMEOUT = 60
 _PORT = 8476  # of the coordinator
 _LABEL = "grokjax.dev/workdir"
 _USER_ERRORS = [1, 2]  # exit codes that another try would give again
@@ -202,7 +202,7 @@ def _job_spec(job: Job, options: GkeOptions, name: str, population: str) -> dict
 
 def _container(job: Job, options: GkeOptions, name: str, population: str) -> dict[str, Any]:
     resource = "google.com/tpu" if options.topology else "nvidia.com/gpu"
-    environment = {"GROKJAX_JOB": name}
+    environment = {JOB: name}
     if not options.topology and job.nodes > 1:  # JAX finds TPU hosts by itself
         environment |= {
             "JAX_COORDINATOR_ADDRESS": f"{name}-workers-0-0.{name}:{_PORT}",
@@ -226,14 +226,8 @@ def _container(job: Job, options: GkeOptions, name: str, population: str) -> dic
 
 
 def _client(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            ["kubectl", *command], capture_output=True, text=True, timeout=_TIMEOUT
-        )
-    except FileNotFoundError:
-        raise UserError("kubectl: not found; install it, or use --dry-run for the YAML") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"kubectl: no answer in {_TIMEOUT} s; is the cluster up?") from None
-    if done.returncode:
-        raise UserError(f"kubectl: {' '.join(done.stderr.split())[:300]}")
-    return done.stdout
+    return ask(
+        ("kubectl", *command),
+        missing="install it, or use --dry-run for the YAML",
+        silent="is the cluster up?",
+    )

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 
 from grokjax.errors import UserError
 
-RESUMABLE = 75  # a worker's exit code: saved, and the same command goes on
-
 
 @dataclasses.dataclass(frozen=True)
 class Job:

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from grokjax.errors import UserError
+from grokjax.errors import RESUMABLE, UserError
 from grokjax.heartbeat import JOB, read_beat
 from grokjax.planfile import population_folder
 from launch.books import books_folder
-from launch.job import RESUMABLE, Job, single_process
+from launch.job import Job, single_process
 
 _POLL = 0.2  # seconds
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shlex
-import subprocess
 from collections.abc import Iterable
 
-from grokjax.errors import UserError
-from grokjax.heartbeat import SAVED, STATUS
+from grokjax.errors import RESUMABLE, UserError
+from grokjax.heartbeat import JOB, SAVED, STATUS
 from grokjax.planfile import POPULATIONS
 from launch.books import books_folder, stop_file
-from launch.job import RESUMABLE, Job, job_name
+from launch.client import TIMEOUT, ask
+from launch.job import Job, job_name
 from launch.status import Queued
-
-_TIMEOUT = 60  # seconds for a client: without a controller they wait for ever
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +48,7 @@ def render(job: Job, options: SlurmOptions) -> str:
     return f"""#!/bin/bash
 {chr(10).join(lines)}
 {job.setup}
-export GROKJAX_JOB="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+export {JOB}="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 population=$(printf '%03d' "$SLURM_ARRAY_TASK_ID")
 {srun}"$population"
 code=$?
@@ -58,7 +56,7 @@ if [ "$code" -gt 128 ] && grep -qs '"state": "{SAVED}"' {status}; then
   code={RESUMABLE}
 fi
 if [ "$code" -eq {RESUMABLE} ] && [ ! -e {shlex.quote(str(stop_file(job.workdir)))} ]; then
-  timeout {_TIMEOUT} scontrol requeue "$SLURM_JOB_ID"
+  timeout {TIMEOUT} scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
 """
@@ -119,14 +117,8 @@ def _sbatch_options(job: Job, options: SlurmOptions) -> list[str]:
 
 
 def _client(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
-    except FileNotFoundError:
-        raise UserError(f"{command[0]}: not found; is this a machine of a Slurm cluster?") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"{command[0]}: no answer in {_TIMEOUT} s; is the controller up (scontrol ping)?"
-        ) from None
-    if done.returncode:
-        raise UserError(f"{command[0]}: {' '.join(done.stderr.split())[:300]}")
-    return done.stdout
+    return ask(
+        command,
+        missing="is this a machine of a Slurm cluster?",
+        silent="is the controller up (scontrol ping)?",
+    )

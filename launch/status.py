@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from grokjax.heartbeat import Beat, read_beat
+from grokjax.manifest import MANIFEST
 from grokjax.planfile import (
     FAILED,
     FINISHED,
@@ -92,7 +93,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def last_checkpoint(folder: pathlib.Path) -> int | None:
     """The newest sealed full state of a population's folder."""
-    manifests = (folder / "checkpoints" / "state").glob("*/manifest.json")
+    manifests = (folder / "checkpoints" / "state").glob(f"*/{MANIFEST}")
     steps = [int(m.parent.name) for m in manifests if m.parent.name.isdecimal()]
     return max(steps, default=None)
 

@@ -7,8 +7,7 @@ import pathlib
 import sys
 
 from grokjax.errors import UserError
-from grokjax.files import write_atomically
-from grokjax.planfile import ERROR, population_folder, require_plan
+from grokjax.planfile import note_failure, population_folder, require_plan
 from launch.preflight import check_disk, check_workdir
 
 
@@ -23,9 +22,7 @@ def run(workdir: pathlib.Path, population: str, devices: str) -> None:
     try:
         check_disk(workdir, [planned])
     except UserError as error:
-        folder = population_folder(workdir, population)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ERROR, f"{error}\n")
+        note_failure(population_folder(workdir, population), f"{error}\n")
         raise
     command = [
         *(sys.executable, "-m", "grokjax", "sweep"),

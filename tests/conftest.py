@@ -7,6 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 
 import jax
+import launching
 import pytest
 from tiny import ROOT, tiny_config
 
@@ -23,3 +24,16 @@ FINETUNING = DATA / "composition.100.40.7.2_factaug_h1ratio0.5_h1k9_h2ratio0.5_h
 @pytest.fixture
 def tiny():
     return tiny_config()
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A sweep's, planned and not trained."""
+    launching.planned(tmp_path / "w")
+    return tmp_path / "w"
+
+
+@pytest.fixture
+def workers_environment(monkeypatch):
+    for name, value in launching.OWN.items():
+        monkeypatch.setenv(name, value)

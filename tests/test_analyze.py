@@ -14,6 +14,7 @@ from grokjax.analysis.store import part_path
 from grokjax.cli import main
 from grokjax.errors import UserError
 from grokjax.loop import train_and_evaluate
+from grokjax.sweep import grid, product, seeds
 
 FAST = AnalysisConfig(num_pairs=4, null=False)
 
@@ -22,11 +23,8 @@ FAST = AnalysisConfig(num_pairs=4, null=False)
 def trained(tmp_path_factory):
     """Two regimes with two seeds each, 40 steps."""
     config = tiny_config()
-    config.runs = tuple(
-        {"data.regime": regime, "seeds.data": seed, "seeds.init": seed, "seeds.order": seed}
-        for regime in ("natural", "both_hop_full")
-        for seed in (0, 1)
-    )
+    regimes = grid("data.regime", ("natural", "both_hop_full"))
+    config.runs = tuple(product(regimes, seeds(2)))
     return train_and_evaluate(config, tmp_path_factory.mktemp("trained") / "w")
 
 

@@ -149,17 +149,22 @@ def test_the_paper_at_reduced_width_takes_two_steps(tmp_path, capsys):
     assert "GiB" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_what_resumes(number, tmp_path):
-    command = [sys.executable, "-m", "grokjax", "train", *TINY, f"--workdir={tmp_path}/w"]
-    command += ["--config.train.num_steps=200000"]
+def training(workdir, num_lines, *options, **pipes):
+    """A process whose curves have more than so many lines."""
+    command = [sys.executable, "-m", "grokjax", "train", *TINY, f"--workdir={workdir}", *options]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    curves = tmp_path / "w/curves.csv"
+    process = subprocess.Popen(command, text=True, env=environment, **pipes)
+    curves = workdir / "curves.csv"
     deadline = time.monotonic() + 120
-    while not (curves.exists() and curves.read_text().count("\n") > 3):
+    while not (curves.exists() and curves.read_text().count("\n") > num_lines):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_what_resumes(number, tmp_path):
+    process = training(tmp_path / "w", 3, "--config.train.num_steps=200000", stdout=subprocess.PIPE)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75 and "stopping: saving after this chunk" in output
@@ -172,14 +177,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     """In the middle of a chunk that takes minutes, where Python's own handlers wait."""
     long = ["--config.train.num_steps=2000000", "--config.train.chunk_steps=1000000"]
     long += ["--config.train.eval_every=1000000", "--config.checkpoint.every=1000000"]
-    command = [sys.executable, "-m", "grokjax", "train", *TINY, f"--workdir={tmp_path}/w", *long]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    curves = tmp_path / "w/curves.csv"
-    deadline = time.monotonic() + 120
-    while not (curves.exists() and curves.read_text().count("\n") > 1):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    process = training(tmp_path / "w", 1, *long, stderr=subprocess.PIPE)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)

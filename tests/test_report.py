@@ -16,8 +16,8 @@ import grokjax
 from grokjax.cli import main
 from grokjax.config import default_config
 from grokjax.errors import UserError
-from grokjax.report import _paper_curves, pictures, tables
-from grokjax.report.groups import Study, study
+from grokjax.report import pictures, tables
+from grokjax.report.groups import Study, published_curves, study
 from grokjax.report.html import Section, render
 from grokjax.sweep import product, seeds
 
@@ -52,8 +52,8 @@ def make_study(rows):
                 }
             )
         )
-    facts = {"commit": "c", "device": "d", "jax": "j", "command": "grokjax", "hash": "h"}
-    return Study("x", None, pd.DataFrame(runs), pd.concat(curves), default_config(), facts)
+    origin = "hash h; d, jax j, commit c. Repeat: grokjax"
+    return Study("x", None, pd.DataFrame(runs), pd.concat(curves), default_config(), origin)
 
 
 NEVER = math.inf
@@ -109,7 +109,7 @@ def test_the_published_run_is_drawn_where_the_setting_is_its_own():
         config = default_config()
         config.data.update(changes)
         data = dataclasses.replace(STUDY, config=config)
-        paper = _paper_curves(data)
+        paper = published_curves(data.config, "pretrain")
         assert (paper is not None) == expected
         figure = pictures.curves_picture(data, paper).figure
         labels = [line.get_label() for line in figure.axes[0].get_lines()]

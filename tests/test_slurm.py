@@ -214,6 +214,14 @@ def assert_goes_on_to_the_same_end(workdir, undisturbed):
     return saved
 
 
+def assert_saved_in_time(workdir, start, undisturbed, measured, what):
+    seconds = requeued(workdir, start)
+    assert seconds < KILL_WAIT
+    saved = assert_goes_on_to_the_same_end(workdir, undisturbed)
+    measured(f"seconds from {what} to both ranks saved", round(seconds, 1), f"{KILL_WAIT}")
+    measured("step saved by both ranks, of 3000; requeued job's end", saved, "bit-identical")
+
+
 @pytest.mark.slurm
 def test_sigterm_is_saved_by_all_ranks_and_requeued(nodes, tmp_path, undisturbed, measured):
     """Promise 2: Slurm's signal before a time limit, here sent by hand; exit code 75; requeue."""
@@ -222,11 +230,7 @@ def test_sigterm_is_saved_by_all_ranks_and_requeued(nodes, tmp_path, undisturbed
     wait_for(lambda: step_of(workdir) > 200)
     start = time.monotonic()
     client("scancel", "--signal=TERM", job_of(workdir))
-    seconds = requeued(workdir, start)
-    assert seconds < KILL_WAIT
-    saved = assert_goes_on_to_the_same_end(workdir, undisturbed)
-    measured("seconds from SIGTERM to both ranks saved", round(seconds, 1), f"{KILL_WAIT}")
-    measured("step saved by both ranks, of 3000; requeued job's end", saved, "bit-identical")
+    assert_saved_in_time(workdir, start, undisturbed, measured, "SIGTERM")
 
 
 @pytest.mark.slurm
@@ -238,11 +242,7 @@ def test_preemption_is_survived(nodes, tmp_path, undisturbed, measured):
     start = time.monotonic()
     client("sbatch", "--partition=hi", "--nodes=2", "--exclusive", "--output=/dev/null",
            "--wrap=sleep 5")  # fmt: skip
-    seconds = requeued(workdir, start)
-    assert seconds < KILL_WAIT
-    saved = assert_goes_on_to_the_same_end(workdir, undisturbed)
-    measured("seconds from preemption to both ranks saved", round(seconds, 1), f"{KILL_WAIT}")
-    measured("step saved by both ranks, of 3000; requeued job's end", saved, "bit-identical")
+    assert_saved_in_time(workdir, start, undisturbed, measured, "preemption")
 
 
 @pytest.mark.slurm

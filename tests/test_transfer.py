@@ -19,7 +19,7 @@ from grokjax.loop import train_and_evaluate
 from grokjax.population import Population
 from grokjax.results import load
 from grokjax.starts import starting_state
-from grokjax.sweep import expand
+from grokjax.sweep import expand, grid, product, seeds
 from grokjax.transfer import as_population, find_sources, plan_transfer, transfer
 
 EXPERIMENT = """
@@ -40,11 +40,8 @@ def get_config(source):
 def source(tmp_path_factory):
     """Two regimes, two seeds."""
     config = tiny_config()
-    config.runs = tuple(
-        {"data.regime": regime, "seeds.data": s, "seeds.init": s, "seeds.order": s}
-        for regime in ("natural", "both_hop_full")
-        for s in (0, 1)
-    )
+    regimes = grid("data.regime", ("natural", "both_hop_full"))
+    config.runs = tuple(product(regimes, seeds(2)))
     return train_and_evaluate(config, tmp_path_factory.mktemp("source") / "w")
 
 

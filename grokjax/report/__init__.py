@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 import math
 import os
 import pathlib
@@ -11,10 +9,9 @@ import pathlib
 import pandas as pd
 
 from grokjax.files import write_atomically
-from grokjax.model import RECURSIVE
 from grokjax.pictures import span
 from grokjax.report import pictures, tables, transfer_page
-from grokjax.report.groups import THRESHOLD, Study, study
+from grokjax.report.groups import THRESHOLD, Study, published_curves, study
 from grokjax.report.html import Section, interval, render
 from grokjax.report.transfers import read_transfers
 from grokjax.results import Results
@@ -77,7 +74,7 @@ def _sections(data: Study):
         make(data) for make in (tables.times_table, tables.cost_table, tables.grok_kinds)
     )
     drawn = {
-        "report_curves": pictures.curves_picture(data, _paper_curves(data)),
+        "report_curves": pictures.curves_picture(data, published_curves(data.config, "pretrain")),
         "survival": pictures.survival_picture(data),
         "cost_benefit": pictures.benefit_picture(data),
     }
@@ -156,23 +153,9 @@ def _sections(data: Study):
     return sections, drawn, made
 
 
-def _paper_curves(data: Study) -> dict | None:
-    """The published curves, where the setting is the paper's."""
-    d, m = data.config.data, data.config.model
-    graph = (d.num_entities, d.num_relations, d.out_degree, d.phi)
-    if graph != (2000, 200, 20, 18.0) or m.kind != RECURSIVE or m.hidden_size != 1536:
-        return None
-    file = importlib.resources.files("grokjax") / "paper_curves.json"
-    return json.loads(file.read_text())["pretrain"]
-
-
 def _facts(data: Study) -> str:
-    f = data.facts
     seeds = data.runs["seeds.data"].nunique() if "seeds.data" in data.runs else 1
-    return (
-        f"{seeds} seeds; first run's config hash {f['hash']}; {f['device']}, jax {f['jax']}, commit"
-        f" {f['commit']}. Repeat: {f['command']}"
-    )
+    return f"{seeds} seeds; {data.origin}"
 
 
 def _shown_times(times: pd.DataFrame) -> pd.DataFrame:

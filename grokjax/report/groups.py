@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.resources
+import json
 import pathlib
 from typing import Any
 
@@ -15,6 +17,7 @@ from grokjax.cost import evaluation_flops, train_flops
 from grokjax.errors import UserError
 from grokjax.events import event_table, grok_table
 from grokjax.files import read_json
+from grokjax.model import RECURSIVE
 from grokjax.results import Results
 from grokjax.summary import OOD_ACCURACY
 from grokjax.sweep import SEEDS
@@ -38,7 +41,7 @@ class Study:
     runs: pd.DataFrame
     curves: pd.DataFrame
     config: ConfigDict  # of its first population
-    facts: dict[str, Any]  # commit, device, command, hash: what repeats the numbers
+    origin: str  # of `origin_of`: what repeats the numbers
 
     @property
     def groups(self) -> list[str]:
@@ -102,20 +105,37 @@ def study(found: Results | SweepResults) -> Study:
         runs.loc[member, "evaluation_flops"] = evaluation_flops(model) * probes
         runs.loc[member, "seconds_per_step"] = _seconds_per_step(own)
     first = next(iter(populations.values()))
-    content = read_content(first.workdir)
+    origin = origin_of(first.workdir, str(runs.run_hash.iloc[0]))
+    name = str(first.config.name)
+    return Study(name, found.workdir, runs, found.curves, first.config, origin)
+
+
+def published_curves(config: ConfigDict, part: str) -> dict[str, Any] | None:
+    """The paper's `pretrain` or `finetune` curves, where graph and model are the paper's."""
+    d, m = config.data, config.model
+    graph = (d.num_entities, d.num_relations, d.out_degree, d.phi)
+    if graph != (2000, 200, 20, 18.0) or m.kind != RECURSIVE or m.hidden_size != 1536:
+        return None
+    file = importlib.resources.files("grokjax") / "paper_curves.json"
+    return json.loads(file.read_text())[part]
+
+
+def origin_of(workdir: pathlib.Path, run_hash: str) -> str:
+    """A caption's end: a run's hash, hardware, versions, and the command that repeats it.
+
+    Raises:
+      UserError: `config.json` does not say.
+    """
+    content = read_content(workdir)
     try:
         command, jax_version = map(str, content["command"][1:]), str(content["versions"]["jax"])
     except (KeyError, TypeError):
-        raise UserError(f"{first.workdir / 'config.json'}: damaged; restore it") from None
-    facts = {
-        "commit": str(content.get("commit", ""))[:12],
-        "device": str(content.get("device", "")),
-        "jax": jax_version,
-        "command": " ".join(["grokjax", *command]),
-        "hash": str(runs.run_hash.iloc[0]),
-    }
-    name = str(first.config.name)
-    return Study(name, found.workdir, runs, found.curves, first.config, facts)
+        raise UserError(f"{workdir / 'config.json'}: damaged; restore it") from None
+    return (
+        f"first run's config hash {run_hash}; {content.get('device', '')}, jax {jax_version},"
+        f" commit {str(content.get('commit', ''))[:12]}. Repeat:"
+        f" {' '.join(['grokjax', *command])}"
+    )
 
 
 def _trained(found: SweepResults) -> pd.Series:

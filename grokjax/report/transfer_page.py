@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 import math
 from typing import Any
 
@@ -13,9 +11,9 @@ from grokjax.analysis.halves import circuit_halves
 from grokjax.dataset import CATEGORIES
 from grokjax.events import student_interval
 from grokjax.files import write_atomically
-from grokjax.model import RECURSIVE
 from grokjax.pictures import Picture
 from grokjax.report import transfer_pictures as pictures
+from grokjax.report.groups import origin_of, published_curves
 from grokjax.report.html import Section, interval
 from grokjax.report.transfers import (
     EARLY,
@@ -64,13 +62,13 @@ def lead(data: Transfers) -> str:
     old = f"{t.num_kept:,} ID facts and the compositions of two of them"
     if t.retention == "closure":
         old = f"{t.num_kept:,} old items, facts with all compositions of theirs"
+    if t.folder:
+        return f"{len(runs)} runs, finetuned on {t.folder}."
     return (
         f"{len(runs)} runs, finetuned for {data.results.config.train.num_steps:,} steps on"
         f" {t.num_new_facts:,} new facts and {old}; {t.weights} weights, optimiser"
         f" {t.optimizer_state}. Checkpoints: saturation, path and grokked are the first stored ones"
         " after the event, before is the last one before saturation, end the last."
-        if not t.folder
-        else f"{len(runs)} runs, finetuned on {t.folder}."
     )
 
 
@@ -87,7 +85,8 @@ def sections(data: Transfers) -> tuple[list[Section], Drawn, Tables]:
         "transfer": pictures.grid_picture(data, _paper_curves(data.results)),
         "transfer_worth": pictures.worth_picture(data),
     }
-    facts = f"{pictures.caption(data)}. {_facts(data.results)}"
+    origin = origin_of(data.results.workdir, str(data.results.runs.run_hash.iloc[0]))
+    facts = f"{pictures.caption(data)}; {origin}"
     parts = [
         Section(
             "What transfers",
@@ -216,23 +215,11 @@ def _halves_section(halves: pd.DataFrame) -> Section:
 
 def _paper_curves(results: Results) -> dict[str, Any] | None:
     """The published finetuning curves, where the setting is the paper's."""
-    d, m, t = results.config.data, results.config.model, results.config.transfer
-    graph = (d.num_entities, d.num_relations, d.out_degree, d.phi)
-    same = graph == (2000, 200, 20, 18.0) and m.kind == RECURSIVE and m.hidden_size == 1536
+    t = results.config.transfer
     theirs = (t.num_new_facts, t.num_kept, t.new_share, t.folder) == (2000, 8000, 0.0, "")
-    if not same or d.folder or not theirs:
+    if results.config.data.folder or not theirs:
         return None
-    file = importlib.resources.files("grokjax") / "paper_curves.json"
-    return json.loads(file.read_text())["finetune"]
-
-
-def _facts(results: Results) -> str:
-    content = json.loads((results.workdir / "config.json").read_text())
-    return (
-        f"First run's config hash {results.runs.run_hash.iloc[0]}; {content['device']}, jax"
-        f" {content['versions']['jax']}, commit {content['commit'][:12]}. Repeat:"
-        f" {' '.join(['grokjax', *content['command'][1:]])}"
-    )
+    return published_curves(results.config, "finetune")
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

@@ -117,19 +117,10 @@ def worth_picture(data: Transfers) -> Picture:
                 # Groups that cost the same stand side by side.
                 place = flops / 10**power * (1 + 0.012 * (i - (len(groups) - 1) / 2))
                 error = np.nan_to_num([own.accuracy - own.low, own.high - own.accuracy])
-                axis.errorbar(
-                    place, own.accuracy, error, color=COLOURS[i % len(COLOURS)],
-                    marker=MARKERS[i % len(MARKERS)], linestyle=LINES[i % len(LINES)],
-                    capsize=3, label=group,
-                )  # fmt: skip
-            axis.set_title(NAMES[asked], fontsize=10)
+                axis.errorbar(place, own.accuracy, error, capsize=3, label=group, **_style(i))
             axis.set_xlabel(f"pretraining and finetuning (10$^{{{power}}}$ FLOP)")
             axis.set_ylim(bottom=0)
-            axis.grid(alpha=0.25, linewidth=0.6)
-        axes[0].set_ylabel("accuracy after finetuning")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", ncols=5, frameon=False, fontsize=9)
-        figure.tight_layout(rect=(0, 0, 1, 0.94))
+        _finish(figure, axes, "accuracy after finetuning")
     return Picture(figure, table)
 
 
@@ -151,23 +142,35 @@ def dose_picture(data: Transfers) -> Picture:
         for axis, asked in zip(axes, CATEGORIES, strict=True):
             for i, group in enumerate(groups):
                 own = table[(table.group == group) & (table.asked == asked)].sort_values("dose")
-                colour = COLOURS[i % len(COLOURS)]
-                axis.plot(
-                    own.dose, own.accuracy, color=colour, marker=MARKERS[i % len(MARKERS)],
-                    linestyle=LINES[i % len(LINES)], label=group,
-                )  # fmt: skip
+                style = _style(i)
+                axis.plot(own.dose, own.accuracy, label=group, **style)
                 axis.fill_between(
-                    own.dose, own.low, own.high, color=colour, alpha=0.15, linewidth=0
+                    own.dose, own.low, own.high, color=style["color"], alpha=0.15, linewidth=0
                 )
-            axis.set_title(NAMES[asked], fontsize=10)
             axis.set_xlabel("share of new compositions in training")
             axis.set_ylim(-0.03, 1.03)
-            axis.grid(alpha=0.25, linewidth=0.6)
-        axes[0].set_ylabel("accuracy on those held out")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", ncols=5, frameon=False, fontsize=9)
-        figure.tight_layout(rect=(0, 0, 1, 0.94))
+        _finish(figure, axes, "accuracy on those held out")
     return Picture(figure, table)
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Of a group's line, told apart by colour, marker and dashes."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "linestyle": LINES[i % len(LINES)],
+    }
+
+
+def _finish(figure: Figure, axes: Any, label: str) -> None:
+    """A row of panels, one for each category: titles, grids, one legend."""
+    for axis, asked in zip(axes, CATEGORIES, strict=True):
+        axis.set_title(NAMES[asked], fontsize=10)
+        axis.grid(alpha=0.25, linewidth=0.6)
+    axes[0].set_ylabel(label)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=5, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
 
 
 def caption(data: Transfers) -> str:

@@ -18,6 +18,7 @@ from grokjax.curves import usable_runs
 from grokjax.dataset import CATEGORIES
 from grokjax.errors import UserError
 from grokjax.events import first_crossing, student_interval
+from grokjax.graph import HOP_SETTINGS
 from grokjax.population import model_config
 from grokjax.results import Results, load
 from grokjax.survival import restricted_mean
@@ -45,14 +46,15 @@ class Transfers:
     results: Results
     members: pd.DataFrame
 
-    @property
-    def groups(self) -> list[str]:
-        return list(dict.fromkeys(self.members.group))
-
     @functools.cached_property
     def final(self) -> pd.DataFrame:
         """The last row of each run's curves, by run_id."""
-        return self.results.curves.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
+        return pd.concat([own.tail(1) for own in self.curves.values()]).set_index("run_id")
+
+    @functools.cached_property
+    def curves(self) -> dict[int, pd.DataFrame]:
+        """Each run's curves, in the order of steps."""
+        return dict(iter(self.results.curves.sort_values("step").groupby("run_id")))
 
     def cells(self) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
         """({group, checkpoint, variant}, its members), in order."""
@@ -74,8 +76,7 @@ def read_transfers(results: Results) -> Transfers:
         raise UserError(f"{results.workdir}: holds no finetuning; see grokjax transfer")
     runs = usable_runs(results.runs)
     varied = [c for c in runs if "." in c and c.split(".")[-1] not in _NAMING and c not in SEEDS]
-    hops = [f"data.{hop}_{part}" for hop in ("hop1", "hop2") for part in ("ratio", "k")]
-    varied = [c for c in varied if c not in ("data.regime", *hops)]  # the group has their name
+    varied = [c for c in varied if c not in ("data.regime", *HOP_SETTINGS)]  # the group's name
     sources: dict[str, Results | None] = {}
     rows = []
     for run_id in runs.run_id:
@@ -161,7 +162,7 @@ def crossing_steps(data: Transfers, asked: str, level: float) -> pd.Series:
     return pd.Series(
         {
             run_id: first_crossing(own.step.to_numpy(), own[metric].to_numpy(), level)
-            for run_id, own in data.results.curves.sort_values("step").groupby("run_id")
+            for run_id, own in data.curves.items()
         }
     )
 

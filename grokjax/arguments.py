@@ -1,0 +1,142 @@
+"""The grammar of `grokjax`'s command line, and how any of our commands says what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from grokjax.errors import UserError
+
+_CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def tell(program: str, error: UserError | OSError) -> int:
+    """Prints an error as one line; the exit code of bad input."""
+    said = str(error)
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written to
+        said = f"{error.filename or 'the output'}: {error.strerror or error}"
+    print(f"{program}: error: {said}", file=sys.stderr)
+    return 2
+
+
+def require_workdir(workdir: str) -> str:
+    """The path itself.
+
+    Raises:
+      UserError: it is empty.
+    """
+    if not workdir.strip():
+        raise UserError("--workdir: the path is empty; give a folder, --workdir=runs/NAME")
+    return workdir
+
+
+def parse(
+    description: str | None, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """A subcommand's own arguments, and the rest: settings, if it takes a config."""
+    args, rest = _parser(description).parse_known_args(arguments)
+    if rest and not args.takes_settings:
+        raise UserError(f"unknown argument '{rest[0]}'; see grokjax {args.command} --help")
+    return args, rest
+
+
+def _parser(description: str | None) -> Parser:
+    parser = Parser(prog="grokjax", description=description, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, takes_config: bool = False) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(takes_settings=takes_config)
+        if takes_config:
+            added.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
+        return added
+
+    def several(added: argparse.ArgumentParser) -> None:
+        group = added.add_argument_group("several processes, where the environment does not tell")
+        group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+        group.add_argument("--num-processes", type=int, metavar="N", help="that take part")
+        group.add_argument("--process-id", type=int, metavar="I", help="of this one, 0 to N - 1")
+
+    added = command("train", "train a population; again: resume or extend it", True)
+    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
+    several(added)
+    added = command("sweep", "plan a sweep, train what is not done; rows may be added")
+    added.set_defaults(takes_settings=True)
+    added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all its populations")
+    added.add_argument("--dry-run", action="store_true", help="only print the plan")
+    added.add_argument("--plan-only", action="store_true", help="only print and write the plan")
+    added.add_argument("--population", metavar="NAME", help="train this one of the plan alone")
+    added.add_argument(
+        "--devices", default="", metavar="PLATFORM:N", help="with --population: that it must find"
+    )
+    several(added)
+    added = command("transfer", "finetune trained runs on new facts", True)
+    added.add_argument("--from", dest="source", required=True, metavar="DIR", help="a workdir")
+    added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
+    several(added)
+    added = command("report", "one page: what came when, at what cost, how certain")
+    added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
+    added.add_argument("--out", metavar="DIR", help="default: the workdir")
+    added = command("checkpoints", "list stored steps: good, damaged or partial")
+    added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
+    added.add_argument("--verify", action="store_true", help="read and compare every byte")
+    added = command("quickstart", "train three regimes and draw when each groks")
+    added.add_argument("--workdir", metavar="DIR", help="default: runs/quickstart")
+    added.set_defaults(takes_settings=True)
+    added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
+    several(added)
+    added = command("data", "write a dataset in the authors' JSON format")
+    added.set_defaults(takes_settings=True)
+    added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    added.add_argument("--workdir", metavar="DIR", help="in place of --config: a run's data")
+    added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
+    added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    added = command("import-official", "a model of the official code as a workdir")
+    added.add_argument("--weights", required=True, metavar="FILE", help=".npz, or of PyTorch")
+    added.add_argument("--official-config", required=True, metavar="FILE", help="its config.json")
+    added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
+    added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
+    added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
+    added = command("import-gpt2", "a Hugging Face GPT-2 as a workdir of a decoder")
+    added.add_argument("--model", required=True, metavar="DIR", help="config, tokenizer, weights")
+    added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
+    added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
+    added.add_argument("--num-loops", type=int, metavar="N", help="default: what its config says")
+    added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
+    added = command("export-results", "a run's results as the authors' files")
+    added.add_argument("--workdir", required=True, metavar="DIR")
+    added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
+    added.add_argument("--out", required=True, metavar="DIR", help="gets a folder per checkpoint")
+    added = command("parity", "our numbers against files of the official code's")
+    added.add_argument("files", nargs="+", metavar="FILE.npz")
+    added = command("compare", "draw several workdirs' curves in one figure")
+    added.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a trained population")
+    added.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
+    added = command("analyze", "logit lens, patching and path identity of stored runs")
+    added.add_argument("--workdir", required=True, metavar="DIR", help="of a trained population")
+    added.add_argument("--runs", metavar="ID,ID", help="default: all that have not diverged")
+    added.add_argument("--steps", metavar="N,N|all", help="stored checkpoints; default: the last")
+    added.add_argument("--pairs", type=int, default=64, metavar="N", help="for each token")
+    added.add_argument("--seed", type=int, default=0, metavar="N", help="of the pairs' draw")
+    added.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
+    added.add_argument("--no-null", action="store_true", help="no random donors: half the time")
+    added.add_argument(
+        "--group-by", default="regime", metavar="NAME", help="'grokked', or a column of runs.csv"
+    )
+    added.add_argument(
+        "--margin", type=float, default=0.25, metavar="X", help="of equivalence, of a path's size"
+    )
+    added.add_argument("--out", metavar="DIR", help="default: analysis/ in the workdir")
+    added = command("bench", "measure speed: ratios within one run")
+    added.add_argument("--only", metavar="NAME", help="one benchmark instead of all")
+    added.add_argument("--quick", action="store_true", help="smaller, for a first look")
+    return parser

@@ -1,0 +1,265 @@
+"""One job description, three renderers."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from jobset_schema import JOBSET, problems
+from launching import beat, planned
+
+from grokjax.planfile import population_folder
+from launch import books, gke, slurm
+from launch.__main__ import main
+from launch.job import Job, job_name
+
+pytestmark = pytest.mark.usefixtures("workers_environment")
+
+
+# One description
+
+
+def test_every_launcher_runs_the_same_worker(tmp_path):
+    job = Job(tmp_path / "w", ("000",), nodes=2, platform="gpu", devices_per_node=8, python="py")
+    command = ["py", "-m", "launch", "worker", f"--workdir={tmp_path / 'w'}", "--devices=gpu:16"]
+    assert job.worker("000") == [*command, "--population=000"]
+    assert " ".join(command) in slurm.render(job, slurm.SlurmOptions())
+    options = gke.GkeOptions("q", "nvidia-h100-80gb", f"claim:{tmp_path}")
+    (jobset,) = gke.render(dataclasses.replace(job, container="image"), options)
+    assert " ".join(command) in containers(jobset)[0]["command"][-1]
+
+
+def test_a_jobs_name_is_its_workdirs_own(tmp_path):
+    names = {job_name(pathlib.Path(p)) for p in ("/a/sweep", "/b/sweep", "/a/My sweep_2!", "/")}
+    assert len(names) == 4 and all(len(n) < 50 and n == n.lower() for n in names)
+
+
+def test_bad_options_are_one_line(workdir, capsys):
+    for options, message in (
+        (["slurm", "--nodes=0"], "--nodes"),
+        (["slurm", "--setup=a\nb"], "line break"),
+        (["slurm", "--partition=a\nb"], "line break"),
+        (["slurm", "--sbatch=--x\n--y"], "line break"),
+        (["slurm", "--partitoin=a"], "unknown argument '--partitoin=a'"),
+        (["slurm", "--config.train.num_steps=3"], "give --config=FILE"),
+        (["local", "--workers=-1"], "at least 1"),
+        (["local", "--workers=10000"], "cannot be shared out"),
+        (["slurm", f"--config={workdir}/none.py"], "none.py"),
+    ):
+        assert main([*options[:1], f"--workdir={workdir}", "--dry-run", *options[1:]]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err and captured.err.count("\n") == 1
+    assert main(["status", str(workdir / "none")]) == 2
+    assert "is the workdir visible" in capsys.readouterr().err
+    assert not (workdir / "launch").exists()
+
+
+# Slurm's script
+
+
+def test_the_script(tmp_path):
+    job = Job(
+        tmp_path / "a b",
+        ("000", "003", "012"),
+        nodes=2,
+        platform="gpu",
+        devices_per_node=4,
+        setup="source env/bin/activate",
+        container="image.sqsh",
+    )
+    options = slurm.SlurmOptions(partition="gpu", account="me", at_once=2, extra=("--nice",))
+    text = slurm.render(job, options)
+    lines = text.splitlines()
+    for option in ("array=0,3,12%2", "nodes=2", "gpus-per-node=4", "partition=gpu", "account=me"):
+        assert f"#SBATCH --{option}" in lines
+    for option in ("signal=TERM@90", "requeue", "open-mode=append", "nice"):
+        assert f"#SBATCH --{option}" in lines
+    assert lines.index("source env/bin/activate") > max(
+        i for i, line in enumerate(lines) if line.startswith("#SBATCH")
+    )
+    assert not any("time=" in line for line in lines)  # what nobody asked for is the cluster's
+
+
+def test_the_script_hands_the_exit_code_on_and_requeues_75(tmp_path):
+    """Run by bash, with `srun`, `scontrol` and `timeout` that write down how they are called."""
+    job = Job(tmp_path / "a b", ("007",), python="py")
+    script = tmp_path / "script.sh"
+    script.write_text(slurm.render(job, slurm.SlurmOptions()))
+    log = tmp_path / "log"
+    (tmp_path / "bin").mkdir()
+    for name, end in (("srun", 'exit "$CODE"'), ("scontrol", ""), ("timeout", 'shift\n"$@"')):
+        program = tmp_path / "bin" / name
+        program.write_text(
+            f'#!/bin/bash\nprintf "%s|" {name} "$@" >> {log}\necho >> {log}\n{end}\n'
+        )
+        program.chmod(0o755)
+
+    def run(code):
+        log.write_text("")
+        environment = os.environ | {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "CODE": str(code),
+            "SLURM_ARRAY_JOB_ID": "41",
+            "SLURM_ARRAY_TASK_ID": "7",
+            "SLURM_JOB_ID": "43",
+        }
+        return subprocess.run(["bash", str(script)], env=environment).returncode, log.read_text()
+
+    code, calls = run(75)
+    assert code == 75 and "scontrol|requeue|43|" in calls
+    worker = f"py|-m|launch|worker|--workdir={tmp_path / 'a b'}|--population=007|"
+    assert calls.startswith(f"srun|--kill-on-bad-exit=1|{worker}")
+    for other in (0, 1, 2, 137):
+        code, calls = run(other)
+        assert code == other and "requeue" not in calls
+    # One rank saved and left with 75, the other was too slow and killed.
+    beat(population_folder(job.workdir, "007"), state="saved")
+    code, calls = run(137)
+    assert code == 75 and "requeue" in calls
+    assert run(1)[0] == 1
+    beat(population_folder(job.workdir, "007"))
+    assert run(137)[0] == 137
+    books.stop_file(job.workdir).parent.mkdir(parents=True)
+    books.stop_file(job.workdir).touch()
+    assert "requeue" not in run(75)[1]
+
+
+# JobSets
+
+
+def containers(jobset):
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    return replicated["template"]["spec"]["template"]["spec"]["containers"]
+
+
+def gke_jobsets(workdir, capsys, *options):
+    common = [f"--workdir={workdir}", "--queue=team", f"--volume=claim:{workdir.parent}"]
+    assert main(["gke", *common, "--container=image", "--dry-run", *options]) == 0
+    out = capsys.readouterr().out
+    jobsets = json.loads(out)["items"]
+    for jobset in jobsets:
+        assert problems(jobset, JOBSET) == []
+    return jobsets
+
+
+def test_a_jobset_for_tpu_slices(tmp_path, capsys):
+    planned(tmp_path / "w", num_seeds=32)
+    first, second = gke_jobsets(
+        tmp_path / "w",
+        capsys,
+        *("--accelerator=tpu-v5-lite-podslice", "--topology=4x4", "--devices-per-node=4"),
+        *("--slices=2", "--setup=source env"),
+    )
+    assert first["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    assert first["metadata"]["name"] + "|" == second["metadata"]["name"].replace("-001", "-000|")
+    key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+    assert first["metadata"]["annotations"][key] == "cloud.google.com/gke-nodepool"
+    (slices,) = first["spec"]["replicatedJobs"]
+    assert slices["replicas"] == 2  # slices, of 16 chips on 4 hosts each
+    spec = slices["template"]["spec"]
+    assert (spec["parallelism"], spec["completions"], spec["backoffLimit"]) == (4, 4, 0)
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "4x4",
+    }
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert container["command"][-1].startswith("source env && exec python -m launch worker")
+    assert "--devices=tpu:32" in container["command"][-1]
+    assert [e["name"] for e in container["env"]] == ["GROKJAX_JOB"]  # JAX finds the rest
+    # 75, an eviction or a lost node: again from the checkpoint; bad input: never again.
+    (codes,) = spec["podFailurePolicy"]["rules"]
+    assert codes["action"] == "FailJob" and codes["onExitCodes"]["values"] == [1, 2]
+    (rule,) = first["spec"]["failurePolicy"]["rules"]
+    assert rule["action"] == "FailJobSet" and rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+
+
+def test_a_jobset_for_gpu_nodes(tmp_path, capsys):
+    planned(tmp_path / "w", num_seeds=16)
+    first, _ = gke_jobsets(
+        tmp_path / "w",
+        capsys,
+        *("--accelerator=nvidia-h100-80gb", "--devices-per-node=8", "--nodes=2"),
+    )
+    spec = first["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert spec["completions"] == 2 and spec["completionMode"] == "Indexed"
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
+    environment = {e["name"]: e for e in container["env"]}
+    name = first["metadata"]["name"]
+    address = environment["JAX_COORDINATOR_ADDRESS"]["value"]
+    assert address == f"{name}-workers-0-0.{name}:8476"
+    assert environment["JAX_NUM_PROCESSES"]["value"] == "2"
+    assert "completion-index" in str(environment["JAX_PROCESS_ID"]["valueFrom"])
+
+
+def test_the_schema_finds_what_is_wrong(tmp_path, capsys):
+    planned(tmp_path / "w", num_seeds=8)
+    options = ("--accelerator=nvidia-h100-80gb", "--devices-per-node=8")
+    jobset, _ = gke_jobsets(tmp_path / "w", capsys, *options)
+    jobset["spec"]["failurePolicy"]["rules"][0]["name"] = "bad-input"
+    jobset["spec"]["replicas"] = 2
+    found = problems(jobset, JOBSET)
+    assert len(found) == 2 and "bad-input" in found[0] + found[1]
+
+
+def test_bad_jobsets_are_refused(workdir, capsys):
+    options = ["gke", f"--workdir={workdir}", "--queue=q", "--dry-run", "--accelerator=tpu"]
+    volume = f"--volume=claim:{workdir.parent}"
+    for extra, message in (
+        ([volume, "--devices-per-node=1"], "--container: missing"),
+        (["--volume=claim:/elsewhere", "--devices-per-node=1"], "is below /PATH"),
+        ([volume, "--devices-per-node=4", "--topology=4by4"], "--topology=4by4"),
+        ([volume, "--devices-per-node=4", "--topology=2x3"], "no multiple"),
+        ([volume, "--devices-per-node=8"], "leave some of 8 devices idle"),
+    ):
+        assert main([*options, *extra]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_jobsets_are_created_once(workdir, tmp_path, monkeypatch, capsys):
+    """With a `kubectl` that keeps what it is given; a cluster has not been tried."""
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(KUBECTL.format(python=sys.executable, folder=tmp_path))
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    options = ["gke", f"--workdir={workdir}", "--queue=q", f"--volume=claim:{tmp_path}"]
+    options += ["--container=image", "--accelerator=nvidia-l4", "--devices-per-node=1"]
+    assert main(options) == 0
+    assert "submitted 000, 001" in capsys.readouterr().out
+    assert main(options) == 0
+    assert "0 rows to submit, 2 running or waiting" in capsys.readouterr().out
+    # One fails: it is submitted again, under the same name; the other goes on.
+    items = json.loads((tmp_path / "items.json").read_text())
+    items[0]["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    assert main(options) == 0
+    assert "submitted 000:" in capsys.readouterr().out
+    assert main(["stop", str(workdir)]) == 0
+    assert json.loads((tmp_path / "items.json").read_text()) == []
+
+
+KUBECTL = """#!{python}
+import json, pathlib, sys
+store = pathlib.Path("{folder}") / "items.json"
+items = json.loads(store.read_text()) if store.exists() else []
+verb, *rest = sys.argv[1:]
+names = [i["metadata"]["name"] for i in items]
+if verb == "create":
+    new = json.loads(pathlib.Path(rest[rest.index("-f") + 1]).read_text())["items"]
+    clash = [i["metadata"]["name"] for i in new if i["metadata"]["name"] in names]
+    if clash:
+        sys.exit(f"AlreadyExists: {{clash}}")
+    items += new
+elif verb == "delete":
+    items = [i for i in items if i["metadata"]["name"] not in rest]
+elif verb == "get":
+    print(json.dumps({{"items": items}}))
+store.write_text(json.dumps(items))
+"""
