@@ -107,7 +107,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.evaluate = ml_collections.ConfigDict(
         {
             "batch_size": 1024,  # queries per forward pass
-            "path_stage": "best",  # of bridge_found_strict: a stage, or the best on ID queries
+            # Of bridge_found_strict: a stage and a position, or the best on ID compositions.
+            "path_stage": "best",
+            "path_position": "answer",
             # Depth of the evaluated model; 0 is that of training.
             "H_cycles": 0,
             "L_cycles": 0,

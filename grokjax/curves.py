@@ -15,6 +15,7 @@ from grokjax.errors import UserError
 from grokjax.files import leads_out, write_atomically
 
 CURVES, RUNS = "curves.csv", "runs.csv"
+PATH_SITE = ("path_stage", "path_position")  # columns of names among the measures
 _TEXTS = {"run_hash": str, "regime": str, "status": str}
 
 
@@ -119,7 +120,7 @@ def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
         is_whole = pd.api.types.is_integer_dtype(table[column])
         is_number = is_whole or pd.api.types.is_float_dtype(table[column])
         counts = column in ("run_id", "step")
-        measured = not column.endswith("path_stage") if name == CURVES else column[:4] == "num_"
+        measured = not column.endswith(PATH_SITE) if name == CURVES else column[:4] == "num_"
         if len(table) and ((counts and not is_whole) or (measured and not is_number)):
             raise damaged
     return table

@@ -24,7 +24,8 @@ from grokjax.graph import (
 )
 
 PAD = 0
-NUM_TOKENS = 5  # T: head, relation 1, relation 2, answer, </a>
+POSITIONS = ("head", "relation1", "relation2", "answer", "end")  # of a composition
+NUM_TOKENS = len(POSITIONS)  # T
 NUM_DECOYS = 8
 MAX_TOKENS = 2**15 - 1  # ids are stored in 16 bits
 TOKEN = re.compile(r"<[^<>]*>")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grokjax.dataset import PAD, Batch, Probes, make_batch
+from grokjax.dataset import PAD, POSITIONS, Batch, Probes, make_batch
 from grokjax.lens import found_anywhere, top_tokens
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 
@@ -17,6 +17,7 @@ COMPOSITION_METRICS = ("bridge_found", "bridge_found_strict", "bridge_chance")
 METRICS = ("answer_accuracy", "exact_match", "target_found", *COMPOSITION_METRICS)
 TRAINING_TYPES = ("id_atomic", "ood_atomic", "train_inferred")
 ID_COMPOSITIONS = ("train_inferred", "test_inferred_iid")
+BEST = "best"  # of the stages or positions, on ID compositions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +28,20 @@ class EvaluateConfig:
     batch_size: int
     end_id: int
     path_stage: str = "best"
+    path_position: str = "answer"  # BEST, or one of POSITIONS
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Hits:
-    """What each query got right. N queries, G stages."""
+    """What each query got right. N queries, G stages, P positions that a path may be read at."""
 
     answer: Bool[Array, N]
     exact: Bool[Array, N]
     target: Bool[Array, N]
     bridge: Bool[Array, N]
     chance: Float[Array, N]
-    bridge_by_stage: Bool[Array, "N G"]  # first choice at the answer position
+    bridge_by_site: Bool[Array, "N G P"]  # first choice there
 
 
 def evaluate(
@@ -49,8 +51,8 @@ def evaluate(
 
     Returns:
       `<probe type>/<metric>` for every type and metric that applies to it, `training_accuracy`
-      (the mean exact match of the types in TRAINING_TYPES), and `path_stage` (index of the stage
-      that bridge_found_strict reads). A type without queries gives NaN.
+      (the mean exact match of the types in TRAINING_TYPES), and `path_stage` and `path_position`
+      (indices of the site that bridge_found_strict reads). A type without queries gives NaN.
     """
     hits = probe_hits(config, params, buffers, probes)
     is_type = {name: probes.kind == i for i, name in enumerate(probes.names)}
@@ -62,15 +64,15 @@ def evaluate(
     id_compositions = strict & (
         sum((is_type[n] for n in ID_COMPOSITIONS if n in is_type), jnp.zeros_like(strict))
     )
-    by_stage = jax.vmap(_mean_where, in_axes=(1, None))(hits.bridge_by_stage, id_compositions)
-    path_stage = _path_stage(config, by_stage)
+    by_site = jnp.mean(hits.bridge_by_site, axis=0, where=id_compositions[:, None, None])
+    stage, place = _best_site(config, jnp.nan_to_num(by_site))
 
     values = {
         "answer_accuracy": hits.answer,
         "exact_match": hits.exact,
         "target_found": hits.target,
         "bridge_found": hits.bridge,
-        "bridge_found_strict": jnp.take(hits.bridge_by_stage, path_stage, axis=1),
+        "bridge_found_strict": hits.bridge_by_site[:, stage, place],
         "bridge_chance": hits.chance,
     }
     metrics: dict[str, Array] = {}
@@ -86,7 +88,10 @@ def evaluate(
     trained = [metrics[f"{n}/exact_match"] for n in TRAINING_TYPES if n in is_type]
     if trained:
         metrics["training_accuracy"] = jnp.nanmean(jnp.stack(trained))
-    metrics["path_stage"] = path_stage
+    metrics["path_stage"] = stage
+    is_best = config.path_position == BEST
+    position = place if is_best else POSITIONS.index(config.path_position)
+    metrics["path_position"] = jnp.asarray(position)
     return metrics
 
 
@@ -118,7 +123,7 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
             chance=jnp.mean(
                 jax.vmap(found_anywhere, in_axes=(None, 1))(top, decoy).astype(jnp.float32), axis=0
             ),
-            bridge_by_stage=(jax.vmap(_at, in_axes=(0, None))(top, read_at) == bridge).T,
+            bridge_by_site=_bridge_by_site(config, top, bridge, read_at),
         )
 
     hits = jax.lax.map(one_batch, in_batches(columns, config.batch_size))
@@ -153,11 +158,28 @@ def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool
     return same & ((after == end_id) | (jnp.sum(kept, axis=1) == length))
 
 
-def _path_stage(config: EvaluateConfig, by_stage: Float[Array, G]) -> Int[Array, ""]:
-    """The declared stage, or the one that reads the bridge best on ID compositions."""
-    if config.path_stage == "best":
-        return jnp.argmax(jnp.nan_to_num(by_stage))
-    return jnp.asarray(config.model.evaluation_stages.index(config.path_stage))
+def _bridge_by_site(
+    config: EvaluateConfig, top: Int[Array, "G B T"], bridge: Int[Array, B], read_at: Int[Array, B]
+) -> Bool[Array, "B G P"]:
+    """Whether the first choice is the bridge, at every stage and position of a possible path."""
+    if config.path_position == BEST:
+        read = top
+    elif config.path_position == "answer":
+        read = jax.vmap(_at, in_axes=(0, None))(top, read_at)[..., None]
+    else:
+        read = top[..., POSITIONS.index(config.path_position), None]
+    return jnp.moveaxis(read == bridge[:, None], 0, 1)
+
+
+def _best_site(
+    config: EvaluateConfig, by_site: Float[Array, "G P"]
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Indices of the site that reads the bridge best, of those that were declared."""
+    if config.path_stage == BEST:
+        stage, place = jnp.unravel_index(jnp.argmax(by_site), by_site.shape)
+        return stage, place
+    stage = jnp.asarray(config.model.evaluation_stages.index(config.path_stage))
+    return stage, jnp.argmax(by_site[stage])
 
 
 def _mean_where(value: Array, where: Bool[Array, N]) -> Float[Array, ""]:

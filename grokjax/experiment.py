@@ -15,7 +15,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from grokjax.dataset import POSITIONS
 from grokjax.errors import UserError
+from grokjax.evaluate import BEST
 from grokjax.model import DECODER
 from grokjax.population import evaluated_model, model_config
 from grokjax.sweep import SEEDS, Row, Sweep, expand, flatten, rows_of, set_setting, unknown_setting
@@ -153,11 +155,11 @@ def validate(config: ConfigDict) -> None:
     if m.kind != DECODER:
         _validate_recursive(m)
     stages = evaluated_model(config, model_config(config, vocab_size=1)).evaluation_stages
-    if config.evaluate.path_stage not in ("best", *stages):
-        raise UserError(
-            f"evaluate.path_stage: '{config.evaluate.path_stage}' is none of best,"
-            f" {', '.join(stages)}"
-        )
+    for name, known in (("path_stage", stages), ("path_position", POSITIONS)):
+        if config.evaluate[name] not in (BEST, *known):
+            raise UserError(
+                f"evaluate.{name}: '{config.evaluate[name]}' is none of {BEST}, {', '.join(known)}"
+            )
     o = config.optimizer
     if "cosine" in (o.schedule, o.weight_decay_schedule):
         for run in expand(config):

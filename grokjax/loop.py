@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from grokjax.checkpoint import Checkpoints, log_spaced_steps
 from grokjax.cost import Estimate, estimate, peak_bytes
 from grokjax.curves import CURVES, CurveWriter, read_table, write_runs
-from grokjax.dataset import Dataset
+from grokjax.dataset import POSITIONS, Dataset
 from grokjax.devices import setup_devices, setup_precision
 from grokjax.distributed import barrier, is_primary, join_processes, on_all, on_primary
 from grokjax.errors import UserError
@@ -338,6 +338,7 @@ def curve_rows(
       loss: [R] over the steps before, or None.
     """
     measured, loss = jax.device_get((measured, loss))
+    names = {"path_stage": stages, "path_position": POSITIONS}
     rows = []
     for i, run in enumerate(table):
         values = {name: np.asarray(x)[i] for name, x in measured.items()}
@@ -346,6 +347,7 @@ def curve_rows(
         row = {"run_id": run["run_id"], "step": step}
         row["loss"] = float("nan") if loss is None else float(loss[i])
         for name, value in values.items():
-            row[name] = stages[int(value)] if name.endswith("path_stage") else float(value)
+            kind = name.rpartition("/")[2]
+            row[name] = names[kind][int(value)] if kind in names else float(value)
         rows.append(row)
     return rows

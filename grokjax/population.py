@@ -206,6 +206,7 @@ class Population:
             config.evaluate.batch_size,
             vocabulary.end_id,
             config.evaluate.path_stage,
+            config.evaluate.path_position,
         )
         self.raw_weights = config.evaluate.raw_weights
         self.mesh = make_mesh(self.num_runs, config.train.batch_devices, devices)

@@ -136,9 +136,8 @@ def _analyze_group(
     _, probes = stack_datasets([x.dataset for x in inputs])
     queries = tuple(np.stack(x) for x in zip(*(x.cells for x in inputs), strict=True))
     weights, probes, queries = place(jax.tree.map(jnp.asarray, (weights, probes, queries)), mesh)
-    lens = logit_lens.measure_lens(
-        model, weights, probes, path_stage=results.config.evaluate.path_stage, mesh=mesh
-    )
+    path_site = results.config.evaluate.path_stage, results.config.evaluate.path_position
+    lens = logit_lens.measure_lens(model, weights, probes, path_site=path_site, mesh=mesh)
     sites = all_sites(model)
     measured = effects.measure_effects(
         model, weights, queries, sites=sites, null=config.null, mesh=mesh

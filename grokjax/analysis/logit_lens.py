@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
-from grokjax.analysis.sites import TOKEN_NAMES, position_names
-from grokjax.dataset import PAD, Probes, make_batch
-from grokjax.evaluate import COMPOSITION_METRICS, EvaluateConfig, evaluate, in_batches
+from grokjax.analysis.sites import position_names
+from grokjax.dataset import PAD, POSITIONS, Probes, make_batch
+from grokjax.evaluate import BEST, COMPOSITION_METRICS, EvaluateConfig, evaluate, in_batches
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
 from grokjax.population import make_mesh, over_runs
 
@@ -38,7 +38,7 @@ def logit_lens(
     probes: Probes,
     *,
     batch_size: int | None = None,
-    path_stage: str = "best",
+    path_site: tuple[str, str] = (BEST, "answer"),
 ) -> xr.Dataset:
     """Reads one model's states of all probe queries.
 
@@ -46,18 +46,18 @@ def logit_lens(
       model, weights: as `Results.model` and `Results.weights` give them.
       probes: as `Dataset.probes`.
       batch_size: queries at once; by default what fits a budget.
-      path_stage: of `bridge_found_strict`, see `EvaluateConfig`.
+      path_site: stage and position of `bridge_found_strict`, see `EvaluateConfig`.
 
     Returns:
       Dimensions type (probe type), subset, token, stage, stream and position, by name:
         `top1`: share of queries whose first choice is the token,
         `rank` (0 is first), `reciprocal_rank` (1 is first), `log_probability` (nats): means,
         `num_queries` (type, subset, token): that have such a token,
-        RATES by type, as `evaluate` defines them, and `path_stage`.
+        RATES by type, as `evaluate` defines them, `path_stage` and `path_position`.
       Of facts, which have no second relation, that position and token are NaN.
     """
     one_run = jax.tree.map(lambda x: jnp.asarray(x)[None], (weights, probes))
-    measured = measure_lens(model, *one_run, batch_size=batch_size, path_stage=path_stage)
+    measured = measure_lens(model, *one_run, batch_size=batch_size, path_site=path_site)
     return label_lens(model, measured, 0, probes.names)
 
 
@@ -67,19 +67,21 @@ def measure_lens(
     probes: Probes,
     *,
     batch_size: int | None = None,
-    path_stage: str = "best",
+    path_site: tuple[str, str] = (BEST, "answer"),
     mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray]:
     """The same of R runs at once, unlabelled: sums [R, K, 2, tokens, streams, G, T] by measure."""
     mesh = mesh or make_mesh(1, devices=jax.devices()[:1])
     batch_size = batch_size or queries_within_budget(model)
-    return jax.device_get(_program(model, batch_size, path_stage, mesh)(weights, probes))
+    return jax.device_get(_program(model, batch_size, path_site, mesh)(weights, probes))
 
 
 @functools.lru_cache(maxsize=8)
-def _program(model: ModelConfig, batch_size: int, path_stage: str, mesh: Mesh) -> Callable:
+def _program(
+    model: ModelConfig, batch_size: int, path_site: tuple[str, str], mesh: Mesh
+) -> Callable:
     """Compiled once for all calls: (weights [R], probes [R]) -> sums and rates."""
-    settings = EvaluateConfig(model, batch_size, PAD, path_stage)  # RATES know no `</a>`
+    settings = EvaluateConfig(model, batch_size, PAD, *path_site)  # RATES know no `</a>`
 
     def one_run(weights: Weights, probes: Probes) -> dict[str, Array]:
         sums = _sums(model, weights, probes, batch_size)
@@ -138,8 +140,8 @@ def _read(
         }
 
     # Of facts the answer comes one position earlier; the second relation's is empty.
-    is_fact = (batch.answer_position == TOKEN_NAMES.index("relation2"))[:, None]
-    place = jnp.where(is_fact, jnp.array([0, 1, 4, 2, 3]), jnp.arange(len(TOKEN_NAMES)))
+    is_fact = (batch.answer_position == POSITIONS.index("relation2"))[:, None]
+    place = jnp.where(is_fact, jnp.array([0, 1, 4, 2, 3]), jnp.arange(len(POSITIONS)))
     by_token = [about(wanted[:, i]) for i in range(wanted.shape[1])]
     return {
         name: jnp.take_along_axis(
@@ -162,15 +164,16 @@ def label_lens(
     is_fact = np.array(["atomic" in name for name in types])
     for name in MEASURES:
         means = measured[name][run] / some
-        means[is_fact, ..., TOKEN_NAMES.index("relation2")] = np.nan
+        means[is_fact, ..., POSITIONS.index("relation2")] = np.nan
         if not model.predicts_input:  # what follows the question has seen the answer
-            means = means[..., : TOKEN_NAMES.index("answer")]
+            means = means[..., : POSITIONS.index("answer")]
         data[name] = (dims, means.astype(np.float32))
     for name in RATES:
         values = [measured.get(f"{t}/{name}", np.full(run + 1, np.nan))[run] for t in types]
         data[name] = ("type", np.asarray(values, np.float32))
     stages = model.evaluation_stages
     data["path_stage"] = ((), stages[int(measured["path_stage"][run])])
+    data["path_position"] = ((), POSITIONS[int(measured["path_position"][run])])
     coordinates = {
         "type": list(types),
         "subset": list(SUBSETS),

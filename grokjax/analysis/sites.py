@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from grokjax.dataset import POSITIONS
 from grokjax.errors import UserError
 from grokjax.model import BLOCK_COMPONENTS, DECODER, ModelConfig
 
 STREAMS = ("z_H", "z_L", "embedding")
-TOKEN_NAMES = ("head", "relation1", "relation2", "answer", "end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Site:
 def position_names(config: ModelConfig) -> tuple[str, ...]:
     """Of all S positions: registers, then the tokens of a composition."""
     registers = tuple(f"register{i}" for i in range(config.num_registers))
-    return registers + TOKEN_NAMES[: config.seq_len]
+    return registers + POSITIONS[: config.seq_len]
 
 
 def components(config: ModelConfig) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def all_sites(config: ModelConfig, only: Sequence[str] | None = None) -> list[Si
         raise UserError(f"sites: no component {unknown[0]!a}; this model has {available}")
     names = position_names(config)
     if not config.predicts_input:
-        names = names[: TOKEN_NAMES.index("answer")]
+        names = names[: POSITIONS.index("answer")]
     return [
         Site(component, place, position, head)
         for component in only
