@@ -252,7 +252,8 @@ class Log:
             folder = workdir / "tensorboard"
             self._board = TensorBoardWriters(folder, self._table, hparams, start_step)
         barrier("tables")
-        self._start_step, self._start = start_step, time.perf_counter()
+        self._start_step = start_step
+        self._start = time.perf_counter() - population.compile_seconds  # spent before this log
         self._pending: tuple | None = None
         self._stopped: dict[int, int] = {}  # at which step, by run
 
@@ -319,6 +320,7 @@ class Log:
                 "num_runs": len(self._table),
                 "num_devices": self._population.mesh.size,
                 "compile_seconds": self._population.compile_seconds,
+                "evaluation_seconds": self._population.evaluation_seconds,
                 "peak_bytes": peak_bytes(self._population.mesh.devices.flat[0]),
                 "seconds": time.perf_counter() - self._start,
             },

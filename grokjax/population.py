@@ -226,6 +226,8 @@ class Population:
         own = np.concatenate([np.arange(len(self._rows))[index] for index in held.values()])
         self._own = slice(int(own.min()), int(own.max()) + 1)
         self.compile_seconds = 0.0
+        self._num_evaluations = 0
+        self._evaluation_times: list[float] = []
         self._programs: dict[Any, Any] = {}
         self._staying: _Staying | None = None  # of runs that still train, once some have left
 
@@ -298,7 +300,22 @@ class Population:
     def evaluate(self, state: RunState) -> dict[str, Array]:
         measure = make_evaluate(self.evaluate_config, self.mesh, self.raw_weights)
         program = self._compile("evaluate", measure, state, self.probes)
-        return self.for_all(program(state, self.probes))
+        self._num_evaluations += 1
+        if self._num_evaluations & (self._num_evaluations - 1):
+            return self.for_all(program(state, self.probes))
+        # The 1st, 2nd, 4th, 8th ... is timed: to wait for each would keep the devices idle.
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        measured = jax.block_until_ready(self.for_all(program(state, self.probes)))
+        self._evaluation_times.append(time.perf_counter() - start)
+        return measured
+
+    @property
+    def evaluation_seconds(self) -> float:
+        """Of all evaluations so far, from the median of those that were timed."""
+        if not self._evaluation_times:
+            return 0.0
+        return self._num_evaluations * float(np.median(self._evaluation_times))
 
     def _compile(self, name: Any, function: Any, *args: Any) -> Any:
         if name not in self._programs:

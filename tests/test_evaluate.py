@@ -10,7 +10,7 @@ import pytest
 from conftest import tiny_config
 
 from grokjax import lens
-from grokjax.dataset import PROBE_TYPES, make_batch, make_dataset, stack_datasets
+from grokjax.dataset import POSITIONS, PROBE_TYPES, make_batch, make_dataset, stack_datasets
 from grokjax.evaluate import TRAINING_TYPES, EvaluateConfig, evaluate, exact_match
 from grokjax.folder import write_folder
 from grokjax.model import forward, init
@@ -92,21 +92,30 @@ def test_lens_rates(measured):
     assert not any("atomic" in name and "bridge" in name for name in metrics)
 
 
-def test_the_path_stage_is_chosen_on_id_compositions(measured):
+@pytest.mark.parametrize("position", ["answer", "relation1", "best"])
+def test_the_paths_site_is_chosen_on_id_compositions(measured, position):
     dataset, _, items, _, top, model = measured
-    settings = EvaluateConfig(model, 64, dataset.vocabulary.end_id, "best")
+    settings = EvaluateConfig(model, 64, dataset.vocabulary.end_id, "best", position)
     params, buffers = init(model, jax.random.key(0))
     probes = jax.tree.map(jnp.asarray, dataset.probes)
-    chosen = int(evaluate(settings, params, buffers, probes)["path_stage"])
-    query = dataset.probes.table.query
-    at = [
-        i
-        for i, item in enumerate(items)
-        if item["type"] in ("train_inferred", "test_inferred_iid")
-        and dataset.probes.bridge[i] not in (query[i, 0], query[i, 3])
-    ]
-    rates = (top[:, at, 3] == dataset.probes.bridge[at]).mean(axis=1)
-    assert rates[chosen] == rates.max() and rates.max() > 0
+    found = evaluate(settings, params, buffers, probes)
+    stage, place = int(found["path_stage"]), int(found["path_position"])
+    query, bridge = dataset.probes.table.query, dataset.probes.bridge
+    apart = {
+        kind: [
+            i
+            for i, item in enumerate(items)
+            if item["type"] in kind and bridge[i] not in (query[i, 0], query[i, 3])
+        ]
+        for kind in (("train_inferred", "test_inferred_iid"), ("test_inferred_ood",))
+    }
+    on_id, on_ood = (
+        (top[:, at] == bridge[at][None, :, None]).mean(axis=1) for at in apart.values()
+    )
+    asked = slice(None) if position == "best" else [POSITIONS.index(position)]
+    assert on_id[stage, place] == on_id[:, asked].max() > 0
+    assert place in np.arange(len(POSITIONS))[asked]
+    assert found["test_inferred_ood/bridge_found_strict"] == pytest.approx(on_ood[stage, place])
 
 
 END = 9

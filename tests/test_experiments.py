@@ -14,7 +14,7 @@ from grokjax.sweep import expand
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced", "medium"]}
 SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "accelerators", "sharing")
-SIZES["natural"] = [""]
+SIZES["natural"] = SIZES["small"] = [""]
 SIZES["transfer"] = ["", "small", "dose"]  # of a run that is trained already
 SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]
 
@@ -147,6 +147,7 @@ def test_bad_files(tmp_path):
         ({"train__batch_size": 0}, "must be at least 1"),
         ({"checkpoint__every": 15}, "no multiple of train.eval_every"),
         ({"evaluate__path_stage": "H7_Commit"}, "path_stage"),
+        ({"evaluate__path_position": "bridge"}, "head, relation1, relation2, answer, end"),
         ({"evaluate__H_cycles": -1}, "H_cycles: -1 must be finite and at least 0"),
         ({"optimizer__learning_rate": float("nan")}, "learning_rate: nan must be finite"),
         ({"optimizer__beta2": 1.0}, "beta2: 1.0 must be at least 0 and below 1"),

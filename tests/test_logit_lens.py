@@ -91,6 +91,7 @@ def test_rates_are_those_of_the_evaluation(network, dataset):
                 wanted = float(expected[f"{kind}/{rate}"])
                 assert found == pytest.approx(wanted, abs=1e-6, nan_ok=True)
     assert str(lens.path_stage.values) == config.stages[int(expected["path_stage"])]
+    assert str(lens.path_position.values) == "answer"
 
 
 def test_padding_counts_for_nothing(dataset):

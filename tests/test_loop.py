@@ -102,6 +102,9 @@ def test_the_workdir(uninterrupted):
     assert {"commit", "versions", "device", "xla_flags", "command"} <= set(stored)
     losses = r.curves.groupby("step").loss.mean()
     assert losses[40] < losses[10]
+    (session,) = json.loads((r.workdir / "timing.json").read_text())
+    assert session["evaluation_seconds"] > 0
+    assert session["evaluation_seconds"] + session["compile_seconds"] < session["seconds"]
 
 
 def test_stored_parameters_are_the_runs_own(uninterrupted):

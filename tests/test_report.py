@@ -37,6 +37,7 @@ def make_study(rows):
                 "run_id": run_id, "run_hash": f"{run_id}", "regime": group, "group": group,
                 "seeds.data": seed, "status": status, "step": 1000 if status == "done" else 450,
                 "flops_per_step": 10.0, "evaluation_flops": 5.0, "seconds_per_step": 0.01,
+                "evaluation_seconds_per_step": 0.002,
             }
         )  # fmt: skip
         curves.append(
@@ -84,6 +85,7 @@ def test_costs_are_of_those_who_got_there_paired_by_seed():
     assert table.reached.to_dict() == {"natural": 1, "both": 2, "second": 1}
     assert table.flops["natural"] == 8000 and table.flops["both"] == pytest.approx(3000)
     assert table.seconds["both"] == pytest.approx(3.0)
+    assert table.evaluation_seconds["both"] == pytest.approx(0.6)
     assert table.ratio["both"] == pytest.approx(0.5) and table.num_pairs["both"] == 1  # seed 0
     assert math.isnan(table.ratio["natural"])
 

@@ -125,7 +125,7 @@ def _sections(data: Study):
             "FLOPs are analytic, of matrix products: cycles without gradient count forward only."
             " Evaluation is not in them"
             f" (one evaluation: {data.runs.evaluation_flops.mean():.1e} FLOP a run). Device-seconds"
-            " are without compilation, shared by the runs of a program, evaluations included.",
+            " are without compilation, shared by the runs of a program; evaluation is apart.",
             [(drawn["cost_benefit"], _alt_benefit(cost), f"Median and full range. {facts}")],
             [
                 (
@@ -197,11 +197,16 @@ def _shown_costs(cost: pd.DataFrame) -> pd.DataFrame:
                 interval(x, form=".2e")
                 for x in cost[["flops", "flops_low", "flops_high"]].to_numpy()
             ],
-            "device-seconds": ["-" if math.isnan(s) else f"{s:,.0f}" for s in cost.seconds],
+            "device-seconds": _seconds(cost.seconds),
+            "of evaluation": _seconds(cost.evaluation_seconds),
             "ratio": [interval(x) for x in cost[["ratio", "ratio_low", "ratio_high"]].to_numpy()],
             "pairs": cost.num_pairs,
         }
     )
+
+
+def _seconds(values: pd.Series) -> list[str]:
+    return ["-" if math.isnan(s) else f"{s:,.0f}" if s >= 10 else f"{s:.2g}" for s in values]
 
 
 def _alt_curves(data: Study) -> str:

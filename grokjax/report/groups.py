@@ -103,7 +103,9 @@ def study(found: Results | SweepResults) -> Study:
         runs.loc[member, "flops_per_step"] = train_flops(model) * config.train.batch_size
         probes = _num_probes(own)
         runs.loc[member, "evaluation_flops"] = evaluation_flops(model) * probes
-        runs.loc[member, "seconds_per_step"] = _seconds_per_step(own)
+        training, evaluation = _seconds_per_step(own)
+        runs.loc[member, "seconds_per_step"] = training
+        runs.loc[member, "evaluation_seconds_per_step"] = evaluation
     first = next(iter(populations.values()))
     origin = origin_of(first.workdir, str(runs.run_hash.iloc[0]))
     name = str(first.config.name)
@@ -160,12 +162,13 @@ def _num_probes(own: Results) -> float:
     return float(own.runs[columns].sum(axis=1).mean()) if columns else 0.0
 
 
-def _seconds_per_step(own: Results) -> float:
-    """Device-seconds of one run's step, its evaluations included: one program does both."""
+def _seconds_per_step(own: Results) -> tuple[float, float]:
+    """Device-seconds of one run's step: of training, and of the evaluations that fall on it."""
     try:
         sessions = read_json(own.workdir / "timing.json")
-        steps = sum(s["end_step"] - s["start_step"] for s in sessions)
+        steps = sum(s["end_step"] - s["start_step"] for s in sessions) * len(own.runs)
+        evaluation = sum(s["evaluation_seconds"] * s["num_devices"] for s in sessions)
         busy = sum((s["seconds"] - s["compile_seconds"]) * s["num_devices"] for s in sessions)
     except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is only a log
-        return np.nan
-    return busy / steps / len(own.runs) if steps else np.nan
+        return np.nan, np.nan
+    return ((busy - evaluation) / steps, evaluation / steps) if steps else (np.nan, np.nan)

@@ -73,9 +73,9 @@ def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.Da
 
     Returns:
       group, ood_accuracy, num_runs, reached; flops with flops_low and flops_high (mean and 95 %
-      Student-t interval over the runs that reached it), seconds (their mean device-seconds), ratio
-      with ratio_low and ratio_high: to the first group's, over the seeds where both reached it
-      (num_pairs; bootstrap over them).
+      Student-t interval over the runs that reached it), seconds and evaluation_seconds (their mean
+      device-seconds, of training and of evaluation), ratio with ratio_low and ratio_high: to the
+      first group's, over the seeds where both reached it (num_pairs; bootstrap over them).
     """
     by_run = data.runs.set_index("run_id")
     rows = []
@@ -84,7 +84,10 @@ def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.Da
         grok = events[events.event == "grokked"].set_index("run_id")
         reached = grok[grok.status == OBSERVED]
         flops = (reached.step * by_run.loc[reached.index, "flops_per_step"]).rename("flops")
-        seconds = reached.step * by_run.loc[reached.index, "seconds_per_step"]
+        seconds, evaluation_seconds = (
+            reached.step * by_run.loc[reached.index, name]
+            for name in ("seconds_per_step", "evaluation_seconds_per_step")
+        )
         seeds = _seeds(by_run)
         base = None
         for group in data.groups:
@@ -102,7 +105,8 @@ def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.Da
                     "group": group, "ood_accuracy": level,
                     "num_runs": int((grok.group == group).sum()), "reached": len(own),
                     "flops": mean.mean, "flops_low": mean.low, "flops_high": mean.high,
-                    "seconds": float(seconds.loc[own].mean()) if own else math.nan,
+                    "seconds": seconds.loc[own].mean(),
+                    "evaluation_seconds": evaluation_seconds.loc[own].mean(),
                     "ratio": ratio.mean, "ratio_low": ratio.low, "ratio_high": ratio.high,
                     "num_pairs": ratio.n,
                 }
