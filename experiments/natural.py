@@ -6,10 +6,12 @@
 Natural data on the quickstart's graph and model, one thing changed at a time: tied head, three H
 cycles, two L cycles, identity bridge (arXiv 2509.24653), that with a tied head, rotary positions
 with a tied head and three H cycles, a larger out-degree (24 relations). 2 seeds and two weight
-decays each, 45,000 steps: 32 runs, some two hours on 4 CPU cores. In trials of 11,500 to 44,500
+decays each, 45,000 steps: 32 runs, some two hours on 4 CPU cores. In trials of 9,000 to 44,500
 steps (`experiments/results/search/natural.csv` has their last rows, other shapes too) only the
-rotary model grokked: one run of four answers 0.86 of the OOD compositions, two 0.44 and 0.46 and
-rising, one 0.04; none of the others more than 0.28.
+rotary model grokked: of four runs of 44,500 steps one answers 0.86 of the OOD compositions, two
+0.44 and 0.46 and rising, one 0.04; none of the others more than 0.28. With four H cycles it is
+about twice as fast (0.41, 0.65 and 0.07 at 20,000): that is `experiments/small.py`. With it, 24
+relations, 30 entities of out-degree 14, identity bridge and Grokfast do not help.
 """
 
 from grokjax.experiment import read_experiment

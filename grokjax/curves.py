@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -143,6 +143,9 @@ def bands(
 ) -> pd.DataFrame:
     """Median and band of a metric over the usable runs of each group, at each step.
 
+    Runs that left early keep their last value while others of the group train: without them the
+    median would be that of the slow ones.
+
     Args:
       runs, curves: tables of a workdir.
       metric: a column of `curves`.
@@ -152,7 +155,9 @@ def bands(
       Columns `by`, step, median, low, high, n. The band is the full range of up to 9 runs, and
       the 10th to 90th percentile of more. No rows where there is nothing to show.
     """
-    own = curves.merge(usable_runs(runs)[["run_id", by]], on="run_id").dropna(subset=[metric])
+    usable = usable_runs(runs)[["run_id", by, "status"]]
+    own = curves.merge(usable, on="run_id").dropna(subset=[metric])
+    own = pd.concat([own[[by, "step", metric]], *_held(own, metric, by)])
     grouped = own.groupby([by, "step"])[metric]
     n = grouped.size().astype(float)
     quantiles = [0.0, 0.1, 0.5, 0.9, 1.0]
@@ -170,3 +175,11 @@ def bands(
     return table.reset_index().sort_values(
         by, key=lambda names: names.map(order), kind="stable", ignore_index=True
     )
+
+
+def _held(own: pd.DataFrame, metric: str, by: str) -> Iterator[pd.DataFrame]:
+    """The last value of each run that left early, at the later steps of its group."""
+    for _, run in own[own.status == "stopped"].groupby("run_id"):
+        last = run.loc[run.step.idxmax()]
+        steps = own.step[(own[by] == last[by]) & (own.step > last.step)].unique()
+        yield pd.DataFrame({by: last[by], "step": steps, metric: last[metric]})

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from grokjax.curves import CurveWriter, bands, read_table, usable_runs, write_runs
@@ -125,6 +126,20 @@ def test_bands_of_many_seeds_are_percentiles(tmp_path):
     runs, curves = make_population(tmp_path, 11)
     band = bands(runs, curves, "x").iloc[0]
     np.testing.assert_allclose([band["median"], band.low, band.high], [0.5, 0.1, 0.9])
+
+
+def test_runs_that_left_early_keep_their_last_value():
+    runs = pd.DataFrame({"run_id": [0, 1, 2], "regime": "a", "status": ["stopped", "done", "done"]})
+    curves = pd.DataFrame(
+        {
+            "run_id": [0, 0, 1, 1, 1, 2, 2],  # the last one is still on its way
+            "step": [0, 10, 0, 10, 20, 0, 10],
+            "x": [0.0, 1.0, 0.0, 0.2, 0.4, 0.0, 0.3],
+        }
+    )
+    table = bands(runs, curves, "x").set_index("step")
+    assert table.n.tolist() == [3, 3, 2]
+    assert table.loc[20, ["median", "low", "high"]].tolist() == pytest.approx([0.7, 0.4, 1.0])
 
 
 def test_bands_of_nothing_are_empty(tmp_path):

@@ -84,7 +84,7 @@ def _sections(data: Study):
         Section(
             "What happens when",
             "Median over the runs of a group, with their full range (from 10 runs on: 10th to 90th"
-            " percentile). EMA weights.",
+            " percentile); a run that left early keeps its last value. EMA weights.",
             [(drawn["report_curves"], _alt_curves(data), f"n = {n} runs a group. {facts}")],
         ),
         Section(
