@@ -10,7 +10,7 @@ decays each, 45,000 steps: 32 runs, some two hours on 4 CPU cores. In trials of 
 steps (`experiments/results/search/natural.csv` has their last rows, other shapes too) only the
 rotary model grokked: of four runs of 44,500 steps one answers 0.86 of the OOD compositions, two
 0.44 and 0.46 and rising, one 0.04; none of the others more than 0.28. With four H cycles it is
-about twice as fast (0.41, 0.65 and 0.07 at 20,000): that is `experiments/small.py`. With it, 24
+about twice as fast (0.41, 0.65 and 0.07 at 20,000): that is `experiments/small.py`. With three, 24
 relations, 30 entities of out-degree 14, identity bridge and Grokfast do not help.
 """
 

@@ -1,6 +1,7 @@
 """The report: its numbers on curves with known answers, its page in a browser."""
 
 import dataclasses
+import json
 import math
 import re
 import shutil
@@ -54,7 +55,7 @@ def make_study(rows):
             )
         )
     origin = "hash h; d, jax j, commit c. Repeat: grokjax"
-    return Study("x", None, pd.DataFrame(runs), pd.concat(curves), default_config(), origin)
+    return Study("x", None, pd.DataFrame(runs), pd.concat(curves), default_config(), origin, None)
 
 
 NEVER = math.inf
@@ -179,7 +180,7 @@ def test_the_page_holds_all_and_needs_nobody(swept, capsys):
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
     for expected in ("phase diagram", "Is it worthwhile?", "hop1_ratio 1", "jax 0."):
         assert expected in page
-    for name in ("times", "costs", "grok_kinds", "outcomes"):
+    for name in ("times", "costs", "grok_kinds", "outcomes", "machine"):
         assert len(pd.read_csv(swept.workdir / f"{name}.csv"))
     for picture in ("survival", "phase_diagram", "cost_benefit", "report_curves"):
         path = swept.workdir / "figures" / f"{picture}.png"
@@ -192,6 +193,12 @@ def test_one_population_has_a_report_too(swept, tmp_path, capsys):
     assert (tmp_path / "r" / "report.html").exists() and not (folder / "report.html").exists()
     data = study(grokjax.load(folder))
     assert len(data.groups) == 4 and data.runs.seconds_per_step.notna().all()
+    (took,) = data.machine.itertuples()
+    assert min(took.training_seconds, took.evaluation_seconds, took.compile_seconds) > 0
+    (session,) = json.loads((folder / "timing.json").read_text())
+    device_seconds = (session["seconds"] - session["compile_seconds"]) * session["num_devices"]
+    assert took.training_seconds + took.evaluation_seconds == pytest.approx(device_seconds)
+    assert took.peak_bytes > 2**20
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

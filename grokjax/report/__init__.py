@@ -8,11 +8,12 @@ import pathlib
 
 import pandas as pd
 
+from grokjax.evaluate import BEST
 from grokjax.files import write_atomically
 from grokjax.pictures import span
 from grokjax.report import pictures, tables, transfer_page
 from grokjax.report.groups import THRESHOLD, Study, published_curves, study
-from grokjax.report.html import Section, interval, render
+from grokjax.report.html import Section, interval, render, shortly
 from grokjax.report.transfers import read_transfers
 from grokjax.results import Results
 from grokjax.sweeps import SweepResults
@@ -63,10 +64,17 @@ def _lead(data: Study) -> str:
     return (
         f"{len(data.runs)} runs in {len(data.groups)} groups, up to step {data.step:,} ({states})."
         " Accuracy is of OOD compositions, two facts that were never composed in training unless a"
-        " regime says so; the path is the bridge entity read through the logit lens at the answer's"
-        " place. Times are censored where a training ended first, and a diverged run is a competing"
-        " end, not a slow one."
+        " regime says so; the path is the bridge entity read through the logit lens at"
+        f" {_path_site(data)}. Times are censored where a training ended first, and a diverged run"
+        " is a competing end, not a slow one."
     )
+
+
+def _path_site(data: Study) -> str:
+    where = data.config.evaluate.path_position
+    if where == BEST:
+        return "the position that reads it best on ID compositions"
+    return f"the {where}'s place"
 
 
 def _sections(data: Study):
@@ -133,7 +141,13 @@ def _sections(data: Study):
                     "FLOPs until the OOD accuracy, mean and 95 % Student-t interval of the runs"
                     " that reached it; the others are censored. Ratio: to the first group, over"
                     " the seeds where both reached it, bootstrap over them.",
-                )
+                ),
+                (
+                    _shown_machine(data.machine),
+                    "What each population took. Seconds of training and of evaluation are device-"
+                    "seconds, evaluation's from some that were timed; compilation is wall-clock."
+                    " Memory: of the process on a CPU, of one device elsewhere.",
+                ),
             ],
         )
     )
@@ -149,6 +163,7 @@ def _sections(data: Study):
         "grok_kinds": kinds,
         "outcomes": data.outcomes,
         "variance": variance,
+        "machine": data.machine,
     }
     return sections, drawn, made
 
@@ -197,16 +212,21 @@ def _shown_costs(cost: pd.DataFrame) -> pd.DataFrame:
                 interval(x, form=".2e")
                 for x in cost[["flops", "flops_low", "flops_high"]].to_numpy()
             ],
-            "device-seconds": _seconds(cost.seconds),
-            "of evaluation": _seconds(cost.evaluation_seconds),
+            "device-seconds": shortly(cost.seconds),
+            "of evaluation": shortly(cost.evaluation_seconds),
             "ratio": [interval(x) for x in cost[["ratio", "ratio_low", "ratio_high"]].to_numpy()],
             "pairs": cost.num_pairs,
         }
     )
 
 
-def _seconds(values: pd.Series) -> list[str]:
-    return ["-" if math.isnan(s) else f"{s:,.0f}" if s >= 10 else f"{s:.2g}" for s in values]
+def _shown_machine(machine: pd.DataFrame) -> pd.DataFrame:
+    shown = machine[["population", "num_runs"]].set_axis(["population", "runs"], axis=1)
+    for name in ("steps", "num_devices", "training", "evaluation", "compile"):
+        column = name if name in machine else f"{name}_seconds"
+        shown[name.replace("num_", "")] = shortly(machine[column])
+    shown["GiB"] = shortly(machine.peak_bytes / 2**30)
+    return shown
 
 
 def _alt_curves(data: Study) -> str:

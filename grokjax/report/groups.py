@@ -26,6 +26,10 @@ from grokjax.workdir import read_content
 
 RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
 THRESHOLD = 0.95  # of the events that are told of
+_LOGGED = [  # of `timing.json`
+    *("start_step", "end_step", "num_devices"),
+    *("seconds", "compile_seconds", "evaluation_seconds", "peak_bytes"),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Study:
     """A workdir's runs with their groups, and what each step of them costs.
 
     runs: as `grokjax.load` gives them, with columns group, flops_per_step, evaluation_flops (of one
-      evaluation), seconds_per_step (device-seconds without compilation, shared; NaN if unknown).
+      evaluation), seconds_per_step and evaluation_seconds_per_step (device-seconds of training and
+      of the evaluations that fall on a step, shared, without compilation; NaN if unknown).
+    machine: what each population took, as `_machine_time` says.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Study:
     curves: pd.DataFrame
     config: ConfigDict  # of its first population
     origin: str  # of `origin_of`: what repeats the numbers
+    machine: pd.DataFrame
 
     @property
     def groups(self) -> list[str]:
@@ -97,19 +104,20 @@ def study(found: Results | SweepResults) -> Study:
     settings = [c for c in runs if "." in c and c not in SEEDS and c != "data.regime"]
     runs["group"] = [_label(row, settings) for row in runs.to_dict("records")]
     population = runs.population.astype(str) if "population" in runs else pd.Series("", runs.index)
-    for name, own in populations.items():
+    machine = pd.DataFrame([{"population": n} | _machine_time(r) for n, r in populations.items()])
+    for (name, own), took in zip(populations.items(), machine.itertuples(), strict=True):
         member = population == name
         model, config = own.model, own.config
         runs.loc[member, "flops_per_step"] = train_flops(model) * config.train.batch_size
         probes = _num_probes(own)
         runs.loc[member, "evaluation_flops"] = evaluation_flops(model) * probes
-        training, evaluation = _seconds_per_step(own)
-        runs.loc[member, "seconds_per_step"] = training
-        runs.loc[member, "evaluation_seconds_per_step"] = evaluation
+        run_steps = took.steps * took.num_runs or np.nan
+        runs.loc[member, "seconds_per_step"] = took.training_seconds / run_steps
+        runs.loc[member, "evaluation_seconds_per_step"] = took.evaluation_seconds / run_steps
     first = next(iter(populations.values()))
     origin = origin_of(first.workdir, str(runs.run_hash.iloc[0]))
     name = str(first.config.name)
-    return Study(name, found.workdir, runs, found.curves, first.config, origin)
+    return Study(name, found.workdir, runs, found.curves, first.config, origin, machine)
 
 
 def published_curves(config: ConfigDict, part: str) -> dict[str, Any] | None:
@@ -162,13 +170,22 @@ def _num_probes(own: Results) -> float:
     return float(own.runs[columns].sum(axis=1).mean()) if columns else 0.0
 
 
-def _seconds_per_step(own: Results) -> tuple[float, float]:
-    """Device-seconds of one run's step: of training, and of the evaluations that fall on it."""
+def _machine_time(own: Results) -> dict[str, float]:
+    """Of all sessions that trained a population: num_runs, steps, num_devices, training_seconds and
+    evaluation_seconds (device-seconds), compile_seconds, peak_bytes; NaN where no log tells."""
     try:
-        sessions = read_json(own.workdir / "timing.json")
-        steps = sum(s["end_step"] - s["start_step"] for s in sessions) * len(own.runs)
-        evaluation = sum(s["evaluation_seconds"] * s["num_devices"] for s in sessions)
-        busy = sum((s["seconds"] - s["compile_seconds"]) * s["num_devices"] for s in sessions)
-    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is only a log
-        return np.nan, np.nan
-    return ((busy - evaluation) / steps, evaluation / steps) if steps else (np.nan, np.nan)
+        logged = pd.DataFrame(read_json(own.workdir / "timing.json"))
+        sessions = logged.reindex(columns=_LOGGED).astype(float)
+    except (OSError, ValueError, TypeError):  # none, or damaged: it is only a log
+        sessions = pd.DataFrame(np.nan, [0], _LOGGED)
+    evaluation = sessions.evaluation_seconds * sessions.num_devices
+    busy = (sessions.seconds - sessions.compile_seconds) * sessions.num_devices
+    return {
+        "num_runs": len(own.runs),
+        "steps": (sessions.end_step - sessions.start_step).sum(skipna=False),
+        "num_devices": sessions.num_devices.max(),
+        "training_seconds": (busy - evaluation).sum(skipna=False),
+        "evaluation_seconds": evaluation.sum(skipna=False),
+        "compile_seconds": sessions.compile_seconds.sum(skipna=False),
+        "peak_bytes": sessions.peak_bytes.max(),
+    }

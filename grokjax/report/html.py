@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -49,6 +49,11 @@ def interval(values: Sequence[float], form: str = ".2f") -> str:
     if math.isnan(mean):
         return "-"
     return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+
+
+def shortly(values: Iterable[float]) -> list[str]:
+    """Whole numbers from 10 on, two digits below; `-` of a NaN."""
+    return ["-" if math.isnan(x) else f"{x:,.0f}" if x >= 10 else f"{x:.2g}" for x in values]
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
