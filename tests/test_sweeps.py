@@ -18,6 +18,7 @@ from grokjax.errors import UserError
 from grokjax.experiment import read_experiment
 from grokjax.plan import extend_plan
 from grokjax.planfile import Plan, population_state, read_plan, write_plan
+from grokjax.population import Population
 from grokjax.sweep import expand, grid, product, seeds, settings_hash
 
 
@@ -209,6 +210,31 @@ def test_the_command(tmp_path, capsys):
     assert "grokjax sweep" in capsys.readouterr().err
     assert main(["sweep", f"--config={file}", f"--workdir={workdir / 'populations' / '000'}"]) == 2
     assert "a folder of its own" in capsys.readouterr().err
+
+
+def test_a_sweep_that_ends_at_once_goes_on_to_the_same_table(tmp_path, monkeypatch):
+    """The short form of the next: no time to save, in the middle of the second population."""
+    asked = fast(), rows(1, (16, 32))
+    expected = grokjax.run_sweep(*asked, tmp_path / "undisturbed")
+    real, calls = Population.train, []
+
+    def killed(self, state, num_steps):
+        calls.append(num_steps)
+        if len(calls) == 8:  # its last chunk; the checkpoint is a chunk older
+            raise SystemExit(137)
+        return real(self, state, num_steps)
+
+    with monkeypatch.context() as m:
+        m.setattr(Population, "train", killed)
+        with pytest.raises(SystemExit):
+            grokjax.run_sweep(*asked, tmp_path / "w")
+    written = (tmp_path / "w" / "populations" / "000" / "curves.csv").stat().st_mtime_ns
+    states = [population_state(tmp_path / "w", p) for p in read_plan(tmp_path / "w").populations]
+    assert states == ["done", "partial"]
+    found = grokjax.run_sweep(*asked, tmp_path / "w")
+    assert (tmp_path / "w" / "populations" / "000" / "curves.csv").stat().st_mtime_ns == written
+    pd.testing.assert_frame_equal(found.curves, expected.curves)
+    pd.testing.assert_frame_equal(found.runs, expected.runs)
 
 
 @pytest.mark.slow
