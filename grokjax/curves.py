@@ -15,12 +15,15 @@ from grokjax.errors import UserError
 from grokjax.files import leads_out, write_atomically
 
 CURVES, RUNS = "curves.csv", "runs.csv"
+DIVERGED, STOPPED = "diverged", "stopped"  # states of runs
 PATH_SITE = ("path_stage", "path_position")  # columns of names among the measures
 _TEXTS = {"run_hash": str, "regime": str, "status": str}
 
 
 class CurveWriter:
     """Appends evaluations to `curves.csv`; each (run_id, step) appears once, resumed or not.
+
+    A table keeps the columns that it began with.
 
     Args:
       workdir: exists.
@@ -39,8 +42,8 @@ class CurveWriter:
         if self._columns is None:
             self._columns = list(rows[0])
             self._write([self._columns])
-        if any(list(row) != self._columns for row in rows):
-            raise ValueError(f"{self._path}: a row has other columns than the table")
+        if any(not set(self._columns) <= set(row) for row in rows):
+            raise ValueError(f"{self._path}: a row lacks columns of the table")
         self._write([[_text(row[name]) for name in self._columns] for row in rows])
 
     def _rewind(self, start_step: int) -> None:
@@ -135,7 +138,7 @@ def _text(value: Any) -> str:
 
 def usable_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs that statistics may use: those that have not diverged."""
-    return runs[runs.status != "diverged"]
+    return runs[runs.status != DIVERGED]
 
 
 def bands(
@@ -155,7 +158,7 @@ def bands(
       Columns `by`, step, median, low, high, n. The band is the full range of up to 9 runs, and
       the 10th to 90th percentile of more. No rows where there is nothing to show.
     """
-    usable = usable_runs(runs)[["run_id", by, "status"]]
+    usable = usable_runs(runs)[list(dict.fromkeys(["run_id", by, "status"]))]
     own = curves.merge(usable, on="run_id").dropna(subset=[metric])
     own = pd.concat([own[[by, "step", metric]], *_held(own, metric, by)])
     grouped = own.groupby([by, "step"])[metric]
@@ -179,7 +182,7 @@ def bands(
 
 def _held(own: pd.DataFrame, metric: str, by: str) -> Iterator[pd.DataFrame]:
     """The last value of each run that left early, at the later steps of its group."""
-    for _, run in own[own.status == "stopped"].groupby("run_id"):
+    for _, run in own[own.status == STOPPED].groupby("run_id"):
         last = run.loc[run.step.idxmax()]
         steps = own.step[(own[by] == last[by]) & (own.step > last.step)].unique()
         yield pd.DataFrame({by: last[by], "step": steps, metric: last[metric]})

@@ -27,8 +27,8 @@ class EvaluateConfig:
     model: ModelConfig
     batch_size: int
     end_id: int
-    path_stage: str = "best"
-    path_position: str = "answer"  # BEST, or one of POSITIONS
+    path_stage: str = BEST
+    path_position: str = "answer"  # BEST, or one of POSITIONS; of a decoder, where it says it
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +52,8 @@ def evaluate(
     Returns:
       `<probe type>/<metric>` for every type and metric that applies to it, `training_accuracy`
       (the mean exact match of the types in TRAINING_TYPES), and `path_stage` and `path_position`
-      (indices of the site that bridge_found_strict reads). A type without queries gives NaN.
+      (indices of the site that bridge_found_strict reads). A type without queries gives NaN, and so
+      does bridge_found_strict where its site should be the best on ID compositions without any.
     """
     hits = probe_hits(config, params, buffers, probes)
     is_type = {name: probes.kind == i for i, name in enumerate(probes.names)}
@@ -66,6 +67,9 @@ def evaluate(
     )
     by_site = jnp.mean(hits.bridge_by_site, axis=0, where=id_compositions[:, None, None])
     stage, place = _best_site(config, jnp.nan_to_num(by_site))
+
+    is_declared = BEST not in (config.path_stage, config.path_position)
+    is_chosen = is_declared | jnp.any(id_compositions)
 
     values = {
         "answer_accuracy": hits.answer,
@@ -81,7 +85,8 @@ def evaluate(
             if metric in COMPOSITION_METRICS:
                 if "atomic" in name:
                     continue
-                where = of_type & (strict if metric == "bridge_found_strict" else has_bridge)
+                is_strict = metric == "bridge_found_strict"
+                where = of_type & (strict & is_chosen if is_strict else has_bridge)
             else:
                 where = of_type
             metrics[f"{name}/{metric}"] = _mean_where(value, where)
@@ -89,9 +94,7 @@ def evaluate(
     if trained:
         metrics["training_accuracy"] = jnp.nanmean(jnp.stack(trained))
     metrics["path_stage"] = stage
-    is_best = config.path_position == BEST
-    position = place if is_best else POSITIONS.index(config.path_position)
-    metrics["path_position"] = jnp.asarray(position)
+    metrics["path_position"] = _position(config, place)
     return metrics
 
 
@@ -180,6 +183,14 @@ def _best_site(
         return stage, place
     stage = jnp.asarray(config.model.evaluation_stages.index(config.path_stage))
     return stage, jnp.argmax(by_site[stage])
+
+
+def _position(config: EvaluateConfig, place: Int[Array, ""]) -> Int[Array, ""]:
+    """Index in POSITIONS of the place that the path is read at."""
+    if config.path_position == BEST:
+        return place
+    says_next = config.path_position == "answer" and not config.model.predicts_input
+    return jnp.asarray(POSITIONS.index(config.path_position) - says_next)
 
 
 def _mean_where(value: Array, where: Bool[Array, N]) -> Float[Array, ""]:

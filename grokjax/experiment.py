@@ -160,6 +160,11 @@ def validate(config: ConfigDict) -> None:
             raise UserError(
                 f"evaluate.{name}: '{config.evaluate[name]}' is none of {BEST}, {', '.join(known)}"
             )
+    if m.kind == DECODER and config.evaluate.path_position != "answer":
+        raise UserError(
+            f"evaluate.path_position: '{config.evaluate.path_position}' is not of a decoder, whose"
+            " path is read where it says the answer; use answer"
+        )
     o = config.optimizer
     if "cosine" in (o.schedule, o.weight_decay_schedule):
         for run in expand(config):

@@ -26,7 +26,7 @@ from grokjax.interrupt import Interrupt, Interrupted
 from grokjax.lock import locked_once
 from grokjax.population import Population
 from grokjax.progress import Progress, headline
-from grokjax.results import Results, load, run_table, write_timing
+from grokjax.results import Results, load, read_timing, run_table, write_timing
 from grokjax.starts import starting_state
 from grokjax.stopping import Stopping
 from grokjax.sweep import expand, settings_hash, swept_settings
@@ -134,7 +134,7 @@ def train_and_evaluate(
                 if newer := log.fetch():
                     stopping.note(newer)
                     rows = newer
-                log.flush()
+                log.flush(step)
                 saved.save(step, state)
             on_step(step)
             progress.update(step, log.headline(rows) if rows else None, last=is_last)
@@ -246,6 +246,7 @@ class Log:
         self._writes = is_primary()
         if self._writes:
             write_runs(workdir, self._table)
+            self._sessions = read_timing(workdir) if start_step else []
             self._curves = CurveWriter(workdir, start_step)
             names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
             hparams = [{n: row[n] for n in names} for row in self._table]
@@ -276,10 +277,11 @@ class Log:
             self._board.append(rows)
         return rows
 
-    def flush(self) -> None:
-        """Event files reach the disk before a checkpoint that comes after them."""
+    def flush(self, step: int) -> None:
+        """Event files and timing reach the disk before a checkpoint that comes after them."""
         if self._writes:
             self._board.flush()
+            write_timing(self._workdir, [*self._sessions, self._session(step)])
 
     def headline(self, rows: list[dict]) -> str:
         return headline([self._table[row["run_id"]]["regime"] for row in rows], rows)
@@ -306,25 +308,29 @@ class Log:
         return all(run["status"] in _ENDED for run in self._table)
 
     def close(self, step: int, finished: bool) -> None:
-        """Writes what is left: final statuses, event files, timing."""
+        """Writes what is left: final statuses, event files."""
         self.fetch()
         if not self._writes:
             return
         write_runs(self._workdir, with_done(self._table) if finished else self._table)
         self._board.close()
-        write_timing(
-            self._workdir,
-            {
-                "start_step": self._start_step,
-                "end_step": step,
-                "num_runs": len(self._table),
-                "num_devices": self._population.mesh.size,
-                "compile_seconds": self._population.compile_seconds,
-                "evaluation_seconds": self._population.evaluation_seconds,
-                "peak_bytes": peak_bytes(self._population.mesh.devices.flat[0]),
-                "seconds": time.perf_counter() - self._start,
-            },
-        )
+
+    def _session(self, step: int) -> dict[str, Any]:
+        """What this process has spent so far."""
+        population = self._population
+        seconds = time.perf_counter() - self._start
+        return {
+            "start_step": self._start_step,
+            "end_step": step,
+            "num_runs": len(self._table),
+            "num_devices": population.mesh.size,
+            "compile_seconds": population.compile_seconds,
+            "evaluation_seconds": min(
+                population.evaluation_seconds, seconds - population.compile_seconds
+            ),
+            "peak_bytes": peak_bytes(population.mesh.devices.flat[0]),
+            "seconds": seconds,
+        }
 
 
 def curve_rows(

@@ -42,7 +42,7 @@ def items_at(
 
 
 def permute(
-    round_keys: UInt32[Array, rounds],
+    round_keys: UInt32[Array, R],
     epoch: UInt32[Array, B],
     position: UInt32[Array, B],
     size: UInt32[Array, ""],

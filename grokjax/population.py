@@ -313,9 +313,8 @@ class Population:
     @property
     def evaluation_seconds(self) -> float:
         """Of all evaluations so far, from the median of those that were timed."""
-        if not self._evaluation_times:
-            return 0.0
-        return self._num_evaluations * float(np.median(self._evaluation_times))
+        times = self._evaluation_times[1:] or self._evaluation_times  # the first one warms up
+        return self._num_evaluations * float(np.median(times)) if times else 0.0
 
     def _compile(self, name: Any, function: Any, *args: Any) -> Any:
         if name not in self._programs:

@@ -25,7 +25,7 @@ from grokjax.graph import regime_name, resolve_augmentation
 from grokjax.population import evaluated_model, model_config
 from grokjax.sweep import expand, flatten, settings_hash, swept_settings
 from grokjax.train import STATUS_NAMES
-from grokjax.workdir import read_config, read_vocab_size
+from grokjax.workdir import TIMING, read_config, read_vocab_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +135,13 @@ def run_table(config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence
     return rows
 
 
-def write_timing(workdir: pathlib.Path, session: dict[str, Any]) -> None:
-    """Appends what one process spent to `timing.json`."""
-    path = workdir / "timing.json"
+def read_timing(workdir: pathlib.Path) -> list[Any]:
+    """What each session of training spent, up to its last checkpoint; empty where no log tells."""
     try:
-        sessions = list(read_json(path))
+        return list(read_json(workdir / TIMING))
     except (OSError, ValueError, TypeError):  # none yet, or damaged: it is only a log
-        sessions = []
-    write_atomically(path, json.dumps([*sessions, session], indent=1) + "\n")
+        return []
+
+
+def write_timing(workdir: pathlib.Path, sessions: Sequence[Any]) -> None:
+    write_atomically(workdir / TIMING, json.dumps(sessions, indent=1) + "\n")

@@ -48,6 +48,9 @@ _NOT_IDENTITY = (
     "transfer.control_steps",
 )
 
+# Settings that came later: at what was meant before, they are no part of a run's identity.
+_ADDED = {"evaluate.path_position": "answer"}
+
 
 class Sweep:
     """What `sweep(add)` is called with: `add(row)` or `add(row, row, ...)` merges and appends."""
@@ -118,7 +121,11 @@ def swept_settings(config: ConfigDict) -> list[str]:
 
 def settings_hash(run: ConfigDict) -> str:
     """The identity of a run: 12 hex digits of the SHA-256 of its settings, whatever its length."""
-    settings = {n: v for n, v in flatten(run).items() if n not in _NOT_IDENTITY}
+    settings = {
+        name: value
+        for name, value in flatten(run).items()
+        if name not in _NOT_IDENTITY and _ADDED.get(name) != value
+    }
     if not run.transfer.source:
         settings = {n: v for n, v in settings.items() if not n.startswith("transfer.")}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

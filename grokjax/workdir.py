@@ -20,7 +20,8 @@ from grokjax.sweep import config_difference, from_json, to_json
 
 SCHEMA_VERSION = 1
 _FILES = ("config.json", "runs.csv", "curves.csv", "checkpoints")
-_WRITTEN = (*_FILES, "tensorboard", "timing.json")
+TIMING = "timing.json"
+_WRITTEN = (*_FILES, "tensorboard", TIMING)
 
 
 def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> pathlib.Path:

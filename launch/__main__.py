@@ -126,7 +126,10 @@ def _add_machines(parser: argparse.ArgumentParser) -> None:
 
 
 def _workdir(text: str) -> pathlib.Path:
-    return pathlib.Path(require_workdir(text)).absolute()
+    try:
+        return pathlib.Path(require_workdir(text)).absolute()
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -55,6 +55,15 @@ def test_a_resume_makes_no_row_twice(tmp_path):
     assert not curves.duplicated(["run_id", "step"]).any()
 
 
+def test_a_table_keeps_its_columns(tmp_path):
+    """What a later version measures too has no place in a table that was begun before."""
+    written(tmp_path, 0, 10, start=0)
+    writer = CurveWriter(tmp_path, 10)
+    writer.append([row | {"new": 1.0} for row in rows(20)])
+    curves = read_table(tmp_path, "curves.csv")
+    assert "new" not in curves and curves.step.tolist() == [0, 0, 10, 10, 20, 20]
+
+
 def test_a_start_from_nothing_has_no_rows_yet(tmp_path):
     written(tmp_path, 0, 10)  # stopped before its first checkpoint
     written(tmp_path, 0, 10)
@@ -76,10 +85,10 @@ def test_a_torn_line_is_dropped(tmp_path):
     assert read_table(tmp_path, "curves.csv").step.tolist() == [0, 0]
 
 
-def test_other_columns_are_an_error(tmp_path):
+def test_missing_columns_are_an_error(tmp_path):
     writer = CurveWriter(tmp_path)
     writer.append(rows(0))
-    with pytest.raises(ValueError, match="other columns"):
+    with pytest.raises(ValueError, match="lacks columns"):
         writer.append([{"run_id": 0, "step": 1}])
 
 

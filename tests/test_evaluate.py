@@ -115,7 +115,15 @@ def test_the_paths_site_is_chosen_on_id_compositions(measured, position):
     asked = slice(None) if position == "best" else [POSITIONS.index(position)]
     assert on_id[stage, place] == on_id[:, asked].max() > 0
     assert place in np.arange(len(POSITIONS))[asked]
-    assert found["test_inferred_ood/bridge_found_strict"] == pytest.approx(on_ood[stage, place])
+    strict = "test_inferred_ood/bridge_found_strict"
+    assert found[strict] == pytest.approx(on_ood[stage, place])
+    names = [n if n == "test_inferred_ood" else f"not {n}" for n in probes.names]
+    chosen_on_nothing = evaluate(
+        settings, params, buffers, dataclasses.replace(probes, names=tuple(names))
+    )
+    assert np.isnan(chosen_on_nothing[strict])
+    declared = dataclasses.replace(settings, path_stage="Init", path_position="relation1")
+    assert not np.isnan(evaluate(declared, params, buffers, probes)[strict])
 
 
 END = 9

@@ -148,6 +148,7 @@ def test_bad_files(tmp_path):
         ({"checkpoint__every": 15}, "no multiple of train.eval_every"),
         ({"evaluate__path_stage": "H7_Commit"}, "path_stage"),
         ({"evaluate__path_position": "bridge"}, "head, relation1, relation2, answer, end"),
+        ({"evaluate__path_position": "best", "model__kind": "decoder"}, "not of a decoder"),
         ({"evaluate__H_cycles": -1}, "H_cycles: -1 must be finite and at least 0"),
         ({"optimizer__learning_rate": float("nan")}, "learning_rate: nan must be finite"),
         ({"optimizer__beta2": 1.0}, "beta2: 1.0 must be at least 0 and below 1"),

@@ -8,7 +8,7 @@ from conftest import tiny_config
 
 from grokjax.analysis import logit_lens
 from grokjax.analysis.logit_lens import RATES
-from grokjax.dataset import PAD, Probes, make_batch, make_dataset
+from grokjax.dataset import PAD, POSITIONS, Probes, make_batch, make_dataset
 from grokjax.evaluate import EvaluateConfig, evaluate
 from grokjax.model import ModelConfig, forward_all_steps, init, readout
 
@@ -81,8 +81,9 @@ def test_a_decoder_is_read_at_its_question(dataset):
 
 def test_rates_are_those_of_the_evaluation(network, dataset):
     config, weights = network
-    lens = logit_lens(config, weights, dataset.probes)
-    settings = EvaluateConfig(config, 64, dataset.vocabulary.end_id)
+    path_site = ("best", "best" if config.predicts_input else "answer")
+    lens = logit_lens(config, weights, dataset.probes, path_site=path_site)
+    settings = EvaluateConfig(config, 64, dataset.vocabulary.end_id, *path_site)
     expected = evaluate(settings, *weights, jax.tree.map(jnp.asarray, dataset.probes))
     for kind in dataset.probes.names:
         for rate in RATES:
@@ -91,7 +92,9 @@ def test_rates_are_those_of_the_evaluation(network, dataset):
                 wanted = float(expected[f"{kind}/{rate}"])
                 assert found == pytest.approx(wanted, abs=1e-6, nan_ok=True)
     assert str(lens.path_stage.values) == config.stages[int(expected["path_stage"])]
-    assert str(lens.path_position.values) == "answer"
+    position = str(lens.path_position.values)
+    assert position == POSITIONS[int(expected["path_position"])] and position in lens.position
+    assert config.predicts_input or position == "relation2"  # which says the answer
 
 
 def test_padding_counts_for_nothing(dataset):

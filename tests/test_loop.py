@@ -160,6 +160,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint(uninterrupted, tmp_path, monke
             grokjax.train_and_evaluate(sweep_config(), tmp_path)
     assert pd.read_csv(tmp_path / "curves.csv").step.max() >= 20
     grokjax.train_and_evaluate(sweep_config(), tmp_path)
+    sessions = json.loads((tmp_path / "timing.json").read_text())
+    assert [(s["start_step"], s["end_step"]) for s in sessions] == [(0, 20), (20, 40)]
     assert_same_workdir(uninterrupted.workdir, tmp_path, 40)
 
 

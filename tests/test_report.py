@@ -78,6 +78,13 @@ def test_times_count_whom_they_rest_on():
     both = table.loc[("both", "grokked")]
     assert both.probability == 1.0 and both.mean_steps == pytest.approx(300)
     assert 0.3 < both.low < 0.4  # two of two runs, by Wilson
+    # One group's training is shorter, but all of it got there: the others' means go on.
+    short = dataclasses.replace(STUDY, curves=STUDY.curves[
+        ~STUDY.curves.run_id.isin([3, 4]) | (STUDY.curves.step <= 600)
+    ])  # fmt: skip
+    again = tables.times_table(short).set_index(["group", "event"])
+    assert again.loc[("natural", "grokked")].mean_steps == grok.mean_steps
+    assert again.loc[("both", "grokked")].mean_steps == both.mean_steps
     assert math.isnan(grok.p_value) and 0 < both.p_value < 0.2
 
 

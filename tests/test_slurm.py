@@ -325,7 +325,7 @@ def test_without_a_controller_nothing_is_submitted(nodes, tmp_path, monkeypatch,
     port = next(line for line in text.splitlines() if line.startswith("SlurmctldPort="))
     (tmp_path / "slurm.conf").write_text(text.replace(port, f"SlurmctldPort={free_port()}"))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    monkeypatch.setattr("launch.slurm._TIMEOUT", 3)
+    monkeypatch.setattr("launch.client.TIMEOUT", 3)
     assert main(["slurm", f"--workdir={workdir}"]) == 2
     assert "squeue: no answer in 3 s" in capsys.readouterr().err
     assert submitted(workdir) == []

@@ -85,6 +85,13 @@ def test_identity():
     assert len(settings_hash(a)) == 12
     longer = tiny_config(train__num_steps=1000)
     assert settings_hash(expand(longer)[0]) == settings_hash(a)
+    # A setting that came later: runs of before keep their name, others have one of their own.
+    before = tiny_config()
+    with before.evaluate.unlocked():
+        del before.evaluate["path_position"]
+    assert settings_hash(before) == settings_hash(tiny_config())
+    asked = tiny_config(evaluate__path_position="best")
+    assert settings_hash(asked) != settings_hash(before)
 
 
 def test_differences_name_settings():

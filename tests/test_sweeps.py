@@ -212,7 +212,7 @@ def test_the_command(tmp_path, capsys):
     assert "a folder of its own" in capsys.readouterr().err
 
 
-def test_a_sweep_that_ends_at_once_goes_on_to_the_same_table(tmp_path, monkeypatch):
+def test_a_sweep_that_ends_at_once_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     """The short form of the next: no time to save, in the middle of the second population."""
     asked = fast(), rows(1, (16, 32))
     expected = grokjax.run_sweep(*asked, tmp_path / "undisturbed")
@@ -231,7 +231,9 @@ def test_a_sweep_that_ends_at_once_goes_on_to_the_same_table(tmp_path, monkeypat
     written = (tmp_path / "w" / "populations" / "000" / "curves.csv").stat().st_mtime_ns
     states = [population_state(tmp_path / "w", p) for p in read_plan(tmp_path / "w").populations]
     assert states == ["done", "partial"]
+    capsys.readouterr()
     found = grokjax.run_sweep(*asked, tmp_path / "w")
+    assert "001: resuming at step 10" in capsys.readouterr().out
     assert (tmp_path / "w" / "populations" / "000" / "curves.csv").stat().st_mtime_ns == written
     pd.testing.assert_frame_equal(found.curves, expected.curves)
     pd.testing.assert_frame_equal(found.runs, expected.runs)

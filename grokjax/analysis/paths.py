@@ -80,7 +80,7 @@ class _Two:
     is_a: Bool[np.ndarray, R]
     size: float
     # Runs of a and of b, block by block; None where they do not match.
-    matched: tuple[Int[np.ndarray, n], Int[np.ndarray, n]] | None
+    matched: tuple[Int[np.ndarray, N], Int[np.ndarray, N]] | None
 
 
 def _two_groups(

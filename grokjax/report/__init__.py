@@ -134,7 +134,7 @@ def _sections(data: Study):
             " Evaluation is not in them"
             f" (one evaluation: {data.runs.evaluation_flops.mean():.1e} FLOP a run). Device-seconds"
             " are without compilation, shared by the runs of a program; evaluation is apart.",
-            [(drawn["cost_benefit"], _alt_benefit(cost), f"Median and full range. {facts}")],
+            [(drawn["cost_benefit"], _alt_benefit(cost), f"Median and band as above. {facts}")],
             [
                 (
                     _shown_costs(cost),
@@ -144,9 +144,9 @@ def _sections(data: Study):
                 ),
                 (
                     _shown_machine(data.machine),
-                    "What each population took. Seconds of training and of evaluation are device-"
-                    "seconds, evaluation's from some that were timed; compilation is wall-clock."
-                    " Memory: of the process on a CPU, of one device elsewhere.",
+                    "What each population took, to a session's last checkpoint: device-seconds"
+                    " of training and of evaluation (this one's from some that were timed), seconds"
+                    " of compilation, memory of the process on a CPU and of one device elsewhere.",
                 ),
             ],
         )

@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 from grokjax.cost import evaluation_flops, train_flops
 from grokjax.errors import UserError
 from grokjax.events import event_table, grok_table
-from grokjax.files import read_json
 from grokjax.model import RECURSIVE
-from grokjax.results import Results
+from grokjax.results import Results, read_timing
 from grokjax.summary import OOD_ACCURACY
 from grokjax.sweep import SEEDS
 from grokjax.sweeps import SweepResults
@@ -171,21 +170,18 @@ def _num_probes(own: Results) -> float:
 
 
 def _machine_time(own: Results) -> dict[str, float]:
-    """Of all sessions that trained a population: num_runs, steps, num_devices, training_seconds and
+    """Of the sessions that trained a population: num_runs, steps, num_devices, training_seconds and
     evaluation_seconds (device-seconds), compile_seconds, peak_bytes; NaN where no log tells."""
-    try:
-        logged = pd.DataFrame(read_json(own.workdir / "timing.json"))
-        sessions = logged.reindex(columns=_LOGGED).astype(float)
-    except (OSError, ValueError, TypeError):  # none, or damaged: it is only a log
-        sessions = pd.DataFrame(np.nan, [0], _LOGGED)
+    logged = pd.DataFrame(read_timing(own.workdir)).reindex(columns=_LOGGED)
+    sessions = logged.apply(pd.to_numeric, errors="coerce").dropna()
     evaluation = sessions.evaluation_seconds * sessions.num_devices
     busy = (sessions.seconds - sessions.compile_seconds) * sessions.num_devices
     return {
         "num_runs": len(own.runs),
-        "steps": (sessions.end_step - sessions.start_step).sum(skipna=False),
+        "steps": (sessions.end_step - sessions.start_step).sum(min_count=1),
         "num_devices": sessions.num_devices.max(),
-        "training_seconds": (busy - evaluation).sum(skipna=False),
-        "evaluation_seconds": evaluation.sum(skipna=False),
-        "compile_seconds": sessions.compile_seconds.sum(skipna=False),
+        "training_seconds": (busy - evaluation).sum(min_count=1),
+        "evaluation_seconds": evaluation.sum(min_count=1),
+        "compile_seconds": sessions.compile_seconds.sum(min_count=1),
         "peak_bytes": sessions.peak_bytes.max(),
     }

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from grokjax.curves import bands
 from grokjax.events import METRICS, PATH_AT
 from grokjax.figures import curve_bands, curves_panel
 from grokjax.pictures import COLOURS, LINES, STYLE, Picture
@@ -109,14 +110,9 @@ def survival_picture(data: Study, threshold: float = THRESHOLD) -> Picture:
 
 def benefit_picture(data: Study) -> Picture:
     """OOD accuracy against the FLOPs spent: what more compute buys, per group."""
-    by_run = data.runs.set_index("run_id")
-    own = data.curves[["run_id", "step", OOD_ACCURACY]].dropna()
-    own = own.assign(
-        group=by_run.group.loc[own.run_id].to_numpy(),
-        flops=by_run.flops_per_step.loc[own.run_id].to_numpy() * own.step,
-    )
-    grouped = own.groupby(["group", "flops"], sort=False)[OOD_ACCURACY]
-    table = grouped.agg(["median", "min", "max", "count"]).reset_index()
+    flops_per_step = data.runs.groupby("group").flops_per_step.first()
+    table = bands(data.runs, data.curves, OOD_ACCURACY, "group")
+    table["flops"] = table.step * table.group.map(flops_per_step)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 4.2))
         axis = figure.subplots()
@@ -124,9 +120,7 @@ def benefit_picture(data: Study) -> Picture:
             one = table[(table.group == group) & (table.flops > 0)]
             colour, style = COLOURS[i % len(COLOURS)], _style(i)
             axis.plot(one.flops, one["median"], linestyle=style, color=colour, label=group)
-            axis.fill_between(
-                one.flops, one["min"], one["max"], color=colour, alpha=0.12, linewidth=0
-            )
+            axis.fill_between(one.flops, one.low, one.high, color=colour, alpha=0.12, linewidth=0)
         axis.set_xscale("log")
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("training FLOPs of one run")

@@ -30,13 +30,13 @@ def times_table(data: Study, threshold: float = THRESHOLD) -> pd.DataFrame:
 
     Returns:
       group, event, num_runs, observed, censored, diverged; probability with low and high
-      (Aalen-Johansen); mean_steps with mean_low and mean_high (restricted to the shortest training,
-      diverged runs censored where they ended); p_value (log-rank against the first group).
+      (Aalen-Johansen); mean_steps with mean_low and mean_high (restricted to the shortest training
+      without the event, of any group; diverged runs censored where they ended); p_value (log-rank
+      against the first group).
     """
     events = data.events[data.events.threshold == threshold]
-    usable = data.runs.run_id[data.runs.status != "diverged"]
-    ends = data.curves[data.curves.run_id.isin(usable)].groupby("run_id").step.max()
-    horizon = float(ends.min()) if len(ends) else float(data.step)
+    is_censored = ~events.status.isin([OBSERVED, DIVERGED])
+    unseen = events[is_censored].groupby("event").step.min()
     first = {e: events[(events.group == data.groups[0]) & (events.event == e)] for e in METRICS}
     rows = []
     for group in data.groups:
@@ -47,6 +47,7 @@ def times_table(data: Study, threshold: float = THRESHOLD) -> pd.DataFrame:
             cause = causes(own)
             last = aalen_johansen(own.step.to_numpy(), cause).iloc[-1]
             seen = (own.status == OBSERVED).to_numpy()
+            horizon = float(unseen.get(event, data.step))
             mean = restricted_mean(own.step.to_numpy(), seen, horizon)
             base = first[event]
             p = log_rank(
