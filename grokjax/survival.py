@@ -151,7 +151,8 @@ def log_rank(
         stats.CensoredData(uncensored=np.asarray(t)[o], right=np.asarray(t)[~o])
         for t, o in ((time_a, np.asarray(observed_a, bool)), (time_b, np.asarray(observed_b, bool)))
     ]
-    found = stats.logrank(*data)
+    with np.errstate(invalid="ignore"):  # all at one step: nothing to compare, NaN
+        found = stats.logrank(*data)
     return LogRank(float(found.statistic), float(found.pvalue))
 
 

@@ -88,6 +88,15 @@ def test_times_count_whom_they_rest_on():
     assert math.isnan(grok.p_value) and 0 < both.p_value < 0.2
 
 
+def test_a_survival_curve_ends_where_nobody_is_left_who_could():
+    short = dataclasses.replace(STUDY, curves=STUDY.curves[
+        ~STUDY.curves.run_id.isin([3, 4, 5]) | (STUDY.curves.step <= 600)
+    ])  # fmt: skip
+    drawn = pictures.survival_picture(short).data
+    ends = drawn[drawn.event == "grokked"].groupby("group").time.max()
+    assert ends.to_dict() == {"natural": 1000, "both": 1000, "second": 600}
+
+
 def test_costs_are_of_those_who_got_there_paired_by_seed():
     table = tables.cost_table(STUDY, (0.95,)).set_index("group")
     assert table.reached.to_dict() == {"natural": 1, "both": 2, "second": 1}

@@ -78,7 +78,9 @@ def survival_picture(data: Study, threshold: float = THRESHOLD) -> Picture:
                     continue
                 cause = causes(own)
                 curve = aalen_johansen(own.step.to_numpy(), cause)
-                end = pd.DataFrame([curve.iloc[-1].to_dict() | {"time": float(data.step)}])
+                # Known until the last run that could still have it leaves.
+                known = own.step.max() if (cause == CENSORED).any() else data.step
+                end = pd.DataFrame([curve.iloc[-1].to_dict() | {"time": float(known)}])
                 curve = pd.concat([curve, end], ignore_index=True)
                 x, colour = curve.time / 1000, COLOURS[i % len(COLOURS)]
                 style = _style(i)
