@@ -10,9 +10,9 @@ Cost: some 110 minutes on 4 CPU cores (145 member-steps a second). Expected, of 
 memorise by 3,000 steps. natural: the path is readable (0.5) between 9,000 and 20,500 steps in 6 of
 8, the answer follows (0.5) between 18,500 and 37,500, and at the end 0.54 of the OOD compositions
 are answered, 0.02 and 0.05 by the two seeds without a path. both_hop_full: 0.95 by 4,000 to 8,000
-steps, half of the seeds without a bridge that can be read. second_hop_full is natural's way, faster:
-0.88 at the end, the path first in all 8; it is not fake at this size. `experiments/results/small`
-has such a run's tables and curves.
+steps, half of the seeds without a bridge that can be read. second_hop_full goes natural's way,
+faster: 0.88 at the end, the path first in all 8; it is not fake at this size.
+`experiments/results/small` has such a run's tables and curves.
 """
 
 from grokjax.experiment import read_experiment
