@@ -65,6 +65,14 @@ def _parser(description: str | None) -> Parser:
         group.add_argument("--num-processes", type=int, metavar="N", help="that take part")
         group.add_argument("--process-id", type=int, metavar="I", help="of this one, 0 to N - 1")
 
+    def imports(added: argparse.ArgumentParser) -> None:
+        data = "the folder it was trained on"
+        added.add_argument("--data", required=True, metavar="DIR", help=data)
+        added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
+        added.add_argument(
+            "--step", type=int, default=0, metavar="N", help="that the weights are from"
+        )
+
     added = command("train", "train a population; again: resume or extend it", True)
     added.add_argument("--workdir", required=True, metavar="DIR", help="holds all that comes of it")
     several(added)
@@ -103,15 +111,11 @@ def _parser(description: str | None) -> Parser:
     added = command("import-official", "a model of the official code as a workdir")
     added.add_argument("--weights", required=True, metavar="FILE", help=".npz, or of PyTorch")
     added.add_argument("--official-config", required=True, metavar="FILE", help="its config.json")
-    added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
-    added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
-    added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
+    imports(added)
     added = command("import-gpt2", "a Hugging Face GPT-2 as a workdir of a decoder")
     added.add_argument("--model", required=True, metavar="DIR", help="config, tokenizer, weights")
-    added.add_argument("--data", required=True, metavar="DIR", help="the folder it was trained on")
-    added.add_argument("--out", required=True, metavar="DIR", help="a new workdir")
     added.add_argument("--num-loops", type=int, metavar="N", help="default: what its config says")
-    added.add_argument("--step", type=int, default=0, metavar="N", help="that the weights are from")
+    imports(added)
     added = command("export-results", "a run's results as the authors' files")
     added.add_argument("--workdir", required=True, metavar="DIR")
     added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")

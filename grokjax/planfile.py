@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from grokjax.curves import RUNS, read_table
+from grokjax.curves import DIVERGED, RUNS, STOPPED, read_table
 from grokjax.errors import UserError
 from grokjax.files import read_json, write_atomically
 from grokjax.sweep import from_json, to_json
@@ -144,7 +144,7 @@ def population_state(workdir: str | os.PathLike, population: PlannedPopulation) 
     if (folder / RUNS).exists():
         runs = read_table(folder, RUNS)
         ended = (runs.status == "done") & (runs.step >= population.config.train.num_steps)
-        if (ended | runs.status.isin(["diverged", "stopped"])).all():
+        if (ended | runs.status.isin([DIVERGED, STOPPED])).all():
             return FINISHED
     if (folder / ERROR).exists():
         return FAILED

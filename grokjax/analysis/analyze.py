@@ -27,6 +27,7 @@ from grokjax.analysis.store import (
     write_part,
     write_settings,
 )
+from grokjax.curves import usable_runs
 from grokjax.dataset import Dataset, stack_datasets
 from grokjax.devices import setup_devices, setup_precision
 from grokjax.errors import UserError
@@ -200,7 +201,7 @@ def _stored_steps(results: Results, steps: Sequence[int] | None) -> list[int]:
 
 
 def _known_runs(results: Results, runs: Sequence[int] | None) -> list[int]:
-    usable = results.runs[results.runs.status != "diverged"].run_id.tolist()
+    usable = usable_runs(results.runs).run_id.tolist()
     if runs is None:
         if not usable:
             raise UserError(f"{results.workdir}: all of its runs have diverged")

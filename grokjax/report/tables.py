@@ -35,8 +35,7 @@ def times_table(data: Study, threshold: float = THRESHOLD) -> pd.DataFrame:
       against the first group).
     """
     events = data.events[data.events.threshold == threshold]
-    is_censored = ~events.status.isin([OBSERVED, DIVERGED])
-    unseen = events[is_censored].groupby("event").step.min()
+    unseen = events[causes(events) == CENSORED].groupby("event").step.min()
     first = {e: events[(events.group == data.groups[0]) & (events.event == e)] for e in METRICS}
     rows = []
     for group in data.groups:

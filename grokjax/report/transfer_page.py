@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from grokjax.analysis.halves import circuit_halves
+from grokjax.curves import usable_runs
 from grokjax.dataset import CATEGORIES
 from grokjax.events import student_interval
 from grokjax.files import write_atomically
@@ -42,7 +43,7 @@ def measure_halves(results: Results) -> pd.DataFrame:
     Runs that were finetuned from `end` or, natural ones, from `saturation`: those that are drawn.
     """
     rows = []
-    for run_id in results.runs.run_id[results.runs.status != "diverged"]:
+    for run_id in usable_runs(results.runs).run_id:
         run = results.run_config(run_id).transfer
         names = run.checkpoint.split("+")
         if "end" in names or (run.group == "natural" and "saturation" in names):
