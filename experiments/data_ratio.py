@@ -12,8 +12,8 @@ one's compositions. Expected of the small one: with phi 1 held-out ID compositio
 either; no ratio answers OOD ones within 12,000 steps.
 """
 
-from grokjax.experiment import read_experiment
-from grokjax.sweep import grid, product, seeds
+from grokjax.settings.experiment import read_experiment
+from grokjax.settings.rows import grid, product, seeds
 
 ARGUMENTS = ("small",)
 RATIOS = {"small": (1.0, 2.0, 4.0, float("inf")), "": (3.6, 5.4, 7.2, 9.0, 12.6, 18.0)}

@@ -13,9 +13,9 @@ The same architecture, data and schedule at hidden size 32 and batch 64, to try 
 `:medium` is hidden size 256 and 400,000 steps: what the sweeps for accelerators start from.
 """
 
-from grokjax.config import default_config
-from grokjax.graph import REGIMES
-from grokjax.sweep import grid, product, seeds
+from grokjax.data.graph import REGIMES
+from grokjax.settings.config import default_config
+from grokjax.settings.rows import grid, product, seeds
 
 NUM_SEEDS = 1
 ARGUMENTS = ("reduced", "medium")

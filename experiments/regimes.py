@@ -12,9 +12,9 @@ the small one: all memorise by about step 3,000; both_hop_full answers OOD compo
 natural does not.
 """
 
-from grokjax.experiment import read_experiment
-from grokjax.graph import REGIMES
-from grokjax.sweep import grid, product, seeds
+from grokjax.data.graph import REGIMES
+from grokjax.settings.experiment import read_experiment
+from grokjax.settings.rows import grid, product, seeds
 
 ARGUMENTS = ("small",)
 

@@ -19,7 +19,7 @@ new facts with old ones that are never trained on. Three sizes:
 
 from ml_collections import ConfigDict
 
-from grokjax.sweep import grid
+from grokjax.settings.rows import grid
 
 ARGUMENTS = ("small", "dose")
 

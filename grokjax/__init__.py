@@ -4,12 +4,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grokjax.errors import UserError
-    from grokjax.experiment import load_experiment
-    from grokjax.interrupt import Interrupted
-    from grokjax.loop import train_and_evaluate
+    from grokjax.base.errors import UserError
     from grokjax.results import Results
-    from grokjax.sweeps import SweepResults, load, run_sweep
+    from grokjax.runtime.interrupt import Interrupted
+    from grokjax.settings.experiment import load_experiment
+    from grokjax.sweeps.runner import SweepResults, load, run_sweep
+    from grokjax.training.loop import train_and_evaluate
 
 __all__ = [
     "Interrupted",
@@ -23,14 +23,14 @@ __all__ = [
 ]
 
 _OWNERS = {
-    "Interrupted": "interrupt",
+    "Interrupted": "runtime.interrupt",
     "Results": "results",
-    "SweepResults": "sweeps",
-    "UserError": "errors",
-    "load": "sweeps",
-    "load_experiment": "experiment",
-    "run_sweep": "sweeps",
-    "train_and_evaluate": "loop",
+    "SweepResults": "sweeps.runner",
+    "UserError": "base.errors",
+    "load": "sweeps.runner",
+    "load_experiment": "settings.experiment",
+    "run_sweep": "sweeps.runner",
+    "train_and_evaluate": "training.loop",
 }
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from grokjax.errors import UserError
+from grokjax.base.errors import UserError
 
 _CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
 

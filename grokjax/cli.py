@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from grokjax.arguments import parse, require_workdir, tell
-from grokjax.errors import RESUMABLE, DiskError, UserError
-from grokjax.files import disk_error
-from grokjax.interrupt import Interrupted, leaving_at_once, second_ctrl_c_exits
+from grokjax.base.errors import RESUMABLE, DiskError, UserError
+from grokjax.base.files import disk_error
+from grokjax.runtime.interrupt import Interrupted, leaving_at_once, second_ctrl_c_exits
 
 if TYPE_CHECKING:
     from grokjax.results import Results
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 where a comparison fails or a checkpoint is damaged; 2 after one line about bad input;
       75 after an interruption that the same command resumes.
     """
-    from grokjax.distributed import are_several, leave_the_others
+    from grokjax.runtime.processes import are_several, leave_the_others
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     require_workdir(args.workdir)
     with leaving_at_once():
-        from grokjax import loop
-        from grokjax.distributed import barrier, is_primary, use_flags
-        from grokjax.experiment import load_experiment
+        from grokjax.runtime.processes import barrier, is_primary, use_flags
+        from grokjax.settings.experiment import load_experiment
+        from grokjax.training import loop
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
         results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
@@ -70,7 +70,8 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _show(results: Results) -> None:
-    from grokjax import figures, summary
+    from grokjax.report import curves_figure as figures
+    from grokjax.report import summary
 
     picture = figures.curves_figure(results)
     summaries = summary.summarize(results.runs, results.curves)
@@ -82,8 +83,8 @@ def _show(results: Results) -> None:
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     require_workdir(args.workdir)
     with leaving_at_once():
-        from grokjax.distributed import use_flags
-        from grokjax.sweeps import SweepFailed
+        from grokjax.runtime.processes import use_flags
+        from grokjax.sweeps.runner import SweepFailed
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
         try:
@@ -98,10 +99,10 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.devices import setup_devices
-    from grokjax.distributed import is_primary, join_processes
-    from grokjax.experiment import read_experiment
-    from grokjax.sweeps import run_sweep
+    from grokjax.runtime.devices import setup_devices
+    from grokjax.runtime.processes import is_primary, join_processes
+    from grokjax.settings.experiment import read_experiment
+    from grokjax.sweeps.runner import run_sweep
 
     setup_devices()
     join_processes()
@@ -114,7 +115,7 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.sweeps import train_population
+    from grokjax.sweeps.runner import train_population
 
     if args.config is not None or overrides:
         given = "--config" if args.config is not None else overrides[0]
@@ -125,9 +126,9 @@ def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> Non
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     require_workdir(args.workdir)
     with leaving_at_once():
-        from grokjax.distributed import barrier, is_primary, use_flags
         from grokjax.report import transfer_page, write_report
-        from grokjax.transfer import transfer as run_transfer
+        from grokjax.runtime.processes import barrier, is_primary, use_flags
+        from grokjax.transfer.run import transfer as run_transfer
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
         results = run_transfer(args.config, overrides, args.source, args.workdir)
@@ -139,7 +140,7 @@ def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.report import write_report
-    from grokjax.sweeps import load
+    from grokjax.sweeps.runner import load
 
     require_workdir(args.workdir)
     print(f"report: {write_report(load(args.workdir), args.out)}")
@@ -153,9 +154,9 @@ def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.experiment import load_experiment
-    from grokjax.folder import load_dataset, write_folder
+    from grokjax.data.folder import load_dataset, write_folder
     from grokjax.results import load
+    from grokjax.settings.experiment import load_experiment
 
     if (args.config is None) == (args.workdir is None):
         raise UserError("--config: give an experiment file, or the --workdir of a run")
@@ -171,7 +172,7 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def import_official(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax import imports
+    from grokjax.interop import imports
 
     results = imports.import_official(
         args.weights, args.official_config, args.data, args.out, args.step
@@ -180,7 +181,7 @@ def import_official(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def import_gpt2(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax import imports
+    from grokjax.interop import imports
 
     _report_import(imports.import_gpt2(args.model, args.data, args.out, args.num_loops, args.step))
 
@@ -194,20 +195,20 @@ def _report_import(results) -> None:
 
 
 def export_results(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax import exports
+    from grokjax.interop import exports
 
     for folder in exports.export_results(args.workdir, args.run_id, args.out):
         print(folder)
 
 
 def parity(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.parity import main as run_parity
+    from grokjax.interop.parity import main as run_parity
 
     return 0 if run_parity(args.files) else 1
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax import figures
+    from grokjax.report import curves_figure as figures
     from grokjax.results import load
 
     print(f"figure: {figures.comparison_figure([load(w) for w in args.workdirs], args.out)}")
@@ -215,7 +216,7 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import analysis
-    from grokjax.analysis.report import check_group_by, check_margin, report
+    from grokjax.report.analysis_page import check_group_by, check_margin, report
     from grokjax.results import load
 
     results = load(args.workdir)
@@ -234,7 +235,7 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.listing import list_checkpoints
+    from grokjax.sweeps.listing import list_checkpoints
 
     lines, damaged = list_checkpoints(args.workdir, content=args.verify)
     print("\n".join(lines))
@@ -242,7 +243,7 @@ def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.bench import main as run_benchmarks
+    from grokjax.instruments.bench import main as run_benchmarks
 
     run_benchmarks(args.only, quick=args.quick)
 

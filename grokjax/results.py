@@ -15,17 +15,18 @@ import jax.numpy as jnp
 import pandas as pd
 from ml_collections import ConfigDict
 
-from grokjax import curves, model
-from grokjax.checkpoint import Checkpoints
-from grokjax.dataset import Dataset
-from grokjax.errors import UserError
-from grokjax.files import read_json, write_atomically
-from grokjax.folder import load_dataset
-from grokjax.graph import regime_name, resolve_augmentation
-from grokjax.population import evaluated_model, model_config
-from grokjax.sweep import expand, flatten, settings_hash, swept_settings
-from grokjax.train import STATUS_NAMES
-from grokjax.workdir import TIMING, read_config, read_vocab_size
+from grokjax import model
+from grokjax.base.errors import UserError
+from grokjax.base.files import read_json, write_atomically
+from grokjax.data.dataset import Dataset
+from grokjax.data.folder import load_dataset
+from grokjax.data.graph import regime_name, resolve_augmentation
+from grokjax.settings.rows import expand, flatten, settings_hash, swept_settings
+from grokjax.training.population import evaluated_model, model_config
+from grokjax.training.step import STATUS_NAMES
+from grokjax.workdir import tables as curves
+from grokjax.workdir.checkpoints import Checkpoints
+from grokjax.workdir.layout import TIMING, read_config, read_vocab_size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from grokjax.arguments import Parser, require_workdir, tell
-from grokjax.errors import UserError
-from grokjax.planfile import require_plan
+from grokjax.base.errors import UserError
+from grokjax.sweeps.plan import require_plan
 from launch import status, submit, worker
 from launch.submit import launch
 

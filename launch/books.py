@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from grokjax import lock
-from grokjax.errors import UserError
+from grokjax.base.errors import UserError
+from grokjax.workdir import lock
 
 JOBS = "jobs.jsonl"
 

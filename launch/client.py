@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-from grokjax.errors import UserError
+from grokjax.base.errors import UserError
 
 TIMEOUT = 60  # seconds: without a controller some wait for ever
 

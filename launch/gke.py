@@ -14,8 +14,8 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from grokjax.errors import UserError
-from grokjax.heartbeat import JOB
+from grokjax.base.errors import UserError
+from grokjax.runtime.heartbeat import JOB
 from launch.client import ask
 from launch.job import Job, job_name
 from launch.status import Queued

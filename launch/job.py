@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-from grokjax.errors import UserError
+from grokjax.base.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from grokjax.errors import RESUMABLE, UserError
-from grokjax.heartbeat import JOB, read_beat
-from grokjax.planfile import population_folder
+from grokjax.base.errors import RESUMABLE, UserError
+from grokjax.runtime.heartbeat import JOB, read_beat
+from grokjax.sweeps.plan import population_folder
 from launch.books import books_folder
 from launch.job import Job, single_process
 

@@ -8,8 +8,8 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-from grokjax.errors import UserError
-from grokjax.planfile import PlannedPopulation, population_folder
+from grokjax.base.errors import UserError
+from grokjax.sweeps.plan import PlannedPopulation, population_folder
 from launch.job import Job
 
 

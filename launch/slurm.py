@@ -7,9 +7,9 @@ import pathlib
 import shlex
 from collections.abc import Iterable
 
-from grokjax.errors import RESUMABLE, UserError
-from grokjax.heartbeat import JOB, SAVED, STATUS
-from grokjax.planfile import POPULATIONS
+from grokjax.base.errors import RESUMABLE, UserError
+from grokjax.runtime.heartbeat import JOB, SAVED, STATUS
+from grokjax.sweeps.plan import POPULATIONS
 from launch.books import books_folder, stop_file
 from launch.client import TIMEOUT, ask
 from launch.job import Job, job_name

@@ -6,9 +6,9 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from grokjax.heartbeat import Beat, read_beat
-from grokjax.manifest import MANIFEST
-from grokjax.planfile import (
+from grokjax.base.text import aligned
+from grokjax.runtime.heartbeat import Beat, read_beat
+from grokjax.sweeps.plan import (
     FAILED,
     FINISHED,
     PARTIAL,
@@ -17,7 +17,7 @@ from grokjax.planfile import (
     population_folder,
     population_state,
 )
-from grokjax.text import aligned
+from grokjax.workdir.manifest import MANIFEST
 
 PENDING, RUNNING, STOPPED = "pending", "running", "stopped"
 

@@ -6,8 +6,8 @@ import os
 import pathlib
 import sys
 
-from grokjax.errors import UserError
-from grokjax.planfile import note_failure, population_folder, require_plan
+from grokjax.base.errors import UserError
+from grokjax.sweeps.plan import note_failure, population_folder, require_plan
 from launch.preflight import check_disk, check_workdir
 
 

@@ -11,7 +11,7 @@ import launching
 import pytest
 from tiny import ROOT, tiny_config
 
-from grokjax.devices import setup_devices
+from grokjax.runtime.devices import setup_devices
 
 jax.config.update("jax_num_cpu_devices", 4)
 setup_devices()

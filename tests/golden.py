@@ -2,7 +2,7 @@
 
 import pathlib
 
-from grokjax import parity
+from grokjax.interop import parity
 
 FOLDER = pathlib.Path(__file__).parent / "data" / "golden"
 

@@ -19,11 +19,11 @@ import numpy as np
 from tiny import ROOT, tiny_config
 
 import grokjax
-from grokjax.checkpoint import Checkpoints
-from grokjax.experiment import load_experiment
-from grokjax.folder import load_datasets
-from grokjax.population import Population
-from grokjax.sweep import expand
+from grokjax.data.folder import load_datasets
+from grokjax.settings.experiment import load_experiment
+from grokjax.settings.rows import expand
+from grokjax.training.population import Population
+from grokjax.workdir.checkpoints import Checkpoints
 
 # (processes, devices of each, devices of a batch, threads that XLA compiles for), of 8 runs.
 DIVISIONS = (

@@ -122,7 +122,7 @@ def _names(workdir: pathlib.Path, kind: str, part: str) -> list[str]:
 
 def _activity(workdir: pathlib.Path) -> str:
     """What the kill cut off, as the folder shows."""
-    from grokjax.checkpoint import Checkpoints
+    from grokjax.workdir.checkpoints import Checkpoints
 
     found = []
     for kind in ("state", "analysis"):
@@ -142,7 +142,7 @@ def restore_listed(workdir: pathlib.Path, like: object) -> tuple[list[int], list
     Raises:
       UserError: one of them is not whole.
     """
-    from grokjax.checkpoint import Checkpoints
+    from grokjax.workdir.checkpoints import Checkpoints
 
     stored = Checkpoints(workdir / "checkpoints")
     for step in stored.steps():
@@ -157,9 +157,9 @@ def restore_listed(workdir: pathlib.Path, like: object) -> tuple[list[int], list
 def abstract_state(workdir: pathlib.Path) -> object:
     """Shapes and dtypes of the state that a trained workdir holds."""
     import grokjax
-    from grokjax.folder import load_datasets
-    from grokjax.population import Population
-    from grokjax.sweep import expand
+    from grokjax.data.folder import load_datasets
+    from grokjax.settings.rows import expand
+    from grokjax.training.population import Population
 
     config = grokjax.load(workdir).config
     runs = expand(config)
@@ -170,7 +170,7 @@ def outcome(workdir: pathlib.Path, like: object) -> dict[str, object]:
     """All that must not depend on interruptions: hashes, and the scalars of every event folder."""
     import jax
 
-    from grokjax.checkpoint import Checkpoints
+    from grokjax.workdir.checkpoints import Checkpoints
 
     step, state = Checkpoints(workdir / "checkpoints").restore_latest(like)
     leaves = [x if x.dtype != state.key.dtype else jax.random.key_data(x)

@@ -7,9 +7,9 @@ import time
 
 from tiny import ROOT, tiny_config
 
-from grokjax.plan import extend_plan
-from grokjax.planfile import Plan, read_plan, write_plan
-from grokjax.sweep import grid, product, seeds
+from grokjax.settings.rows import grid, product, seeds
+from grokjax.sweeps.plan import Plan, read_plan, write_plan
+from grokjax.sweeps.planner import extend_plan
 from launch import status
 
 # Of workers: one run on one device, whatever these tests have.

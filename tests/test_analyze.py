@@ -9,12 +9,12 @@ from conftest import FINETUNING, tiny_config
 import grokjax
 from grokjax import analysis
 from grokjax.analysis import AnalysisConfig, all_sites, draw_pairs, load_analysis, tables
-from grokjax.analysis.report import group_runs
 from grokjax.analysis.store import part_path
+from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.errors import UserError
-from grokjax.loop import train_and_evaluate
-from grokjax.sweep import grid, product, seeds
+from grokjax.report.analysis_page import group_runs
+from grokjax.settings.rows import grid, product, seeds
+from grokjax.training.loop import train_and_evaluate
 
 FAST = AnalysisConfig(num_pairs=4, null=False)
 

@@ -12,12 +12,13 @@ from conftest import DATA, PRETRAINING, tiny_config
 from safetensors.numpy import save_file
 
 import grokjax
-from grokjax import exports, imports, interop, parity
 from grokjax.cli import main
-from grokjax.dataset import make_batch, make_dataset
-from grokjax.folder import write_folder
+from grokjax.data.dataset import make_batch, make_dataset
+from grokjax.data.folder import write_folder
+from grokjax.interop import exports, imports, parity
+from grokjax.interop import official as interop
 from grokjax.model import ModelConfig, forward, forward_all_steps
-from grokjax.population import model_config
+from grokjax.training.population import model_config
 
 OFFICIAL = DATA / "official_model"
 STEP = 6400

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.checkpoint import Checkpoints, log_spaced_steps
-from grokjax.errors import UserError
-from grokjax.manifest import MANIFEST, verify
+from grokjax.base.errors import UserError
+from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
+from grokjax.workdir.manifest import MANIFEST, verify
 
 R = 6
 
@@ -224,7 +224,7 @@ def test_the_newest_go_only_after_a_newer_one_is_sealed(saved, monkeypatch):
     def killed(*_):
         raise SystemExit(137)
 
-    monkeypatch.setattr("grokjax.checkpoint.write_manifest", killed)
+    monkeypatch.setattr("grokjax.workdir.checkpoints.write_manifest", killed)
     with pytest.raises(SystemExit):
         Checkpoints(saved, keep=1).save(4, make_state(4))
     monkeypatch.undo()

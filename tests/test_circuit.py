@@ -13,11 +13,11 @@ import pytest
 from conftest import tiny_config
 
 from grokjax.analysis import all_sites, draw_pairs, logit_lens, patch_effects
-from grokjax.analysis.halves import circuit_halves
 from grokjax.analysis.pairs import SLOTS
-from grokjax.dataset import make_dataset
-from grokjax.folder import load_dataset
+from grokjax.data.dataset import make_dataset
+from grokjax.data.folder import load_dataset
 from grokjax.model import ModelConfig
+from grokjax.transfer.halves import circuit_halves
 
 NUM_ENTITIES, NUM_RELATIONS = 6, 3
 NUM_TOKENS = NUM_ENTITIES + NUM_RELATIONS

@@ -13,7 +13,7 @@ from conftest import PRETRAINING, ROOT
 
 import grokjax
 from grokjax.cli import main
-from grokjax.folder import read_folder
+from grokjax.data.folder import read_folder
 
 TINY = (
     f"--config={ROOT}/experiments/pretrain.py:small",

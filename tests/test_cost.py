@@ -7,11 +7,11 @@ import jax.extend.core
 import jax.numpy as jnp
 import pytest
 
-from grokjax.cost import estimate, forward_flops, matmul_ceiling, train_flops
-from grokjax.dataset import Batch
+from grokjax.base.text import duration
+from grokjax.data.dataset import Batch
 from grokjax.model import ModelConfig, forward, init
-from grokjax.text import duration
-from grokjax.train import TrainConfig, batch_loss
+from grokjax.model.cost import estimate, forward_flops, matmul_ceiling, train_flops
+from grokjax.training.step import TrainConfig, batch_loss
 
 B = 3
 SHAPES = {

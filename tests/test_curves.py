@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grokjax.curves import CurveWriter, bands, read_table, usable_runs, write_runs
-from grokjax.errors import UserError
+from grokjax.base.errors import UserError
+from grokjax.workdir.tables import CurveWriter, bands, read_table, usable_runs, write_runs
 
 
 def rows(step, runs=2):

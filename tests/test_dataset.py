@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from grokjax.config import default_config
-from grokjax.dataset import make_batch, make_dataset, make_vocabulary, stack_datasets
-from grokjax.errors import UserError
-from grokjax.folder import load_dataset
+from grokjax.base.errors import UserError
+from grokjax.data.dataset import make_batch, make_dataset, make_vocabulary, stack_datasets
+from grokjax.data.folder import load_dataset
+from grokjax.settings.config import default_config
 
 
 def dataset(seed=0, **changes):

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.dataset import make_batch
-from grokjax.evaluate import EvaluateConfig, evaluate
-from grokjax.lens import lens_logits
+from grokjax.data.dataset import make_batch
+from grokjax.interop.parity_gpt2 import gpt2_batch, gpt2_params
 from grokjax.model import ModelConfig, Patch, forward, init, num_parameters
 from grokjax.model.decoder import final_norm
-from grokjax.optim import Hyperparameters, OptimizerConfig
-from grokjax.parity_gpt2 import gpt2_batch, gpt2_params
-from grokjax.train import TrainConfig, apply_batch, batch_loss, init_run
+from grokjax.model.lens import lens_logits
+from grokjax.training.evaluate import EvaluateConfig, evaluate
+from grokjax.training.optim import Hyperparameters, OptimizerConfig
+from grokjax.training.step import TrainConfig, apply_batch, batch_loss, init_run
 
 TINY = ModelConfig(11, 16, 2, 1, 1, kind="decoder", num_heads=2)
 END = 10
@@ -162,7 +162,7 @@ def test_dropout_needs_a_key_and_follows_it():
 
 def test_evaluation_gives_the_question_and_reads_before_the_answer():
     """A decoder whose head copies position 2 of the stream: found there, and nowhere later."""
-    from grokjax.dataset import Probes, query_table
+    from grokjax.data.dataset import Probes, query_table
 
     params, _ = init(TINY, jax.random.key(3))
     rows = np.array([[1, 5, 3, 6, 2], [1, 5, 0, 0, 3]])

@@ -81,15 +81,15 @@ def full_as_orbax_says_it():
 
 
 FAULTS = {
-    "settings": ("grokjax.workdir.write_atomically", 1, full),
-    "curves": ("grokjax.curves.CurveWriter._write", 3, full),
+    "settings": ("grokjax.workdir.layout.write_atomically", 1, full),
+    "curves": ("grokjax.workdir.tables.CurveWriter._write", 3, full),
     "events": ("tensorboard.summary.writer.record_writer.RecordWriter.write", 6, full),
     "checkpoint": (
         "orbax.checkpoint.CheckpointManager.wait_until_finished",
         9,
         full_as_orbax_says_it,
     ),
-    "manifest": ("grokjax.manifest.write_atomically", 3, full),
+    "manifest": ("grokjax.workdir.manifest.write_atomically", 3, full),
 }
 
 

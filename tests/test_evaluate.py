@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from grokjax import lens
-from grokjax.dataset import POSITIONS, PROBE_TYPES, make_batch, make_dataset, stack_datasets
-from grokjax.evaluate import TRAINING_TYPES, EvaluateConfig, evaluate, exact_match
-from grokjax.folder import write_folder
-from grokjax.model import forward, init
-from grokjax.population import model_config
+from grokjax.data.dataset import POSITIONS, PROBE_TYPES, make_batch, make_dataset, stack_datasets
+from grokjax.data.folder import write_folder
+from grokjax.model import forward, init, lens
+from grokjax.training.evaluate import TRAINING_TYPES, EvaluateConfig, evaluate, exact_match
+from grokjax.training.population import model_config
 
 STRICT_STAGE = "H1_L0_Thinking"
 

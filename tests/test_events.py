@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grokjax import events
-from grokjax.events import first_crossing, student_interval
+from grokjax.statistics import events
+from grokjax.statistics.events import first_crossing, student_interval
 
 STEPS = [0, 100, 200, 300, 400, 500]
 
@@ -91,7 +91,7 @@ def test_true_and_fake_grokking():
 
 def test_the_papers_own_curves():
     """Landmarks of the published runs, one evaluation at a time."""
-    file = importlib.resources.files("grokjax") / "paper_curves.json"
+    file = importlib.resources.files("grokjax.report") / "paper_curves.json"
     curves = json.loads(file.read_text())["pretrain"]
 
     def first(regime, metric, threshold):

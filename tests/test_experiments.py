@@ -5,15 +5,15 @@ import pathlib
 import pytest
 from conftest import ROOT, tiny_config
 
-from grokjax.errors import UserError
-from grokjax.experiment import load_experiment, read_experiment, validate
-from grokjax.graph import resolve_augmentation
-from grokjax.plan import Plan, extend_plan
-from grokjax.sweep import expand
+from grokjax.base.errors import UserError
+from grokjax.data.graph import resolve_augmentation
+from grokjax.settings.experiment import load_experiment, read_experiment, validate
+from grokjax.settings.rows import expand
+from grokjax.sweeps.planner import Plan, extend_plan
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced", "medium"]}
-SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "accelerators", "sharing")
+SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "optimizers", "sharing")
 SIZES["natural"] = SIZES["small"] = [""]
 SIZES["transfer"] = ["", "small", "dose"]  # of a run that is trained already
 SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]

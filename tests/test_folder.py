@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import FINETUNING, PRETRAINING, tiny_config
 
-from grokjax.dataset import make_dataset
-from grokjax.errors import UserError
-from grokjax.folder import load_dataset, read_folder, write_folder
+from grokjax.base.errors import UserError
+from grokjax.data.dataset import make_dataset
+from grokjax.data.folder import load_dataset, read_folder, write_folder
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from grokjax.errors import UserError
-from grokjax.graph import REGIMES, Augmentation, make_graph, make_splits, regime_name
+from grokjax.base.errors import UserError
+from grokjax.data.graph import REGIMES, Augmentation, make_graph, make_splits, regime_name
 
 PAPER = dict(num_entities=2000, num_relations=200, out_degree=20, ood_fraction=0.05)
 SMALL = dict(num_entities=60, num_relations=20, out_degree=8, ood_fraction=0.1)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.dataset import QueryTable, make_batch
-from grokjax.halting import continue_or_replace, first_halting, halt
+from grokjax.data.dataset import QueryTable, make_batch
 from grokjax.model import ModelConfig, Output, forward, forward_all_steps, init, initial_carry
-from grokjax.optim import Hyperparameters, OptimizerConfig
-from grokjax.train import TrainConfig, init_run, train_step
+from grokjax.training.halting import continue_or_replace, first_halting, halt
+from grokjax.training.optim import Hyperparameters, OptimizerConfig
+from grokjax.training.step import TrainConfig, init_run, train_step
 
 B, END = 8, 30
 MODEL = ModelConfig(

@@ -10,10 +10,10 @@ from conftest import ROOT, tiny_config
 from test_sweeps import fast, rows
 
 import grokjax
+from grokjax.base.files import read_json
 from grokjax.cli import main
-from grokjax.files import read_json
-from grokjax.plan import extend_plan
-from grokjax.planfile import Plan, write_plan
+from grokjax.sweeps.plan import Plan, write_plan
+from grokjax.sweeps.planner import extend_plan
 
 
 @pytest.fixture(scope="module")

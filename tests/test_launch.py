@@ -17,15 +17,16 @@ from conftest import ROOT, tiny_config
 from launching import ENVIRONMENT, beat, planned, rows_of
 
 import grokjax
-from grokjax import heartbeat, loop
-from grokjax.checkpoint import Checkpoints, log_spaced_steps
+from grokjax.base.errors import UserError
 from grokjax.cli import main as grokjax_main
-from grokjax.errors import UserError
-from grokjax.folder import load_datasets
-from grokjax.interrupt import leaving_at_once
-from grokjax.plan import checkpoint_bytes
-from grokjax.planfile import Plan, population_folder, read_plan, write_plan
-from grokjax.sweep import expand, seeds
+from grokjax.data.folder import load_datasets
+from grokjax.runtime import heartbeat
+from grokjax.runtime.interrupt import leaving_at_once
+from grokjax.settings.rows import expand, seeds
+from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
+from grokjax.sweeps.planner import checkpoint_bytes
+from grokjax.training import loop
+from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
 from launch import books, local, preflight, status, submit
 from launch.__main__ import main
 from launch.job import Job

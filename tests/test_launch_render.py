@@ -11,7 +11,7 @@ import pytest
 from jobset_schema import JOBSET, problems
 from launching import beat, planned
 
-from grokjax.planfile import population_folder
+from grokjax.sweeps.plan import population_folder
 from launch import books, gke, slurm
 from launch.__main__ import main
 from launch.job import Job, job_name

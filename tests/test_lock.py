@@ -10,13 +10,13 @@ import pytest
 from conftest import tiny_config
 
 import grokjax
-from grokjax import loop
-from grokjax.errors import UserError
-from grokjax.lock import LOCK, Locked, locked
+from grokjax.base.errors import UserError
+from grokjax.training import loop
+from grokjax.workdir.lock import LOCK, Locked, locked
 
 HOLD = """
 import pathlib, sys, time
-from grokjax.lock import locked
+from grokjax.workdir.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -64,7 +64,7 @@ def test_a_folder_that_was_only_locked_is_gone_again(tmp_path):
 
 def test_who_opened_a_removed_lock_does_not_share_it(tmp_path, monkeypatch):
     """The first owner leaves between another's opening and locking of the file."""
-    from grokjax import lock
+    from grokjax.workdir import lock
 
     first = locked(tmp_path)
     first.__enter__()
@@ -102,7 +102,7 @@ def test_waiting(tmp_path):
 def test_a_sweep_leaves_a_population_to_who_trains_it(tmp_path, capsys):
     from test_sweeps import fast, rows
 
-    from grokjax.planfile import population_folder
+    from grokjax.sweeps.plan import population_folder
 
     with locked(population_folder(tmp_path, "000")):
         found = grokjax.run_sweep(fast(), rows(1, (16, 32)), tmp_path)

@@ -8,9 +8,9 @@ from conftest import tiny_config
 
 from grokjax.analysis import logit_lens
 from grokjax.analysis.logit_lens import RATES
-from grokjax.dataset import PAD, POSITIONS, Probes, make_batch, make_dataset
-from grokjax.evaluate import EvaluateConfig, evaluate
+from grokjax.data.dataset import PAD, POSITIONS, Probes, make_batch, make_dataset
 from grokjax.model import ModelConfig, forward_all_steps, init, readout
+from grokjax.training.evaluate import EvaluateConfig, evaluate
 
 RECURSIVE = ModelConfig(
     25, 16, 1, 2, 1, mixer="attention", positions="learned", num_heads=2, mlp_multiple=16,

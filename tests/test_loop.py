@@ -16,14 +16,13 @@ from conftest import FINETUNING, PRETRAINING, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import grokjax
-import grokjax.figures
-import grokjax.summary
-from grokjax import loop
-from grokjax.checkpoint import Checkpoints
-from grokjax.dataset import make_dataset
-from grokjax.errors import UserError
-from grokjax.folder import load_datasets, write_folder
-from grokjax.interrupt import Interrupted
+from grokjax.base.errors import UserError
+from grokjax.data.dataset import make_dataset
+from grokjax.data.folder import load_datasets, write_folder
+from grokjax.report import curves_figure, summary
+from grokjax.runtime.interrupt import Interrupted
+from grokjax.training import loop
+from grokjax.workdir.checkpoints import Checkpoints
 
 
 def sweep_config(**changes):
@@ -315,14 +314,14 @@ def test_a_graph_without_ood_facts_has_curves_and_a_figure(tmp_path):
     config = tiny_config(data__ood_fraction=0.0, train__num_steps=10)
     results = grokjax.train_and_evaluate(config, tmp_path)
     assert results.curves["test_inferred_ood/answer_accuracy"].isna().all()
-    assert grokjax.figures.curves_figure(results).exists()
-    table = grokjax.summary.summarize(results.runs, results.curves)
-    assert "natural" in grokjax.summary.summary_table(table, 10)
-    assert grokjax.summary.verdict(table) == "natural has no OOD compositions."
+    assert curves_figure.curves_figure(results).exists()
+    table = summary.summarize(results.runs, results.curves)
+    assert "natural" in summary.summary_table(table, 10)
+    assert summary.verdict(table) == "natural has no OOD compositions."
 
 
 def test_what_cannot_fit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("grokjax.cost.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("grokjax.model.cost.available_bytes", lambda device: 1000)
     with pytest.raises(UserError, match=r"memory: .* train fewer runs at once"):
         grokjax.train_and_evaluate(tiny_config(), tmp_path / "w")
     assert not (tmp_path / "w").exists()

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.lens import lens_logits, lens_stream
-from grokjax.losses import sequence_losses, sequences_correct, token_losses
 from grokjax.model import (
     ModelConfig,
     Patch,
@@ -19,7 +17,9 @@ from grokjax.model import (
     num_parameters,
 )
 from grokjax.model.layers import rms_norm, rotary_angles, rotate
-from grokjax.train import TrainConfig, batch_loss
+from grokjax.model.lens import lens_logits, lens_stream
+from grokjax.training.losses import sequence_losses, sequences_correct, token_losses
+from grokjax.training.step import TrainConfig, batch_loss
 
 # Largest absolute difference allowed: states, logits, loss; gradients relative to their largest.
 CASES = {

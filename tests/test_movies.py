@@ -5,7 +5,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from grokjax.analysis.movies import (
+from grokjax.analysis.onset import (
     bridge_score,
     causal_steps,
     first_steps,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.optim import Hyperparameters, OptimizerConfig, make_optimizer, update_ema
+from grokjax.training.optim import Hyperparameters, OptimizerConfig, make_optimizer, update_ema
 
 STEPS = 6
 PRESENT = jnp.ones(1, bool)

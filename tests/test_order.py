@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from grokjax.order import batch_indices, permute
+from grokjax.training.order import batch_indices, permute
 
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 31, 64, 65, 100, 127, 255, 1000, 4097, 8215, 65_537]
 

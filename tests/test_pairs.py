@@ -5,9 +5,9 @@ import pytest
 from conftest import FINETUNING, PRETRAINING, tiny_config
 
 from grokjax.analysis.pairs import GROUPS, SLOTS, all_compositions, draw_pairs, stack_pairs
-from grokjax.dataset import make_dataset
-from grokjax.errors import UserError
-from grokjax.folder import read_folder
+from grokjax.base.errors import UserError
+from grokjax.data.dataset import make_dataset
+from grokjax.data.folder import read_folder
 
 COLUMN = {"head": 0, "relation1": 1, "relation2": 3}
 

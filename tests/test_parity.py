@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import DATA
 
-from grokjax import parity
 from grokjax.cli import main
+from grokjax.interop import parity
 
 GOLDEN = DATA / "golden"
 FILES = ["a_mlpt_forward", "a64_mlpt_forward", "b_attn_rope_forward", "a_mlpt_bf16_forward"]

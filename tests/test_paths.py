@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from grokjax.analysis.bootstrap import rate_interval, ratio_interval
 from grokjax.analysis.paths import _square, _two_groups, path_identity, permuted_distances
+from grokjax.statistics.bootstrap import rate_interval, ratio_interval
 
 
 def groups_of(rng, shift, n=6, num_sites=40, noise=0.05):

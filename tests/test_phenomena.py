@@ -5,10 +5,10 @@ import pytest
 from conftest import PRETRAINING, ROOT
 
 import grokjax
-from grokjax import summary
-from grokjax.dataset import POSITIONS
-from grokjax.experiment import load_experiment, read_experiment
-from grokjax.sweep import grid, product, rows_of, seeds
+from grokjax.data.dataset import POSITIONS
+from grokjax.report import summary
+from grokjax.settings.experiment import load_experiment, read_experiment
+from grokjax.settings.rows import grid, product, rows_of, seeds
 
 # What memorises the authors' folder with the quickstart's model.
 FOLDER_SETTINGS = {

@@ -7,11 +7,11 @@ import pytest
 from conftest import tiny_config
 from jax.sharding import PartitionSpec
 
-from grokjax.errors import UserError
-from grokjax.folder import load_dataset
-from grokjax.population import Population, make_mesh, over_runs, pad_runs
-from grokjax.sweep import expand
-from grokjax.train import DIVERGED, RUNNING
+from grokjax.base.errors import UserError
+from grokjax.data.folder import load_dataset
+from grokjax.settings.rows import expand
+from grokjax.training.population import Population, make_mesh, over_runs, pad_runs
+from grokjax.training.step import DIVERGED, RUNNING
 
 STEPS = 20
 

@@ -14,13 +14,14 @@ import pytest
 from conftest import tiny_config
 
 import grokjax
+from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.config import default_config
-from grokjax.errors import UserError
-from grokjax.report import pictures, tables
-from grokjax.report.groups import Study, published_curves, study
+from grokjax.report import training_figures as pictures
+from grokjax.report import training_tables as tables
 from grokjax.report.html import Section, render
-from grokjax.sweep import product, seeds
+from grokjax.report.study import Study, published_curves, study
+from grokjax.settings.config import default_config
+from grokjax.settings.rows import product, seeds
 
 STEPS = np.arange(0, 1001, 100)
 

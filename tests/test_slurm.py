@@ -18,10 +18,10 @@ from conftest import ROOT, tiny_config
 from slurm_cluster import client, cluster, free_port, reason_to_skip, release, wait_for
 from test_loop import assert_same_workdir
 
-from grokjax.heartbeat import read_beat
-from grokjax.plan import extend_plan
-from grokjax.planfile import Plan, population_folder, read_plan, write_plan
-from grokjax.sweep import grid, product, seeds
+from grokjax.runtime.heartbeat import read_beat
+from grokjax.settings.rows import grid, product, seeds
+from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
+from grokjax.sweeps.planner import extend_plan
 from launch import books, status, submit
 from launch.__main__ import main
 from launch.job import job_name

@@ -7,11 +7,11 @@ import pytest
 from conftest import tiny_config
 
 import grokjax
-from grokjax import loop, population
-from grokjax.errors import UserError
-from grokjax.experiment import validate
-from grokjax.interrupt import Interrupt, Interrupted
-from grokjax.stopping import Stopping
+from grokjax.base.errors import UserError
+from grokjax.runtime.interrupt import Interrupt, Interrupted
+from grokjax.settings.experiment import validate
+from grokjax.training import loop, population
+from grokjax.training.stopping import Stopping
 
 OOD = "test_inferred_ood/answer_accuracy"
 

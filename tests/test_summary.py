@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grokjax import figures, summary
-from grokjax.config import default_config
-from grokjax.errors import UserError
+from grokjax.base.errors import UserError
+from grokjax.report import curves_figure as figures
+from grokjax.report import summary
 from grokjax.results import Results
+from grokjax.settings.config import default_config
 
 STEPS = (0, 100, 200, 300, 400)
 

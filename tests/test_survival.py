@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from grokjax.survival import (
+from grokjax.statistics.survival import (
     CENSORED,
     COMPETING,
     EVENT,

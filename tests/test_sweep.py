@@ -5,9 +5,9 @@ import json
 import pytest
 from conftest import tiny_config
 
-from grokjax.config import default_config
-from grokjax.errors import UserError
-from grokjax.sweep import (
+from grokjax.base.errors import UserError
+from grokjax.settings.config import default_config
+from grokjax.settings.rows import (
     TRACED,
     Sweep,
     config_difference,

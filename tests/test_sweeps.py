@@ -12,14 +12,15 @@ import pytest
 from conftest import tiny_config
 
 import grokjax
-from grokjax import plan, sweeps
+from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.errors import UserError
-from grokjax.experiment import read_experiment
-from grokjax.plan import extend_plan
-from grokjax.planfile import Plan, population_state, read_plan, write_plan
-from grokjax.population import Population
-from grokjax.sweep import expand, grid, product, seeds, settings_hash
+from grokjax.settings.experiment import read_experiment
+from grokjax.settings.rows import expand, grid, product, seeds, settings_hash
+from grokjax.sweeps import planner as plan
+from grokjax.sweeps import runner as sweeps
+from grokjax.sweeps.plan import Plan, population_state, read_plan, write_plan
+from grokjax.sweeps.planner import extend_plan
+from grokjax.training.population import Population
 
 
 def fast(**changes):
@@ -181,7 +182,7 @@ def test_a_failure_stops_nobody_else_and_is_tried_again(tmp_path, monkeypatch):
 
 EXPERIMENT = '''"""A sweep over a static setting."""
 from conftest import tiny_config
-from grokjax.sweep import grid, product, seeds
+from grokjax.settings.rows import grid, product, seeds
 
 def get_config():
     return tiny_config(train__num_steps=20, checkpoint__every=10)

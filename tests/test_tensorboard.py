@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
-from grokjax.tensorboard import TensorBoardWriters
+from grokjax.training.tensorboard import TensorBoardWriters
 
 RUNS = [{"run_id": 0, "regime": "natural"}, {"run_id": 1, "regime": "both_hop_full"}]
 HPARAMS = [{"regime": r["regime"], "seeds.init": i} for i, r in enumerate(RUNS)]

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.interop import params_from_official
-from grokjax.lens import lens_logits
-from grokjax.losses import log_stablemax, sequence_losses, token_losses
+from grokjax.interop.official import params_from_official
 from grokjax.model import ModelConfig, forward
-from grokjax.optim import Hyperparameters, SignSGDState, sign_sgd, warmup
-from grokjax.train import DIVERGED, RUNNING, TrainConfig, apply_batch, init_run
+from grokjax.model.lens import lens_logits
+from grokjax.training.losses import log_stablemax, sequence_losses, token_losses
+from grokjax.training.optim import Hyperparameters, SignSGDState, sign_sgd, warmup
+from grokjax.training.step import DIVERGED, RUNNING, TrainConfig, apply_batch, init_run
 
 CASES = {"a64_mlpt": "float64", "a_mlpt": "float32", "b_attn_rope": "float32"}
 

@@ -10,17 +10,17 @@ import pandas as pd
 import pytest
 from conftest import ROOT, tiny_config
 
-from grokjax.checkpoint import Checkpoints
+from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.cost import train_flops
-from grokjax.errors import UserError
-from grokjax.folder import load_datasets, read_folder
-from grokjax.loop import train_and_evaluate
-from grokjax.population import Population
+from grokjax.data.folder import load_datasets, read_folder
+from grokjax.model.cost import train_flops
 from grokjax.results import load
-from grokjax.starts import starting_state
-from grokjax.sweep import expand, grid, product, seeds
-from grokjax.transfer import as_population, find_sources, plan_transfer, transfer
+from grokjax.settings.rows import expand, grid, product, seeds
+from grokjax.training.loop import train_and_evaluate
+from grokjax.training.population import Population
+from grokjax.training.starts import starting_state
+from grokjax.transfer.run import as_population, find_sources, plan_transfer, transfer
+from grokjax.workdir.checkpoints import Checkpoints
 
 EXPERIMENT = """
 from ml_collections import ConfigDict

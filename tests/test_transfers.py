@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 from conftest import tiny_config
 
-from grokjax.cost import train_flops
-from grokjax.dataset import CATEGORIES
-from grokjax.experiment import load_experiment
-from grokjax.population import model_config
-from grokjax.report import transfer_page, transfer_pictures
-from grokjax.report.transfers import (
+from grokjax.data.dataset import CATEGORIES
+from grokjax.model.cost import train_flops
+from grokjax.report import transfer_figures as transfer_pictures
+from grokjax.report import transfer_page
+from grokjax.report.transfer_tables import (
     Transfers,
     accuracy_table,
     break_even_table,
@@ -20,6 +19,8 @@ from grokjax.report.transfers import (
     time_table,
     worth_table,
 )
+from grokjax.settings.experiment import load_experiment
+from grokjax.training.population import model_config
 
 STEPS = np.arange(0, 100, 10)
 # group, checkpoint, seed, final accuracy, step from which accuracy is 0.6 (None: never), FLOPs

@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from grokjax.experiment import load_experiment
+from grokjax.settings.experiment import load_experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
 

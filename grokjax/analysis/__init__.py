@@ -1,6 +1,10 @@
 """What stored models do inside: pure functions of (params, tokens), vmapped over what there is."""
 
-from grokjax.analysis import accessor
+import importlib
+from typing import Any
+
+import xarray as xr
+
 from grokjax.analysis.analyze import AnalysisConfig, analyze
 from grokjax.analysis.effects import patch_effects
 from grokjax.analysis.logit_lens import logit_lens
@@ -14,7 +18,6 @@ __all__ = [
     "AnalysisConfig",
     "Pairs",
     "Site",
-    "accessor",
     "all_compositions",
     "all_sites",
     "analysis_folder",
@@ -25,3 +28,9 @@ __all__ = [
     "patch_effects",
     "path_identity",
 ]
+
+
+@xr.register_dataset_accessor("grokjax")
+def _plotting(data: xr.Dataset) -> Any:
+    """`data.grokjax.plot()`: the report draws, a room above this one; found when asked for."""
+    return importlib.import_module("grokjax.report.accessor").Plotting(data)

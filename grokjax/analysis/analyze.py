@@ -27,16 +27,16 @@ from grokjax.analysis.store import (
     write_part,
     write_settings,
 )
-from grokjax.curves import usable_runs
-from grokjax.dataset import Dataset, stack_datasets
-from grokjax.devices import setup_devices, setup_precision
-from grokjax.errors import UserError
-from grokjax.folder import load_datasets
-from grokjax.interrupt import Interrupt, Interrupted
-from grokjax.population import make_mesh, place
-from grokjax.progress import Progress
+from grokjax.base.errors import UserError
+from grokjax.data.dataset import Dataset, stack_datasets
+from grokjax.data.folder import load_datasets
 from grokjax.results import Results, load
-from grokjax.sweep import expand
+from grokjax.runtime.devices import setup_devices, setup_precision
+from grokjax.runtime.interrupt import Interrupt, Interrupted
+from grokjax.runtime.progress import Progress
+from grokjax.settings.rows import expand
+from grokjax.training.population import make_mesh, place
+from grokjax.workdir.tables import usable_runs
 
 CELLS = [(slot, group) for group in GROUPS for slot in SLOTS]
 _RUNS_PER_ACCELERATOR = 4

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import DIRECTIONS, Donor, Patching, Readings, Weights
 from grokjax.analysis.sites import Site, all_sites, single_shares, site_table
-from grokjax.errors import UserError
+from grokjax.base.errors import UserError
 from grokjax.model import BLOCK_COMPONENTS, ModelConfig
 
 # Activations of a patched pass, as multiples of its states; found by measuring.

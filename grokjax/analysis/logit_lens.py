@@ -19,10 +19,16 @@ from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
-from grokjax.dataset import PAD, POSITIONS, Probes, make_batch
-from grokjax.evaluate import BEST, COMPOSITION_METRICS, EvaluateConfig, evaluate, in_batches
+from grokjax.data.dataset import PAD, POSITIONS, Probes, make_batch
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
-from grokjax.population import make_mesh, over_runs
+from grokjax.training.evaluate import (
+    BEST,
+    COMPOSITION_METRICS,
+    EvaluateConfig,
+    evaluate,
+    in_batches,
+)
+from grokjax.training.population import make_mesh, over_runs
 
 TOKENS = ("bridge", "target", "head", "relation1", "relation2")
 # Queries whose bridge is also the head or the answer can be read without being computed.

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from grokjax.dataset import Dataset
-from grokjax.errors import UserError
-from grokjax.graph import ID, NEW, OOD, chain_facts, random_stream
+from grokjax.base.errors import UserError
+from grokjax.data.dataset import Dataset
+from grokjax.data.graph import ID, NEW, OOD, chain_facts, random_stream
 
 SLOTS = ("head", "relation1", "relation2")
 GROUPS = ("id", "ood")

@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from grokjax.graph import random_stream
+from grokjax.data.graph import random_stream
 
 MARGIN = 0.25  # a quarter of the path's own size
 _MAX_PERMUTATIONS = 10_000

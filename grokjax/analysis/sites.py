@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from grokjax.dataset import POSITIONS
-from grokjax.errors import UserError
+from grokjax.base.errors import UserError
+from grokjax.data.dataset import POSITIONS
 from grokjax.model import BLOCK_COMPONENTS, DECODER, ModelConfig
 
 STREAMS = ("z_H", "z_L", "embedding")

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from grokjax.errors import UserError
-from grokjax.files import read_json, replacing, write_atomically
+from grokjax.base.errors import UserError
+from grokjax.base.files import read_json, replacing, write_atomically
 from grokjax.results import Results
-from grokjax.sweep import SEEDS, expand, flatten
+from grokjax.settings.rows import SEEDS, expand, flatten
 
 PARTS = ("lens", "patching")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from grokjax.analysis.bootstrap import Intervals, rate_interval, ratio_interval
 from grokjax.analysis.logit_lens import RATES
-from grokjax.events import student_interval
+from grokjax.statistics.bootstrap import Intervals, rate_interval, ratio_interval
+from grokjax.statistics.events import student_interval
 
 SITE = ["component", "place", "position", "head"]
 _CELL = ["slot", "group"]

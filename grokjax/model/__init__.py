@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from grokjax.dataset import Batch
+from grokjax.data.dataset import Batch
 from grokjax.model import decoder, recursive
 from grokjax.model.recursive import initial_carry
 from grokjax.model.types import (

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from grokjax.dataset import Batch
+from grokjax.data.dataset import Batch
 from grokjax.model.layers import Block, embedding_init, linear_init, rotary_angles
 from grokjax.model.taps import Taps
 from grokjax.model.types import Buffers, ModelConfig, Output, Params, Patch, Trace

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from grokjax.pictures import Picture
+from grokjax.report.style import Picture
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

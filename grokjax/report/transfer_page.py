@@ -7,16 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from grokjax.analysis.halves import circuit_halves
-from grokjax.curves import usable_runs
-from grokjax.dataset import CATEGORIES
-from grokjax.events import student_interval
-from grokjax.files import write_atomically
-from grokjax.pictures import Picture
-from grokjax.report import transfer_pictures as pictures
-from grokjax.report.groups import origin_of, published_curves
+from grokjax.base.files import write_atomically
+from grokjax.data.dataset import CATEGORIES
+from grokjax.report import transfer_figures as pictures
 from grokjax.report.html import Section, interval
-from grokjax.report.transfers import (
+from grokjax.report.study import origin_of, published_curves
+from grokjax.report.style import Picture
+from grokjax.report.transfer_tables import (
     EARLY,
     MARGIN,
     Transfers,
@@ -27,6 +24,9 @@ from grokjax.report.transfers import (
     worth_table,
 )
 from grokjax.results import Results
+from grokjax.statistics.events import student_interval
+from grokjax.transfer.halves import circuit_halves
+from grokjax.workdir.tables import usable_runs
 
 HALVES = "halves.csv"
 _HALF_COLUMNS = (

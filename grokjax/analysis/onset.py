@@ -1,0 +1,117 @@
+"""What comes when: the step at which sites become causal and readable, and each run's order.
+
+Checkpoints are stored on a log grid, so a step is known to the interval since the checkpoint
+before; what is there at the first checkpoint of an analysis came before it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from grokjax.analysis.tables import SITE
+from grokjax.statistics.events import first_crossing
+
+CAUSAL_AT = READABLE_AT = ANSWERED_AT = 0.5
+EVENTS = ("path readable", "path causal", "answered")
+_COMPOSITIONS = {"id": "test_inferred_iid", "ood": "test_inferred_ood"}
+
+
+def first_steps(
+    steps: np.ndarray,
+    values: Float[np.ndarray, "R steps *F"],
+    analysed: Bool[np.ndarray, "R steps"],
+    threshold: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """When each run's values first reach a threshold and are there at its next checkpoint too.
+
+    The last checkpoint counts alone; checkpoints at which a run was not analysed are none of its.
+
+    Returns:
+      [R, *F] each: the steps, inf where never; the checkpoints before, NaN where there is none.
+    """
+    shape = values.shape[:1] + values.shape[2:]
+    first, before = np.full(shape, math.inf), np.full(shape, math.nan)
+    for run in range(len(values)):
+        own = steps[analysed[run]].tolist()
+        if not own:
+            continue
+        columns = np.asarray(values[run][analysed[run]], float).reshape(len(own), -1)
+        # Repeated, the last checkpoint confirms itself.
+        again = np.concatenate([columns, columns[-1:]])
+        found = [first_crossing([*own, own[-1]], c.tolist(), threshold, 2) for c in again.T]
+        places = [own.index(at) if math.isfinite(at) else 0 for at in found]
+        first[run] = np.reshape(found, shape[1:])
+        before[run] = np.reshape([own[p - 1] if p else math.nan for p in places], shape[1:])
+    return first, before
+
+
+def causal_steps(patching: xr.Dataset, threshold: float = CAUSAL_AT) -> pd.DataFrame:
+    """A row per run, cell, direction and site: the step from which its effect is over it."""
+    values = patching.effect.transpose("run", "step", "cell", "direction", "site")
+    analysed = patching.num_pairs.notnull().any("cell").transpose("run", "step").to_numpy()
+    first, _ = first_steps(patching.step.to_numpy(), values.to_numpy(), analysed, threshold)
+    frame = values.isel(step=0).copy(data=first).to_dataframe("causal_step").reset_index()
+    return frame[["run", "regime", "slot", "group", "direction", *SITE, "causal_step"]]
+
+
+def readable_steps(lens: xr.Dataset, threshold: float = READABLE_AT) -> pd.DataFrame:
+    """A row per run, type and site: the step from which the lens mostly says the bridge."""
+    values = lens.top1.sel(token="bridge", subset="apart").transpose("run", "step", ...)
+    first, _ = first_steps(lens.step.to_numpy(), values.to_numpy(), _analysed(lens), threshold)
+    frame = values.isel(step=0).copy(data=first).to_dataframe("readable_step").reset_index()
+    place = ["type", "stream", "stage", "position"]
+    frame = frame[["run", "regime", *place, "readable_step"]]
+    return frame[~frame.type.str.contains("atomic")]
+
+
+def _analysed(lens: xr.Dataset) -> Bool[np.ndarray, "R steps"]:
+    there = lens.num_queries.notnull().any(["type", "subset", "token"])
+    return there.transpose("run", "step").to_numpy()
+
+
+def bridge_score(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps"]:
+    """How much the bridge itself is carried by one site: our measure of a causal path.
+
+    A site that holds the bridge answers to the head and to relation 1, which determine it, and not
+    yet to relation 2: min(effect of head, effect of relation 1) - max(effect of relation 2, 0),
+    denoising, of the best site among the streams. 1 is the bridge and nothing else.
+    """
+    of_group = patching.isel(cell=np.flatnonzero(patching.group == group))
+    effect = of_group.effect.sel(direction="denoising").set_index(cell="slot")
+    effect = effect.isel(site=np.flatnonzero(effect.component.isin(["z_H", "z_L"])))
+    head, relation1, relation2 = (
+        effect.sel(cell=slot).transpose("run", "step", "site").to_numpy()
+        for slot in ("head", "relation1", "relation2")
+    )
+    score = np.minimum(head, relation1) - np.maximum(relation2, 0.0)
+    best = np.max(np.nan_to_num(score, nan=-np.inf), axis=-1)
+    return np.where(np.isfinite(best), best, np.nan)
+
+
+def order_of_events(patching: xr.Dataset, lens: xr.Dataset) -> pd.DataFrame:
+    """Each run's events on held-out ID and on OOD compositions.
+
+    Returns:
+      run, regime, group, event (EVENTS), step: the first stored checkpoint at which, and at the
+      next, bridge_found_strict, the bridge score or the answer accuracy is at least 0.5; inf if
+      never; step_before: the run's analysed checkpoint before, since which it came.
+    """
+    steps, analysed = lens.step.to_numpy(), _analysed(lens)
+    rows: list[tuple] = []
+    for group, kind in _COMPOSITIONS.items():
+        own = lens.sel(type=kind)
+        by_event = {
+            "path readable": (own.bridge_found_strict.to_numpy(), READABLE_AT),
+            "path causal": (bridge_score(patching, group), CAUSAL_AT),
+            "answered": (own.answer_accuracy.to_numpy(), ANSWERED_AT),
+        }
+        for event, (values, threshold) in by_event.items():
+            found, before = first_steps(steps, values, analysed, threshold)
+            runs = zip(lens.run.to_numpy(), lens.regime.to_numpy(), found, before, strict=True)
+            rows += [(int(run), str(regime), group, event, at, b) for run, regime, at, b in runs]
+    return pd.DataFrame(rows, columns=["run", "regime", "group", "event", "step", "step_before"])

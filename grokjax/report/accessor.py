@@ -1,0 +1,69 @@
+"""`lens.grokjax.plot()`, `effects.grokjax.plot()`: what an analysis returns plots itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from grokjax.analysis import tables
+from grokjax.base.errors import UserError
+from grokjax.report import analysis_figures as plots
+from grokjax.report.style import Picture
+
+
+class Plotting:
+    """Pictures of what `logit_lens`, `patch_effects` or `load_analysis` gave."""
+
+    def __init__(self, data: xr.Dataset):
+        self._data = data
+
+    def plot(
+        self,
+        *,
+        type: str | None = None,
+        group: str | None = None,
+        direction: str | None = None,
+        blocks: bool = False,
+    ) -> Picture:
+        """A heat map of the last step: of a lens by probe type, of effects by group and direction.
+
+        Args:
+          type: probe type of a lens; OOD compositions, or the first ones there are, by default.
+          group: of the pairs, the first by default.
+          direction: of the patches, the first by default.
+          blocks: what blocks compute, instead of the streams.
+
+        Raises:
+          UserError: these data are neither.
+        """
+        data = self._data
+        if "run" not in data.dims:
+            data = data.expand_dims("run")
+        if "step" not in data.dims:  # a scalar one is kept; without any, captions name none
+            data = data.expand_dims("step" if "step" in data.coords else {"step": [-1]})
+        data = data.isel(step=[-1])
+        for name, default in (("regime", "one run"), ("seeds", "")):
+            values = np.atleast_1d(data[name].to_numpy() if name in data.coords else default)
+            data = data.assign_coords({name: ("run", values)})
+        labels = data.regime.to_numpy().tolist()
+        if "top1" in data:
+            table = tables.lens_by_group(data, labels)
+            kinds = list(dict.fromkeys(table.type[table.num_seeds > 0]))
+            preferred = [k for k in kinds if k == "test_inferred_ood"] or kinds
+            return plots.lens_figure(table, _one_of("type", type, preferred[0], kinds))
+        if "effect" in data:
+            table = tables.patching_by_group(data, labels)
+            groups, directions = (list(dict.fromkeys(table[c])) for c in ("group", "direction"))
+            return plots.patching_figure(
+                table,
+                _one_of("group", group, groups[0], groups),
+                _one_of("direction", direction, directions[0], directions),
+                blocks=blocks,
+            )
+        raise UserError("plot: this is neither a lens nor effects of patches")
+
+
+def _one_of(name: str, wanted: str | None, default: str, known: list[str]) -> str:
+    if wanted is not None and wanted not in known:
+        raise UserError(f"plot: {name} {wanted!a} is none of {', '.join(known)}")
+    return wanted or default

@@ -1,0 +1,1 @@
+"""Where programs run: devices, several processes, interrupts, signs of life, progress."""

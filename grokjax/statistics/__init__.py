@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: events, survival, intervals. No models, no files."""

@@ -1,0 +1,1 @@
+"""Sweeps: the plan, its populations trained one after the other, results of all."""

@@ -1,0 +1,1 @@
+"""From settings to trained runs: one step of one run, the population, the loop."""

@@ -1,0 +1,202 @@
+"""Probe accuracies and lens rates of one run, on the device (definitions: protocol section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from grokjax.data.dataset import PAD, POSITIONS, Batch, Probes, make_batch
+from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
+from grokjax.model.lens import found_anywhere, top_tokens
+
+COMPOSITION_METRICS = ("bridge_found", "bridge_found_strict", "bridge_chance")
+METRICS = ("answer_accuracy", "exact_match", "target_found", *COMPOSITION_METRICS)
+TRAINING_TYPES = ("id_atomic", "ood_atomic", "train_inferred")
+ID_COMPOSITIONS = ("train_inferred", "test_inferred_iid")
+BEST = "best"  # of the stages or positions, on ID compositions
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What shapes the evaluation program."""
+
+    model: ModelConfig
+    batch_size: int
+    end_id: int
+    path_stage: str = BEST
+    path_position: str = "answer"  # BEST, or one of POSITIONS; of a decoder, where it says it
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hits:
+    """What each query got right. N queries, G stages, P positions that a path may be read at."""
+
+    answer: Bool[Array, N]
+    exact: Bool[Array, N]
+    target: Bool[Array, N]
+    bridge: Bool[Array, N]
+    chance: Float[Array, N]
+    bridge_by_site: Bool[Array, "N G P"]  # first choice there
+
+
+def evaluate(
+    config: EvaluateConfig, params: Params, buffers: Buffers, probes: Probes
+) -> dict[str, Float[Array, ...]]:
+    """All measures of one run on its probe sets.
+
+    Returns:
+      `<probe type>/<metric>` for every type and metric that applies to it, `training_accuracy`
+      (the mean exact match of the types in TRAINING_TYPES), and `path_stage` and `path_position`
+      (indices of the site that bridge_found_strict reads). A type without queries gives NaN, and so
+      does bridge_found_strict where its site should be the best on ID compositions without any.
+    """
+    hits = probe_hits(config, params, buffers, probes)
+    is_type = {name: probes.kind == i for i, name in enumerate(probes.names)}
+    query = probes.table.query
+    has_bridge = jnp.asarray(probes.bridge) > 0
+    # A bridge that is also an input or the answer can be read without being computed.
+    strict = has_bridge & (probes.bridge != query[:, 0]) & (probes.bridge != query[:, 3])
+
+    id_compositions = strict & (
+        sum((is_type[n] for n in ID_COMPOSITIONS if n in is_type), jnp.zeros_like(strict))
+    )
+    by_site = jnp.mean(hits.bridge_by_site, axis=0, where=id_compositions[:, None, None])
+    stage, place = _best_site(config, jnp.nan_to_num(by_site))
+
+    is_declared = BEST not in (config.path_stage, config.path_position)
+    is_chosen = is_declared | jnp.any(id_compositions)
+
+    values = {
+        "answer_accuracy": hits.answer,
+        "exact_match": hits.exact,
+        "target_found": hits.target,
+        "bridge_found": hits.bridge,
+        "bridge_found_strict": hits.bridge_by_site[:, stage, place],
+        "bridge_chance": hits.chance,
+    }
+    metrics: dict[str, Array] = {}
+    for name, of_type in is_type.items():
+        for metric, value in values.items():
+            if metric in COMPOSITION_METRICS:
+                if "atomic" in name:
+                    continue
+                is_strict = metric == "bridge_found_strict"
+                where = of_type & (strict & is_chosen if is_strict else has_bridge)
+            else:
+                where = of_type
+            metrics[f"{name}/{metric}"] = _mean_where(value, where)
+    trained = [metrics[f"{n}/exact_match"] for n in TRAINING_TYPES if n in is_type]
+    if trained:
+        metrics["training_accuracy"] = jnp.nanmean(jnp.stack(trained))
+    metrics["path_stage"] = stage
+    metrics["path_position"] = _position(config, place)
+    return metrics
+
+
+def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes: Probes) -> Hits:
+    """Runs every probe query, `batch_size` at a time."""
+    num_queries = probes.table.query.shape[0]
+    columns = (probes.table.query, probes.bridge, probes.decoy)
+
+    def one_batch(columns):
+        query, bridge, decoy = columns
+        batch = make_batch(query, config.end_id)
+        output = forward_all_steps(config.model, params, buffers, batch)
+        top = top_tokens(config.model, params, output.trace)
+        predicted = jnp.argmax(output.logits, axis=-1)
+        answer, read_at = query[:, 3], batch.answer_position
+        if not config.model.predicts_input:
+            # The question is given; a position before the answer is the one that says it, and
+            # those from the answer on have seen it.
+            position = jnp.arange(predicted.shape[1])
+            asked = position < batch.answer_position[:, None]
+            predicted = jnp.where(asked, batch.labels, predicted)
+            top = jnp.where(asked, top, PAD)
+            read_at = read_at - 1
+        return Hits(
+            answer=_at(predicted, batch.answer_position) == answer,
+            exact=exact_match(predicted, batch, config.end_id),
+            target=found_anywhere(top, answer),
+            bridge=found_anywhere(top, bridge),
+            chance=jnp.mean(
+                jax.vmap(found_anywhere, in_axes=(None, 1))(top, decoy).astype(jnp.float32), axis=0
+            ),
+            bridge_by_site=_bridge_by_site(config, top, bridge, read_at),
+        )
+
+    hits = jax.lax.map(one_batch, in_batches(columns, config.batch_size))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_queries], hits)
+
+
+def in_batches(columns: Any, batch_size: int) -> Any:
+    """Columns over the queries as [batches, batch_size, ...], the last one filled up with zeros."""
+    num_queries = jax.tree.leaves(columns)[0].shape[0]
+    batch_size = min(batch_size, num_queries)
+
+    def split(x: Array) -> Array:
+        pad = [(0, -num_queries % batch_size)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, pad).reshape(-1, batch_size, *x.shape[1:])
+
+    return jax.tree.map(split, columns)
+
+
+def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool[Array, B]:
+    """The authors' rule: PADs dropped, the text before the first `</a>` equals the target's."""
+    num_tokens = predicted.shape[1]
+    kept = predicted != 0
+    place = jnp.cumsum(kept, axis=1) - 1
+    is_at = kept[:, :, None] & (place[:, :, None] == jnp.arange(num_tokens))  # [B, from, to]
+    text = jnp.sum(jnp.where(is_at, predicted[:, :, None], 0), axis=1)
+    length = batch.answer_position + 1  # copied input and the answer
+    position = jnp.arange(num_tokens)
+    before_end = position < length[:, None]
+    same = jnp.all((text == batch.labels) | ~before_end, axis=1)
+    after = jnp.sum(jnp.where(position == length[:, None], text, 0), axis=1)
+    # Behind the answer: `</a>`, or nothing at all where every kept token has been compared.
+    return same & ((after == end_id) | (jnp.sum(kept, axis=1) == length))
+
+
+def _bridge_by_site(
+    config: EvaluateConfig, top: Int[Array, "G B T"], bridge: Int[Array, B], read_at: Int[Array, B]
+) -> Bool[Array, "B G P"]:
+    """Whether the first choice is the bridge, at every stage and position of a possible path."""
+    if config.path_position == BEST:
+        read = top
+    elif config.path_position == "answer":
+        read = jax.vmap(_at, in_axes=(0, None))(top, read_at)[..., None]
+    else:
+        read = top[..., POSITIONS.index(config.path_position), None]
+    return jnp.moveaxis(read == bridge[:, None], 0, 1)
+
+
+def _best_site(
+    config: EvaluateConfig, by_site: Float[Array, "G P"]
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Indices of the site that reads the bridge best, of those that were declared."""
+    if config.path_stage == BEST:
+        stage, place = jnp.unravel_index(jnp.argmax(by_site), by_site.shape)
+        return stage, place
+    stage = jnp.asarray(config.model.evaluation_stages.index(config.path_stage))
+    return stage, jnp.argmax(by_site[stage])
+
+
+def _position(config: EvaluateConfig, place: Int[Array, ""]) -> Int[Array, ""]:
+    """Index in POSITIONS of the place that the path is read at."""
+    if config.path_position == BEST:
+        return place
+    says_next = config.path_position == "answer" and not config.model.predicts_input
+    return jnp.asarray(POSITIONS.index(config.path_position) - says_next)
+
+
+def _mean_where(value: Array, where: Bool[Array, N]) -> Float[Array, ""]:
+    """Mean over the queries in question, NaN without any."""
+    return jnp.sum(jnp.where(where, value, 0)) / jnp.sum(where)
+
+
+def _at(x: Int[Array, "B T"], position: Int[Array, B]) -> Int[Array, B]:
+    return jnp.take_along_axis(x, position[:, None], axis=1)[:, 0]

@@ -1,0 +1,85 @@
+"""Where a population starts: drawn anew, or from the stored weights of the runs it finetunes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from grokjax.base.errors import UserError
+from grokjax.results import Results, load
+from grokjax.runtime.processes import on_all
+from grokjax.training.population import Population
+from grokjax.training.step import RunState
+from grokjax.workdir.checkpoints import Checkpoints
+
+
+def starting_state(population: Population, runs: Sequence[ConfigDict]) -> RunState:
+    """The state before the first step: at step 0, with the weights that each run's source names.
+
+    The average starts at those weights, as the official code's does. The optimiser starts anew, or
+    goes on with a source's moments and step count (`transfer.optimizer_state`).
+
+    Raises:
+      UserError: a source is gone, has changed, is of another model, or lacks what is to be carried.
+    """
+    state = population.init()
+    if not any(run.transfer.source for run in runs):
+        return state
+    opened = on_all(lambda: {s: load(s) for s in {run.transfer.source for run in runs}})
+    weights = on_all(lambda: [_weights(opened[run.transfer.source], run.transfer) for run in runs])
+    params, buffers = jax.tree.map(lambda *x: np.stack(x), *weights)
+    on_all(lambda: _check_model(population, params))
+    start: Any = population.place({"params": params, "ema_params": params, "buffers": buffers})
+    state = dataclasses.replace(state, **start)
+    if not any(run.transfer.optimizer_state == "carried" for run in runs):
+        return state
+    fresh = jax.device_get(population.for_all(state.opt_state))
+
+    def own(i: int, transfer: ConfigDict) -> Any:
+        if transfer.optimizer_state == "carried":
+            return _optimizer_state(opened[transfer.source], transfer, fresh)
+        return jax.tree.map(lambda x: x[i], fresh)
+
+    carried = on_all(lambda: [own(i, run.transfer) for i, run in enumerate(runs)])
+    opt_state: Any = population.place(jax.tree.map(lambda *x: np.stack(x), *carried))
+    return dataclasses.replace(state, opt_state=opt_state)
+
+
+def _weights(source: Results, transfer: ConfigDict) -> Any:
+    if source.runs.run_hash.get(transfer.run_id) != transfer.run_hash:
+        raise UserError(
+            f"{source.workdir}: run {transfer.run_id} is no longer the run {transfer.run_hash} that"
+            " this finetuning was planned from; give a new --workdir"
+        )
+    return jax.device_get(
+        source.weights(transfer.run_id, transfer.step, ema=transfer.weights == "ema")
+    )
+
+
+def _check_model(population: Population, params: Any) -> None:
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.shape, tree)
+
+    if shapes(params) != shapes(population.abstract_state().params):
+        raise UserError("transfer: the source's model is another one than config.model describes")
+
+
+def _optimizer_state(source: Results, transfer: ConfigDict, like: Any) -> Any:
+    """One run's moments at a step of which everything was stored."""
+    with Checkpoints(source.workdir / "checkpoints") as checkpoints:
+        if transfer.step not in checkpoints.steps():
+            kept = ", ".join(f"{step:,}" for step in checkpoints.steps())
+            raise UserError(
+                f"transfer.optimizer_state: {source.workdir} has that of step {kept} only, not of"
+                f" {transfer.step:,}; give fresh, or transfer.checkpoints=end"
+            )
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((len(source.runs), *x.shape[1:]), x.dtype), like
+        )
+        stored = checkpoints.restore_state(transfer.step, {"opt_state": shapes}, transfer.run_id)
+    return stored["opt_state"]

@@ -1,0 +1,1 @@
+"""Finetuning of stored runs on new facts."""

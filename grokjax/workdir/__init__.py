@@ -1,0 +1,1 @@
+"""What a workdir is on the disk: layout, checkpoints, tables, lock."""

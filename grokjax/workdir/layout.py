@@ -1,0 +1,201 @@
+"""The workdir: whose run it holds, and whether a command may go on in it (design section 7)."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+
+from grokjax.base.errors import UserError
+from grokjax.base.files import leads_out, read_json, write_atomically
+from grokjax.settings.rows import config_difference, from_json, to_json
+from grokjax.workdir.manifest import package_versions
+
+SCHEMA_VERSION = 1
+_FILES = ("config.json", "runs.csv", "curves.csv", "checkpoints")
+TIMING = "timing.json"
+_WRITTEN = (*_FILES, "tensorboard", TIMING)
+
+
+def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Checks that `config` may train in `path`; writes nothing.
+
+    Raises:
+      UserError: the path is empty or not a folder, it holds something else or links out of it, or
+        it belongs to another config (the differing settings are named). More steps than before are
+        welcome.
+    """
+    if not str(path).strip():
+        raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
+    workdir = pathlib.Path(path)
+    try:
+        above = [p for p in workdir.absolute().parents if p.exists() and not p.is_dir()]
+        _ = workdir.exists()
+    except OSError as error:
+        raise UserError(f"workdir {str(path)[:80]}: {error.strerror}; give another") from None
+    if above:
+        raise UserError(f"workdir {workdir}: {above[0]} is a file; give a folder")
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir}: this is a file; give a folder")
+    _refuse_links(workdir)
+    if not (workdir / "config.json").exists():
+        strangers = [name for name in _FILES if (workdir / name).exists()]
+        if strangers:
+            raise UserError(
+                f"workdir {workdir}: has {strangers[0]} but no config.json; give another folder"
+            )
+        return workdir
+    before = read_config(workdir)
+    imported_from = read_content(workdir).get("imported_from")
+    if imported_from:
+        raise UserError(
+            f"workdir {workdir}: holds weights of {imported_from}, not a training that could go on;"
+            " give another --workdir"
+        )
+    differences = config_difference(before, config)
+    steps, wanted = before.train.num_steps, config.train.num_steps
+    if wanted > steps:
+        differences = [d for d in differences if not d.startswith("train.num_steps:")]
+    if differences:
+        shown = "; ".join(differences[:4]) + (
+            f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+        )
+        raise UserError(
+            f"workdir {workdir}: holds another config ({shown}); give another --workdir or the"
+            " settings it was started with (train.num_steps alone may grow)"
+        )
+    return workdir
+
+
+def _refuse_links(workdir: pathlib.Path) -> None:
+    """What we would write must not land elsewhere."""
+    for name in _WRITTEN:
+        for path in (workdir / name, *(workdir / name).rglob("*")):
+            if path.is_symlink() and leads_out(path, workdir):
+                raise UserError(
+                    f"workdir {workdir}: {path.relative_to(workdir)} is a link out of it; put the"
+                    " thing itself there, or make the whole workdir a link"
+                )
+
+
+def check_data(workdir: pathlib.Path, data_sha256: str) -> None:
+    """Refuses data other than a workdir was started with.
+
+    Raises:
+      UserError: they have changed.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    before = str(read_content(workdir).get("data_sha256", ""))
+    folder = read_config(workdir).data.folder
+    if before and before != data_sha256:
+        whose = f"the files of data.folder {folder}" if folder else "the data that grokjax draws"
+        raise UserError(
+            f"workdir {workdir}: {whose} are not those that it was started with (SHA-256"
+            f" {before[:12]!a}, now {data_sha256[:12]}); bring them back, or give another --workdir"
+        )
+
+
+def read_content(workdir: str | os.PathLike) -> dict[str, Any]:
+    """All that `config.json` says.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        return dict(read_json(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this a grokjax workdir?") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a grokjax config ({error}); restore it or use a new workdir"
+        ) from None
+
+
+def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The resolved settings that a workdir was started with."""
+    path, content = pathlib.Path(workdir) / "config.json", read_content(workdir)
+    try:
+        version, config = content["schema_version"], dict(content["config"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a grokjax config; restore it or use a new workdir") from None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {str(version)[:20]!a}, this grokjax reads {SCHEMA_VERSION};"
+            " use the version that wrote it"
+        )
+    try:
+        return from_json(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def read_vocab_size(workdir: str | os.PathLike) -> int:
+    """Of the data that a workdir's models were made for."""
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        size = int(read_content(workdir)["vocab_size"])
+        if 0 <= size < 2**31:
+            return size
+        raise KeyError("vocab_size")
+    except (KeyError, TypeError, OverflowError):
+        raise UserError(f"{path}: has no vocab_size; restore it or use a new workdir") from None
+
+
+def write_config(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    vocab_size: int,
+    data_sha256: str = "",
+    imported_from: str = "",
+) -> None:
+    """config.json, replaced as a whole: settings and everything needed to repeat them.
+
+    Args:
+      workdir: made if need be.
+      config: resolved.
+      vocab_size: of the data.
+      data_sha256: of the data, if they are to be found unchanged later.
+      imported_from: the file that the weights come from, if they were not trained here.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "config": to_json(config),
+        "vocab_size": vocab_size,
+        "data_sha256": data_sha256,
+        "imported_from": imported_from,
+        "commit": _commit(),
+        "versions": package_versions(),
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "platform": jax.default_backend(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "command": sys.argv,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    write_atomically(workdir / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def _commit() -> str:
+    """The commit of the source tree that runs, with `+` if it was changed since."""
+
+    def git(*args: str) -> str:
+        here = pathlib.Path(__file__).parent
+        done = subprocess.run(
+            ["git", "-C", str(here), *args], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain", "-uno") else "")
+    except OSError:
+        return ""
