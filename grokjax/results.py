@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import pandas as pd
 from ml_collections import ConfigDict
 
-from grokjax import model
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, write_atomically
 from grokjax.data.dataset import Dataset
 from grokjax.data.folder import load_dataset
 from grokjax.data.graph import regime_name, resolve_augmentation
+from grokjax.model import Buffers, ModelConfig, Params, init
 from grokjax.settings.rows import expand, flatten, settings_hash, swept_settings
 from grokjax.training.population import evaluated_model, model_config
 from grokjax.training.step import STATUS_NAMES
@@ -63,7 +63,7 @@ class Results:
             return checkpoints.steps("analysis")
 
     @property
-    def model(self) -> model.ModelConfig:
+    def model(self) -> ModelConfig:
         """The model as it is evaluated and analysed; every run's."""
         return evaluated_model(self.config, model_config(self.config, self.vocab_size))
 
@@ -73,13 +73,13 @@ class Results:
 
     def weights(
         self, run_id: int, step: int | None = None, *, ema: bool = True
-    ) -> tuple[model.Params, model.Buffers]:
+    ) -> tuple[Params, Buffers]:
         """One run's (params, buffers) at a stored step, the last by default."""
         return jax.tree.map(lambda x: x[0], self.stacked_weights([run_id], step, ema=ema))
 
     def stacked_weights(
         self, run_ids: Sequence[int], step: int | None = None, *, ema: bool = True
-    ) -> tuple[model.Params, model.Buffers]:
+    ) -> tuple[Params, Buffers]:
         """The same of several runs, with a leading run axis."""
         name = "ema_params" if ema else "params"
         stored = [(x[name], x["buffers"]) for x in self._restore([name], run_ids, step)]
@@ -87,7 +87,7 @@ class Results:
 
     def _restore(self, names: Sequence[str], run_ids: Sequence[int], step: int | None) -> list[Any]:
         config = model_config(self.config, self.vocab_size)
-        one_run = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
+        one_run = jax.eval_shape(lambda: init(config, jax.random.key(0)))
         params, buffers = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((len(self.runs), *x.shape), x.dtype), one_run
         )

@@ -206,7 +206,7 @@ def label_effects(
     return xr.Dataset(data, coordinates)
 
 
-def _defined_total(difference: Float[np.ndarray, "C N"]) -> Float[np.ndarray, C]:
+def _defined_total(difference: Float[np.ndarray, "C N"]) -> Float[np.ndarray, " C"]:
     """Mean over the pairs, NaN where it is not above twice its standard error: nothing to share."""
     there = np.isfinite(difference)
     sizes = np.where(there.any(axis=-1), there.sum(axis=-1), np.nan)

@@ -133,7 +133,7 @@ def _read(
     top = jnp.argmax(logits, axis=-1)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
 
-    def about(token: Int[Array, B]) -> dict[str, Array]:
+    def about(token: Int[Array, " B"]) -> dict[str, Array]:
         own = jnp.take_along_axis(
             logits, jnp.broadcast_to(token[:, None, None], (*logits.shape[:-1], 1)), axis=-1
         )

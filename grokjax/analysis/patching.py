@@ -146,7 +146,7 @@ def _run(
     config: ModelConfig,
     weights: Weights,
     queries: Int[Array, "N 4"],
-    answers: tuple[Int[Array, N], Int[Array, N]],
+    answers: tuple[Int[Array, " N"], Int[Array, " N"]],
     donor: Donor,
     shares: dict[str, Array],
 ) -> tuple[Readings, Donor]:
@@ -174,7 +174,7 @@ def _attribute(
     config: ModelConfig,
     weights: Weights,
     queries: Int[Array, "N 4"],
-    answers: tuple[Int[Array, N], Int[Array, N]],
+    answers: tuple[Int[Array, " N"], Int[Array, " N"]],
     states: dict[str, Array],
     nothing: dict[str, Array],
 ) -> dict[str, Array]:

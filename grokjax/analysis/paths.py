@@ -77,10 +77,10 @@ class _Two:
     a: str
     b: str
     squares: Float[np.ndarray, "R R"]
-    is_a: Bool[np.ndarray, R]
+    is_a: Bool[np.ndarray, " R"]
     size: float
     # Runs of a and of b, block by block; None where they do not match.
-    matched: tuple[Int[np.ndarray, N], Int[np.ndarray, N]] | None
+    matched: tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]] | None
 
 
 def _two_groups(
@@ -154,7 +154,7 @@ def _compare(two: _Two, margin: float, seed: int) -> dict:
     return row
 
 
-def permuted(two: _Two, seed: int = 0) -> Float[np.ndarray, P]:
+def permuted(two: _Two, seed: int = 0) -> Float[np.ndarray, " P"]:
     """The squared distance under every labelling of the runs, or a sample with the data's own."""
     rng = random_stream(seed, "permutations")
     if two.matched is not None:
@@ -196,7 +196,7 @@ def _products(two: _Two) -> Float[np.ndarray, "n n"]:
 
 def _paired_squares(
     products: Float[np.ndarray, "n n"], signs: Float[np.ndarray, "P n"]
-) -> Float[np.ndarray, P]:
+) -> Float[np.ndarray, " P"]:
     """Means of the products over pairs of different blocks; a swapped block turns its sign."""
     n = len(products)
     sums = np.einsum("pi,ij,pj->p", signs, products, signs, optimize=True)
@@ -205,7 +205,7 @@ def _paired_squares(
 
 def _unpaired_squares(
     squares: Float[np.ndarray, "R R"], labellings: Bool[np.ndarray, "P R"]
-) -> Float[np.ndarray, P]:
+) -> Float[np.ndarray, " P"]:
     """Between the groups of each labelling, less half of what each has within."""
     a, b = labellings.astype(float), (~labellings).astype(float)
     n_a, n_b = a.sum(axis=1), b.sum(axis=1)

@@ -122,9 +122,9 @@ class Probes:
     """All probe sets of a run in one table."""
 
     table: QueryTable
-    bridge: Int16[np.ndarray | Array, Q]  # token id; PAD where there is none
+    bridge: Int16[np.ndarray | Array, " Q"]  # token id; PAD where there is none
     decoy: Int16[np.ndarray | Array, "Q 8"]  # bridges shuffled within the type, for chance levels
-    kind: Int16[np.ndarray | Array, Q]  # index into names; -1 for padding
+    kind: Int16[np.ndarray | Array, " Q"]  # index into names; -1 for padding
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
 
@@ -151,8 +151,8 @@ class Batch:
 
     inputs: Int[Array, "B T"]
     labels: Int[Array, "B T"]
-    answer_position: Int[Array, B]  # the first PAD of the input
-    identifiers: Int[Array, B]  # rows of the registers' table
+    answer_position: Int[Array, " B"]  # the first PAD of the input
+    identifiers: Int[Array, " B"]  # rows of the registers' table
 
 
 def make_dataset(data: ConfigDict, seed: int) -> Dataset:
@@ -232,7 +232,7 @@ def assemble(
     vocabulary: Vocabulary,
     train: Int[np.ndarray, "n 5"],
     probes: Int[np.ndarray, "Q 5"],
-    kind: Int[np.ndarray, Q],
+    kind: Int[np.ndarray, " Q"],
     names: tuple[str, ...],
     id_facts: Int[np.ndarray, "n 3"],
     ood_facts: Int[np.ndarray, "n 3"],

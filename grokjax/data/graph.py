@@ -42,14 +42,14 @@ class KnowledgeGraph:
     def out_degree(self) -> int:
         return self.tail.shape[1]
 
-    def facts(self, ids: Int[np.ndarray, N]) -> Int[np.ndarray, "N 3"]:
+    def facts(self, ids: Int[np.ndarray, " N"]) -> Int[np.ndarray, "N 3"]:
         """(head, relation, tail) of facts by id."""
         relation, tail = self.relation.ravel()[ids], self.tail.ravel()[ids]
         head = (ids // self.out_degree).astype(np.int32)
         return np.stack([head, relation, tail], axis=1)
 
     def compositions(
-        self, first: Int[np.ndarray, N], second: Int[np.ndarray, N]
+        self, first: Int[np.ndarray, " N"], second: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, "N 5"]:
         """(head, relation 1, bridge, relation 2, tail) of chained facts by id."""
         hop1, hop2 = self.facts(first), self.facts(second)

@@ -122,7 +122,7 @@ def draw_new_facts(
 
 
 def _with_room(
-    entities: Int[np.ndarray, N], unused: dict[int, list[int]], rng: np.random.Generator
+    entities: Int[np.ndarray, " N"], unused: dict[int, list[int]], rng: np.random.Generator
 ) -> int:
     """A random entity that has an unused relation."""
     while True:

@@ -112,7 +112,7 @@ def _lens_items(
     top: Int[np.ndarray, "G Q T"],
     model: ModelConfig,
 ) -> list[dict[str, Any]]:
-    def names(ids: Int[np.ndarray, T]) -> list[str]:
+    def names(ids: Int[np.ndarray, " T"]) -> list[str]:
         tokens = dataset.vocabulary.tokens
         return [tokens[i - 1] if i != PAD else f"<UNK:{PAD}>" for i in ids.tolist()]
 

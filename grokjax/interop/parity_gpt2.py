@@ -85,13 +85,13 @@ def compare_gpt2(z: Arrays) -> Iterator[Difference]:
             yield parameters_within(f"step {i + 1} param", "float32", state.params, want, most)
 
 
-def gpt2_params(z: Arrays, prefix: str, config: ModelConfig, swap: Int[np.ndarray, V]) -> Params:
+def gpt2_params(z: Arrays, prefix: str, config: ModelConfig, swap: Int[np.ndarray, " V"]) -> Params:
     """What the file has under a prefix, its vocabulary in our order."""
     params = interop.params_from_gpt2(group(z, prefix), config)
     return jax.tree.map(jnp.asarray, params | {"embed": params["embed"][swap]})
 
 
-def gpt2_batch(z: Arrays, i: int, swap: Int[np.ndarray, V]) -> Batch:
+def gpt2_batch(z: Arrays, i: int, swap: Int[np.ndarray, " V"]) -> Batch:
     """The i-th batch; labels under 0 are ignored."""
     labels = z["batches/lm_labels"][i]
     labels = np.where(labels < 0, 0, swap[np.maximum(labels, 0)])

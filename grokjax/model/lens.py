@@ -31,6 +31,6 @@ def top_tokens(config: ModelConfig, params: Params, trace: Trace) -> Int[Array, 
     return jnp.argmax(lens_logits(config, params, trace), axis=-1)
 
 
-def found_anywhere(top: Int[Array, "G B T"], token: Int[Array, B]) -> Bool[Array, B]:
+def found_anywhere(top: Int[Array, "G B T"], token: Int[Array, " B"]) -> Bool[Array, " B"]:
     """Whether a query's token is first choice at any stage and any position; never for PAD."""
     return jnp.any(top == token[None, :, None], axis=(0, 2)) & (token > 0)

@@ -164,7 +164,7 @@ def grok_kinds(data: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def causes(events: pd.DataFrame) -> Int[np.ndarray, N]:
+def causes(events: pd.DataFrame) -> Int[np.ndarray, " N"]:
     """How each run ended, as `aalen_johansen` takes it."""
     cause = {OBSERVED: EVENT, DIVERGED: COMPETING}
     return events.status.map(cause).fillna(CENSORED).to_numpy(int)

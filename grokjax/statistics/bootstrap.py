@@ -62,7 +62,7 @@ def ratio_interval(
 
 def rate_interval(
     rate: Float[np.ndarray, "R F"],
-    num_queries: Int[np.ndarray, R],
+    num_queries: Int[np.ndarray, " R"],
     seeds: Sequence[str] | None = None,
     *,
     seed: int = 0,

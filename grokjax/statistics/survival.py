@@ -22,7 +22,7 @@ from grokjax.statistics.events import Interval
 CENSORED, EVENT, COMPETING = 0, 1, 2
 
 
-def kaplan_meier(time: Float[np.ndarray, N], observed: Bool[np.ndarray, N]) -> pd.DataFrame:
+def kaplan_meier(time: Float[np.ndarray, " N"], observed: Bool[np.ndarray, " N"]) -> pd.DataFrame:
     """Share of runs without the event yet, with 95 % intervals (log-log Greenwood).
 
     Args:
@@ -53,7 +53,7 @@ def kaplan_meier(time: Float[np.ndarray, N], observed: Bool[np.ndarray, N]) -> p
 _KM = ["time", "survival", "low", "high", "at_risk"]
 
 
-def aalen_johansen(time: Float[np.ndarray, N], cause: Int[np.ndarray, N]) -> pd.DataFrame:
+def aalen_johansen(time: Float[np.ndarray, " N"], cause: Int[np.ndarray, " N"]) -> pd.DataFrame:
     """P(event by t) where another end (divergence) competes, with 95 % intervals (log-log).
 
     One minus Kaplan-Meier is too high: it takes a diverged run for one that may still have it.
@@ -106,7 +106,7 @@ def _log_log(p: float, variance: float, n: int) -> tuple[float, float]:
 
 
 def restricted_mean(
-    time: Float[np.ndarray, N], observed: Bool[np.ndarray, N], horizon: float
+    time: Float[np.ndarray, " N"], observed: Bool[np.ndarray, " N"], horizon: float
 ) -> Interval:
     """Mean time without the event up to a horizon: the area under Kaplan-Meier.
 
@@ -165,7 +165,11 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def paired_ratio(
-    a: Float[np.ndarray, N], b: Float[np.ndarray, N], *, seed: int = 0, num_resamples: int = 10_000
+    a: Float[np.ndarray, " N"],
+    b: Float[np.ndarray, " N"],
+    *,
+    seed: int = 0,
+    num_resamples: int = 10_000,
 ) -> Interval:
     """Ratio of means of pairs (two regimes of one seed, say), with a bootstrap over the pairs."""
     a, b = np.asarray(a, float), np.asarray(b, float)
@@ -182,7 +186,7 @@ def paired_ratio(
 
 
 def stratified_mean(
-    values: Float[np.ndarray, N],
+    values: Float[np.ndarray, " N"],
     strata: Sequence[str],
     *,
     seed: int = 0,
@@ -203,7 +207,7 @@ def stratified_mean(
 
 
 def variance_components(
-    values: Float[np.ndarray, N], factors: Mapping[str, Sequence[int]]
+    values: Float[np.ndarray, " N"], factors: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
     """How much of the variance each factor brings, in a full cross of them (method of moments).
 

@@ -36,11 +36,11 @@ class EvaluateConfig:
 class Hits:
     """What each query got right. N queries, G stages, P positions that a path may be read at."""
 
-    answer: Bool[Array, N]
-    exact: Bool[Array, N]
-    target: Bool[Array, N]
-    bridge: Bool[Array, N]
-    chance: Float[Array, N]
+    answer: Bool[Array, " N"]
+    exact: Bool[Array, " N"]
+    target: Bool[Array, " N"]
+    bridge: Bool[Array, " N"]
+    chance: Float[Array, " N"]
     bridge_by_site: Bool[Array, "N G P"]  # first choice there
 
 
@@ -145,7 +145,7 @@ def in_batches(columns: Any, batch_size: int) -> Any:
     return jax.tree.map(split, columns)
 
 
-def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool[Array, B]:
+def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool[Array, " B"]:
     """The authors' rule: PADs dropped, the text before the first `</a>` equals the target's."""
     num_tokens = predicted.shape[1]
     kept = predicted != 0
@@ -162,7 +162,10 @@ def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool
 
 
 def _bridge_by_site(
-    config: EvaluateConfig, top: Int[Array, "G B T"], bridge: Int[Array, B], read_at: Int[Array, B]
+    config: EvaluateConfig,
+    top: Int[Array, "G B T"],
+    bridge: Int[Array, " B"],
+    read_at: Int[Array, " B"],
 ) -> Bool[Array, "B G P"]:
     """Whether the first choice is the bridge, at every stage and position of a possible path."""
     if config.path_position == BEST:
@@ -193,10 +196,10 @@ def _position(config: EvaluateConfig, place: Int[Array, ""]) -> Int[Array, ""]:
     return jnp.asarray(POSITIONS.index(config.path_position) - says_next)
 
 
-def _mean_where(value: Array, where: Bool[Array, N]) -> Float[Array, ""]:
+def _mean_where(value: Array, where: Bool[Array, " N"]) -> Float[Array, ""]:
     """Mean over the queries in question, NaN without any."""
     return jnp.sum(jnp.where(where, value, 0)) / jnp.sum(where)
 
 
-def _at(x: Int[Array, "B T"], position: Int[Array, B]) -> Int[Array, B]:
+def _at(x: Int[Array, "B T"], position: Int[Array, " B"]) -> Int[Array, " B"]:
     return jnp.take_along_axis(x, position[:, None], axis=1)[:, 0]

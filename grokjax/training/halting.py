@@ -26,8 +26,8 @@ class Halting:
 
     states: tuple[Float[Array, "B S D"], Float[Array, "B S D"]]
     query: Int16[Array, "B 4"]
-    steps: Int[Array, B]
-    halted: Bool[Array, B]
+    steps: Int[Array, " B"]
+    halted: Bool[Array, " B"]
     epoch: UInt32[Array, ""]  # of the next item to be drawn
     offset: UInt32[Array, ""]
 

@@ -40,7 +40,7 @@ def sequence_losses(
     return jnp.sum(token_losses(kind, logits, labels), axis=-1) / count
 
 
-def answer_labels(labels: Int[Array, "B T"], answer_position: Int[Array, B]) -> Array:
+def answer_labels(labels: Int[Array, "B T"], answer_position: Int[Array, " B"]) -> Array:
     """Labels from the answer on; what comes before is ignored."""
     return jnp.where(jnp.arange(labels.shape[1]) >= answer_position[:, None], labels, 0)
 

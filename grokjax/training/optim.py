@@ -241,7 +241,7 @@ def sign_sgd(
         del params
         return SignSGDState(jnp.zeros((), jnp.int32))
 
-    def update(grads, state, params, *, present: Bool[Array, N], **_):
+    def update(grads, state, params, *, present: Bool[Array, " N"], **_):
         rate = learning_rate(state.num_updates)
 
         def step(grad, param):

@@ -16,7 +16,7 @@ _ROUNDS = 6  # even, so that the two halves end with the widths they started wit
 
 def batch_indices(
     key: Array, step: Int[Array, ""], batch_size: int, size: Int[Array, ""]
-) -> Int[Array, B]:
+) -> Int[Array, " B"]:
     """Items of the batch that step `step` (from 0) trains on. A batch may straddle epochs.
 
     Args:
@@ -33,8 +33,8 @@ def batch_indices(
 
 
 def items_at(
-    key: Array, epoch: UInt32[Array, ""], offset: UInt32[Array, B], size: UInt32[Array, ""]
-) -> Int[Array, B]:
+    key: Array, epoch: UInt32[Array, ""], offset: UInt32[Array, " B"], size: UInt32[Array, ""]
+) -> Int[Array, " B"]:
     """Items `offset` places after the start of an epoch, which may be in a later one."""
     round_keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
     items = permute(round_keys, epoch + offset // size, offset % size, size)
@@ -42,11 +42,11 @@ def items_at(
 
 
 def permute(
-    round_keys: UInt32[Array, R],
-    epoch: UInt32[Array, B],
-    position: UInt32[Array, B],
+    round_keys: UInt32[Array, " R"],
+    epoch: UInt32[Array, " B"],
+    position: UInt32[Array, " B"],
     size: UInt32[Array, ""],
-) -> UInt32[Array, B]:
+) -> UInt32[Array, " B"]:
     """Position -> item: for each epoch a bijection of 0..size-1."""
     bits = jnp.maximum(32 - jax.lax.clz(size - 1), 2)
     tweaks = [

@@ -283,7 +283,7 @@ class Population:
         metrics = _among_nan(metrics, own.rows, len(self._rows), by_run)
         return _put(state, part, own.rows, by_run), metrics
 
-    def stop(self, state: RunState, ended: Bool[np.ndarray, R]) -> RunState:
+    def stop(self, state: RunState, ended: Bool[np.ndarray, " R"]) -> RunState:
         """Freezes runs that have reached their end; they leave the program when enough have."""
         ended = ended[self._rows]
         stopping = place(jnp.asarray(ended), self.mesh)

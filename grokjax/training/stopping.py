@@ -41,6 +41,6 @@ class Stopping:
             if len(self._above[run_id]) == CONSECUTIVE:
                 self._ends[run_id] = self._above[run_id][0] + self._margin
 
-    def ended(self, step: int) -> Bool[np.ndarray, R]:
+    def ended(self, step: int) -> Bool[np.ndarray, " R"]:
         """Which runs have reached their end at `step`."""
         return self._ends <= step

@@ -4,7 +4,7 @@ import pathlib
 
 from grokjax.interop import parity
 
-FOLDER = pathlib.Path(__file__).parent / "data" / "golden"
+FOLDER = pathlib.Path(__file__).parents[1] / "data" / "golden"
 
 batch = parity.batch
 group = parity.group

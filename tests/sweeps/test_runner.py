@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny_config
+from tiny import PYTHONPATH
 
 import grokjax
 from grokjax.base.errors import UserError
@@ -246,11 +247,10 @@ def test_a_killed_sweep_goes_on_to_the_same_table(tmp_path):
     """kill -9 in the middle of a population; the same command; the table of an undisturbed one."""
     file = tmp_path / "x.py"
     file.write_text(EXPERIMENT.replace("train__num_steps=20", "train__num_steps=200"))
-    tests = pathlib.Path(__file__).parent
     command = [
         sys.executable, "-m", "grokjax", "sweep", f"--config={file}", f"--workdir={tmp_path / 'w'}"
     ]  # fmt: skip
-    env = os.environ | {"PYTHONPATH": f"{tests}:{tests.parent}"}
+    env = os.environ | {"PYTHONPATH": PYTHONPATH}
     curves = tmp_path / "w" / "populations" / "000" / "curves.csv"
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240

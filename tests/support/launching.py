@@ -5,7 +5,7 @@ import os
 import socket
 import time
 
-from tiny import ROOT, tiny_config
+from tiny import PYTHONPATH, tiny_config
 
 from grokjax.settings.rows import grid, product, seeds
 from grokjax.sweeps.plan import Plan, read_plan, write_plan
@@ -13,7 +13,7 @@ from grokjax.sweeps.planner import extend_plan
 from launch import status
 
 # Of workers: one run on one device, whatever these tests have.
-OWN = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_NUM_CPU_DEVICES": "1"}
+OWN = {"PYTHONPATH": PYTHONPATH, "JAX_NUM_CPU_DEVICES": "1"}
 ENVIRONMENT = os.environ | OWN
 
 

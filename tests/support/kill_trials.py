@@ -1,6 +1,6 @@
 """kill -9 at random moments of a training, and what is left after each.
 
-    python tests/kill_trials.py --trials=50 --out=experiments/results/operations/kill_trials.csv
+    python tests/support/kill_trials.py --trials=50 --out=FILE.csv
 
 A trial starts `grokjax train`, kills it at a random moment (while it starts, trains, saves, removes
 an old step or ends) and restores every step that is listed then. Kills are chained, several to a
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 STEPS, SAVE_EVERY = 400, 10
 MAX_SECONDS = 240  # of one process
 SETTINGS = {

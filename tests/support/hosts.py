@@ -1,7 +1,8 @@
 """A training as several processes of this machine, as a cluster starts it on several hosts.
 
-`python tests/hosts.py OUT.csv` measures how far divisions of the same population over processes and
-virtual devices agree. Devices of one machine share its cores: speed is not what this can measure.
+`python tests/support/hosts.py OUT.csv` measures how far divisions of the same population over
+processes and virtual devices agree. Devices of one machine share its cores: speed is not what this
+can measure.
 """
 
 import csv
@@ -16,7 +17,7 @@ import time
 
 import jax
 import numpy as np
-from tiny import ROOT, tiny_config
+from tiny import PYTHONPATH, ROOT, tiny_config
 
 import grokjax
 from grokjax.data.folder import load_datasets
@@ -66,7 +67,7 @@ def start(workdir, num_processes, num_devices, *arguments, command="train", num_
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(num_devices),
         "NPROC": str(num_threads),
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PYTHONPATH": PYTHONPATH,
     }
     processes = []
     for i in range(num_processes):

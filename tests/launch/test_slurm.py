@@ -14,9 +14,10 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import ROOT, tiny_config
+from conftest import tiny_config
 from slurm_cluster import client, cluster, free_port, reason_to_skip, release, wait_for
 from test_loop import assert_same_workdir
+from tiny import PYTHONPATH
 
 from grokjax.runtime.heartbeat import read_beat
 from grokjax.settings.rows import grid, product, seeds
@@ -34,7 +35,7 @@ KILL_WAIT = 30  # seconds between SIGTERM and SIGKILL: the default of slurm.conf
 def nodes(tmp_path_factory):
     """Names of both; what is set here is what jobs inherit: one device of each process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+        patch.setenv("PYTHONPATH", PYTHONPATH)
         patch.setenv("JAX_NUM_CPU_DEVICES", "1")
         with cluster(tmp_path_factory.mktemp("slurm"), KILL_WAIT) as names:
             yield names

@@ -6,7 +6,9 @@ from ml_collections import ConfigDict
 
 from grokjax.settings.experiment import load_experiment
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
+# For processes that import what tests import.
+PYTHONPATH = f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'support'}"
 
 
 def tiny_config(**changes) -> ConfigDict:

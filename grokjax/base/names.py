@@ -1,0 +1,45 @@
+"""Words that all rooms share: what has become of a run, probe types, metrics, thresholds.
+
+Definitions: docs/protocol.md, section 4.
+"""
+
+# What has become of a run; on the device a status is its place in `RUN_STATUSES`.
+RUNNING, DONE, DIVERGED, STOPPED = "running", "done", "diverged", "stopped"
+RUN_STATUSES = (RUNNING, DONE, DIVERGED, STOPPED)
+
+# What has become of a planned population.
+PENDING, PARTIAL, FAILED, FINISHED = "pending", "partial", "failed", "done"
+
+# What has become of an event in a run: it came, the run ended first, or it diverged first.
+OBSERVED, CENSORED = "observed", "censored"
+
+# Probe types.
+ID_ATOMIC, OOD_ATOMIC = "id_atomic", "ood_atomic"
+TRAIN_INFERRED = "train_inferred"
+TEST_INFERRED_IID, TEST_INFERRED_OOD = "test_inferred_iid", "test_inferred_ood"
+
+# Metrics of a probe type; a column of `curves.csv` is `TYPE/METRIC`.
+ANSWER_ACCURACY, EXACT_MATCH, TARGET_FOUND = "answer_accuracy", "exact_match", "target_found"
+BRIDGE_FOUND = "bridge_found"
+BRIDGE_FOUND_STRICT = "bridge_found_strict"
+BRIDGE_CHANCE = "bridge_chance"
+TRAINING_ACCURACY = "training_accuracy"
+OOD_ACCURACY = f"{TEST_INFERRED_OOD}/{ANSWER_ACCURACY}"
+ID_ACCURACY = f"{TEST_INFERRED_IID}/{ANSWER_ACCURACY}"
+OOD_BRIDGE_FOUND = f"{TEST_INFERRED_OOD}/{BRIDGE_FOUND}"
+OOD_BRIDGE_FOUND_STRICT = f"{TEST_INFERRED_OOD}/{BRIDGE_FOUND_STRICT}"
+OOD_BRIDGE_CHANCE = f"{TEST_INFERRED_OOD}/{BRIDGE_CHANCE}"
+
+# Events, and the metric that each is read from.
+MEMORISED, PATH, GROKKED = "memorised", "path", "grokked"
+EVENT_METRICS = {
+    MEMORISED: TRAINING_ACCURACY,
+    PATH: OOD_BRIDGE_FOUND_STRICT,
+    GROKKED: OOD_ACCURACY,
+}
+
+# Thresholds. A run has memorised, or grokked, at `EVENT_AT` in `CONSECUTIVE` evaluations running.
+EVENT_AT = 0.95
+PATH_AT = 0.5  # a path is there
+LEVELS = (0.95, 0.5, 0.9, 0.99)  # at which times are reported, the first one by default
+CONSECUTIVE = 3
