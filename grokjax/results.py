@@ -22,7 +22,7 @@ from grokjax.data.folder import load_dataset
 from grokjax.data.graph import regime_name, resolve_augmentation
 from grokjax.model import Buffers, ModelConfig, Params, init
 from grokjax.settings.rows import expand, flatten, settings_hash, swept_settings
-from grokjax.training.population import evaluated_model, model_config
+from grokjax.training.resolve import evaluated_model, model_config
 from grokjax.training.step import STATUS_NAMES
 from grokjax.workdir import tables as curves
 from grokjax.workdir.checkpoints import Checkpoints

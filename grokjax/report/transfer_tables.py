@@ -21,7 +21,7 @@ from grokjax.results import Results, load
 from grokjax.settings.rows import SEEDS
 from grokjax.statistics.events import first_crossing, student_interval
 from grokjax.statistics.survival import restricted_mean
-from grokjax.training.population import model_config
+from grokjax.training.resolve import model_config
 from grokjax.workdir.tables import usable_runs
 
 OLD = ("id_atomic", "train_inferred", "test_inferred_iid")  # what may be forgotten

@@ -29,7 +29,7 @@ from grokjax.settings.rows import (
     unknown_setting,
 )
 from grokjax.training.evaluate import BEST
-from grokjax.training.population import evaluated_model, model_config
+from grokjax.training.resolve import evaluated_model, model_config
 
 _CHOICES = {
     "model.kind": ("recursive", "decoder"),

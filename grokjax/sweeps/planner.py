@@ -16,9 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from grokjax.base.text import aligned, duration
-from grokjax.data.dataset import SPECIAL_TOKENS
-from grokjax.data.folder import load_dataset
-from grokjax.model import DECODER, ModelConfig, num_parameters
+from grokjax.model import DECODER, num_parameters
 from grokjax.model.cost import available_bytes, matmul_ceiling, train_flops
 from grokjax.settings.experiment import validate
 from grokjax.settings.rows import (
@@ -30,7 +28,7 @@ from grokjax.settings.rows import (
     with_settings,
 )
 from grokjax.sweeps.plan import Plan, PlannedPopulation
-from grokjax.training.population import model_config
+from grokjax.training.resolve import planned_model
 from grokjax.workdir.checkpoints import log_spaced_steps
 
 _MOST_RUNS = 1024  # of one population, whatever fits
@@ -84,14 +82,6 @@ def _longer(population: PlannedPopulation, num_steps: int, asked: set[str]) -> P
     config = ConfigDict(population.config.to_dict())
     config.train.num_steps = num_steps
     return dataclasses.replace(population, config=config, checkpoint_bytes=checkpoint_bytes(config))
-
-
-def planned_model(config: ConfigDict) -> ModelConfig:
-    """The model of a population, its vocabulary counted without making the data."""
-    d = config.data
-    if d.folder:
-        return model_config(config, load_dataset(config).vocabulary.size)
-    return model_config(config, 1 + d.num_entities + d.num_relations + len(SPECIAL_TOKENS))
 
 
 def run_bytes(config: ConfigDict) -> int:

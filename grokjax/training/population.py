@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,10 +22,15 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset, Probes, QueryTable, stack_datasets
-from grokjax.model import ModelConfig
 from grokjax.runtime.processes import are_several
 from grokjax.training.evaluate import EvaluateConfig, evaluate
-from grokjax.training.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
+from grokjax.training.optim import Hyperparameters
+from grokjax.training.resolve import (
+    evaluated_model,
+    hyperparameters,
+    model_config,
+    optimizer_config,
+)
 from grokjax.training.step import (
     RUNNING,
     STOPPED,
@@ -357,42 +361,3 @@ def _among_nan(tree: Any, rows: np.ndarray, size: int, by_run: NamedSharding) ->
 
 def _identity(tree: Any) -> Any:
     return tree
-
-
-def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
-    """The static model settings of a config; `vocab_size` is the dataset's."""
-    settings = config.model.to_dict()
-    return ModelConfig(**settings | {"vocab_size": settings["vocab_size"] or vocab_size})
-
-
-def evaluated_model(config: ConfigDict, model: ModelConfig) -> ModelConfig:
-    """The model at the depth that `config.evaluate` asks for."""
-    depth = {
-        name: config.evaluate[name]
-        for name in ("H_cycles", "L_cycles", "num_loops")
-        if config.evaluate[name]
-    }
-    return dataclasses.replace(model, **depth)
-
-
-def optimizer_config(config: ConfigDict, runs: Sequence[ConfigDict]) -> OptimizerConfig:
-    """What shapes the update: a part is there as soon as one run uses it."""
-    o = config.optimizer
-    return OptimizerConfig(
-        o.name,
-        o.schedule,
-        o.weight_decay_schedule,
-        grokfast=any(run.optimizer.grokfast_lambda for run in runs),
-        clip=any(run.optimizer.clip_norm < math.inf for run in runs),
-        orthograd=any(run.optimizer.orthograd for run in runs),
-    )
-
-
-def hyperparameters(runs: Sequence[ConfigDict], dtype: Any = jnp.float32) -> Hyperparameters:
-    """Each run's numbers, [R] each."""
-    return Hyperparameters(
-        **{
-            name: jnp.array([run.optimizer[name] for run in runs], dtype)
-            for name in HYPERPARAMETERS
-        }
-    )

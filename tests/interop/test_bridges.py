@@ -18,7 +18,7 @@ from grokjax.data.folder import write_folder
 from grokjax.interop import exports, imports, parity
 from grokjax.interop import official as interop
 from grokjax.model import ModelConfig, forward, forward_all_steps
-from grokjax.training.population import model_config
+from grokjax.training.resolve import model_config
 
 OFFICIAL = DATA / "official_model"
 STEP = 6400

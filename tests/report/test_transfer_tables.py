@@ -20,7 +20,7 @@ from grokjax.report.transfer_tables import (
     worth_table,
 )
 from grokjax.settings.experiment import load_experiment
-from grokjax.training.population import model_config
+from grokjax.training.resolve import model_config
 
 STEPS = np.arange(0, 100, 10)
 # group, checkpoint, seed, final accuracy, step from which accuracy is 0.6 (None: never), FLOPs

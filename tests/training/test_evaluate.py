@@ -13,7 +13,7 @@ from grokjax.data.dataset import POSITIONS, PROBE_TYPES, make_batch, make_datase
 from grokjax.data.folder import write_folder
 from grokjax.model import forward, init, lens
 from grokjax.training.evaluate import TRAINING_TYPES, EvaluateConfig, evaluate, exact_match
-from grokjax.training.population import model_config
+from grokjax.training.resolve import model_config
 
 STRICT_STAGE = "H1_L0_Thinking"
 

@@ -1,0 +1,63 @@
+"""From settings to what programs are made of: model, optimiser, numbers of each run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from grokjax.data.dataset import SPECIAL_TOKENS
+from grokjax.data.folder import load_dataset
+from grokjax.model import ModelConfig
+from grokjax.training.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
+
+
+def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
+    """The static model settings of a config; `vocab_size` is the dataset's."""
+    settings = config.model.to_dict()
+    return ModelConfig(**settings | {"vocab_size": settings["vocab_size"] or vocab_size})
+
+
+def evaluated_model(config: ConfigDict, model: ModelConfig) -> ModelConfig:
+    """The model at the depth that `config.evaluate` asks for."""
+    depth = {
+        name: config.evaluate[name]
+        for name in ("H_cycles", "L_cycles", "num_loops")
+        if config.evaluate[name]
+    }
+    return dataclasses.replace(model, **depth)
+
+
+def optimizer_config(config: ConfigDict, runs: Sequence[ConfigDict]) -> OptimizerConfig:
+    """What shapes the update: a part is there as soon as one run uses it."""
+    o = config.optimizer
+    return OptimizerConfig(
+        o.name,
+        o.schedule,
+        o.weight_decay_schedule,
+        grokfast=any(run.optimizer.grokfast_lambda for run in runs),
+        clip=any(run.optimizer.clip_norm < math.inf for run in runs),
+        orthograd=any(run.optimizer.orthograd for run in runs),
+    )
+
+
+def hyperparameters(runs: Sequence[ConfigDict], dtype: Any = jnp.float32) -> Hyperparameters:
+    """Each run's numbers, [R] each."""
+    return Hyperparameters(
+        **{
+            name: jnp.array([run.optimizer[name] for run in runs], dtype)
+            for name in HYPERPARAMETERS
+        }
+    )
+
+
+def planned_model(config: ConfigDict) -> ModelConfig:
+    """The model of a population, its vocabulary counted without making the data."""
+    d = config.data
+    if d.folder:
+        return model_config(config, load_dataset(config).vocabulary.size)
+    return model_config(config, 1 + d.num_entities + d.num_relations + len(SPECIAL_TOKENS))
