@@ -15,8 +15,8 @@ import time
 import pandas as pd
 import pytest
 from conftest import tiny_config
+from same import assert_same_workdir
 from slurm_cluster import client, cluster, free_port, reason_to_skip, release, wait_for
-from test_loop import assert_same_workdir
 from tiny import PYTHONPATH
 
 from grokjax.runtime.heartbeat import read_beat

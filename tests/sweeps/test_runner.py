@@ -9,33 +9,18 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny_config
-from tiny import PYTHONPATH
+from tiny import PYTHONPATH, fast, rows
 
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main
 from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import expand, grid, product, seeds, settings_hash
+from grokjax.settings.rows import expand, settings_hash
 from grokjax.sweeps import planner as plan
 from grokjax.sweeps import runner as sweeps
 from grokjax.sweeps.plan import Plan, population_state, read_plan, write_plan
 from grokjax.sweeps.planner import extend_plan
 from grokjax.training.population import Population
-
-
-def fast(**changes):
-    return tiny_config(train__num_steps=20, checkpoint__every=10, **changes)
-
-
-def rows(num_seeds=2, widths=(16,), rates=(1e-3,)):
-    return list(
-        product(
-            grid("model.hidden_size", widths),
-            grid("optimizer.learning_rate", rates),
-            seeds(num_seeds),
-        )
-    )
 
 
 def test_traced_settings_share_a_population_and_static_ones_do_not():

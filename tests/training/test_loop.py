@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import FINETUNING, PRETRAINING, tiny_config
+from same import assert_same_workdir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import make_dataset
-from grokjax.data.folder import load_datasets, write_folder
+from grokjax.data.folder import write_folder
 from grokjax.report import curves_figure, summary
 from grokjax.runtime.interrupt import Interrupted
 from grokjax.training import loop
@@ -48,37 +49,6 @@ def stop_after(monkeypatch, num_chunks):
 
     monkeypatch.setattr(loop.Population, "train", train)
     return calls
-
-
-def final_arrays(workdir, step):
-    """Everything in the full state on disk."""
-    with Checkpoints(workdir / "checkpoints") as saved:
-        assert saved.steps()[-1] == step
-    population = loop.Population(*_population_of(workdir))
-    with Checkpoints(workdir / "checkpoints") as saved:
-        _, state = saved.restore_latest(population.abstract_state())
-    return jax.tree.leaves(state)
-
-
-def _population_of(workdir):
-    config = grokjax.load(workdir).config
-    runs = loop.expand(config)
-    return config, runs, load_datasets(runs)
-
-
-def raw(leaf):
-    return (
-        jax.random.key_data(leaf)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        else leaf
-    )
-
-
-def assert_same_workdir(a, b, step):
-    assert (a / "curves.csv").read_bytes() == (b / "curves.csv").read_bytes()
-    assert (a / "runs.csv").read_bytes() == (b / "runs.csv").read_bytes()
-    for x, y in zip(final_arrays(a, step), final_arrays(b, step), strict=True):
-        np.testing.assert_array_equal(raw(x), raw(y))
 
 
 @pytest.fixture(scope="module")

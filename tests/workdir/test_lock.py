@@ -100,7 +100,7 @@ def test_waiting(tmp_path):
 
 
 def test_a_sweep_leaves_a_population_to_who_trains_it(tmp_path, capsys):
-    from test_sweeps import fast, rows
+    from tiny import fast, rows
 
     from grokjax.sweeps.plan import population_folder
 
