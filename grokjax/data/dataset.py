@@ -112,8 +112,8 @@ class QueryTable:
     Rows from `size` on are padding, all 0.
     """
 
-    query: Int16[np.ndarray | Array, "N 4"]
-    size: Int[np.ndarray | Array, ""]
+    query: Int16[np.ndarray | Array, "*R N 4"]
+    size: Int[np.ndarray | Array, "*R"]
 
 
 @jax.tree_util.register_dataclass
@@ -122,9 +122,11 @@ class Probes:
     """All probe sets of a run in one table."""
 
     table: QueryTable
-    bridge: Int16[np.ndarray | Array, " Q"]  # token id; PAD where there is none
-    decoy: Int16[np.ndarray | Array, "Q 8"]  # bridges shuffled within the type, for chance levels
-    kind: Int16[np.ndarray | Array, " Q"]  # index into names; -1 for padding
+    bridge: Int16[np.ndarray | Array, "*R Q"]  # token id; PAD where there is none
+    decoy: Int16[
+        np.ndarray | Array, "*R Q 8"
+    ]  # bridges shuffled within the type, for chance levels
+    kind: Int16[np.ndarray | Array, "*R Q"]  # index into names; -1 for padding
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
 
@@ -136,10 +138,10 @@ class Dataset:
     vocabulary: Vocabulary
     train: QueryTable
     probes: Probes
-    id_facts: Int[np.ndarray, "n 3"]  # token ids (head, relation, tail)
-    ood_facts: Int[np.ndarray, "n 3"]
+    id_facts: Int[np.ndarray, "_ 3"]  # token ids (head, relation, tail)
+    ood_facts: Int[np.ndarray, "_ 3"]
     counts: Mapping[str, int]  # what was realised: items and facts by kind
-    new_facts: Int[np.ndarray, "n 3"] = dataclasses.field(  # of finetuning
+    new_facts: Int[np.ndarray, "_ 3"] = dataclasses.field(  # of finetuning
         default_factory=lambda: np.zeros((0, 3), np.int32)
     )
 
@@ -230,12 +232,12 @@ def make_dataset(data: ConfigDict, seed: int) -> Dataset:
 def assemble(
     name: str,
     vocabulary: Vocabulary,
-    train: Int[np.ndarray, "n 5"],
+    train: Int[np.ndarray, "_ 5"],
     probes: Int[np.ndarray, "Q 5"],
     kind: Int[np.ndarray, " Q"],
     names: tuple[str, ...],
-    id_facts: Int[np.ndarray, "n 3"],
-    ood_facts: Int[np.ndarray, "n 3"],
+    id_facts: Int[np.ndarray, "_ 3"],
+    ood_facts: Int[np.ndarray, "_ 3"],
     counts: Mapping[str, int],
     seed: int,
 ) -> Dataset:

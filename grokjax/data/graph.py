@@ -88,11 +88,11 @@ REGIMES = {
 class Splits:
     """Compositions by what they are for, rows (head, relation 1, bridge, relation 2, tail)."""
 
-    train_base: Int[np.ndarray, "n 5"]  # both hops ID; a prefix of the pool's order
-    hop1_added: Int[np.ndarray, "n 5"]  # first hop OOD
-    hop2_added: Int[np.ndarray, "n 5"]  # second hop OOD
-    test_inferred_iid: Int[np.ndarray, "n 5"]  # both hops ID, held out; at most max_probes
-    test_inferred_ood: Int[np.ndarray, "n 5"]  # both hops OOD; at most max_probes
+    train_base: Int[np.ndarray, "_ 5"]  # both hops ID; a prefix of the pool's order
+    hop1_added: Int[np.ndarray, "_ 5"]  # first hop OOD
+    hop2_added: Int[np.ndarray, "_ 5"]  # second hop OOD
+    test_inferred_iid: Int[np.ndarray, "_ 5"]  # both hops ID, held out; at most max_probes
+    test_inferred_ood: Int[np.ndarray, "_ 5"]  # both hops OOD; at most max_probes
 
 
 def random_stream(seed: int, draw: str) -> np.random.Generator:
