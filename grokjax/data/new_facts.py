@@ -103,7 +103,7 @@ def draw_new_facts(
     used = np.zeros((old.vocabulary.size, old.vocabulary.size), bool)
     facts = np.concatenate([old.id_facts, old.ood_facts])
     used[facts[:, 0], facts[:, 1]] = True
-    unused = {e: list(rng.permutation(relations[~used[e, relations]])) for e in entities.tolist()}
+    unused = {e: rng.permutation(relations[~used[e, relations]]).tolist() for e in entities.tolist()}
     room = sum(map(len, unused.values()))
     if num_facts > room:
         raise UserError(
@@ -184,7 +184,7 @@ def _hop_numbers(
     return number_of(rows[:, 0], rows[:, 1]), number_of(rows[:, 2], rows[:, 3])
 
 
-def categories(old: Dataset, new: Int[np.ndarray, "n 3"]) -> dict[str, Int[np.ndarray, "m 5"]]:
+def categories(old: Dataset, new: Int[np.ndarray, "n 3"]) -> dict[str, Int[np.ndarray, "_ 5"]]:
     """All compositions with a new fact and no OOD one, by the kinds of their hops."""
     facts = np.concatenate([old.id_facts, new])
     kind = np.repeat([ID, NEW], [len(old.id_facts), len(new)])
@@ -255,9 +255,9 @@ def for_folder(dataset: Dataset) -> Dataset:
 
 def _assemble(
     old: Dataset,
-    train: Int[np.ndarray, "n 5"],
-    probes: dict[str, Int[np.ndarray, "q 5"]],
-    new: Int[np.ndarray, "n 3"],
+    train: Int[np.ndarray, "_ 5"],
+    probes: dict[str, Int[np.ndarray, "_ 5"]],
+    new: Int[np.ndarray, "_ 3"],
     counts: Mapping[str, int],
     seed: int,
 ) -> Dataset:

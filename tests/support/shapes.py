@@ -1,9 +1,9 @@
 """Every annotation of the package, checked when a test calls what it annotates.
 
 jaxtyping's import hook wraps each function and each dataclass of `grokjax`. A dataclass that JAX
-takes apart and builds again (`tree.map`, `vmap`, `eval_shape`) may then hold shapes, None or markers
-in place of arrays, or arrays with more axes: it is built again without its checked `__init__`. What
-code builds by name is checked.
+takes apart and builds again (`tree.map`, `vmap`, `eval_shape`) may then hold shapes, None or
+markers in place of arrays, or arrays with more axes: it is built again without its checked
+`__init__`. What code builds by name is checked.
 """
 
 import dataclasses
