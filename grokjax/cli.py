@@ -58,12 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     require_workdir(args.workdir)
     with leaving_at_once():
+        from grokjax.results import train_and_evaluate
         from grokjax.runtime.processes import barrier, is_primary, use_flags
         from grokjax.settings.experiment import load_experiment
-        from grokjax.training import loop
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
-        results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+        results = train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
     if is_primary():
         _show(results)
     barrier("shown")  # nobody waits for long for one that has left
@@ -140,7 +140,7 @@ def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.report import write_report
-    from grokjax.sweeps.runner import load
+    from grokjax.sweeps.results import load
 
     require_workdir(args.workdir)
     print(f"report: {write_report(load(args.workdir), args.out)}")

@@ -14,15 +14,19 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-CONSECUTIVE = 3
-THRESHOLDS = (0.95, 0.5, 0.9, 0.99)
-PATH_AT = 0.5  # path score from which a path is there; below it throughout, grokking is fake
-METRICS = {
-    "memorised": "training_accuracy",
-    "path": "test_inferred_ood/bridge_found_strict",
-    "grokked": "test_inferred_ood/answer_accuracy",
-}
-OBSERVED, CENSORED, DIVERGED = "observed", "censored", "diverged"
+from grokjax.base.names import (
+    CENSORED,
+    CONSECUTIVE,
+    DIVERGED,
+    EVENT_AT,
+    EVENT_METRICS,
+    GROKKED,
+    LEVELS,
+    MEMORISED,
+    OBSERVED,
+    PATH,
+    PATH_AT,
+)
 
 
 class Interval(NamedTuple):
@@ -64,15 +68,15 @@ def student_interval(values: Sequence[float]) -> Interval:
 def event_table(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float] = LEVELS,
     consecutive: int = CONSECUTIVE,
 ) -> pd.DataFrame:
     """T_mem, T_path and T_grok of every run that was trained, for several thresholds.
 
     Returns:
-      run_id, regime, event (of METRICS), threshold; status (observed, censored or diverged), step
-      (of the event, or where the run ended), step_before (the evaluation before, since which the
-      event came; NaN unless observed).
+      run_id, regime, event (of EVENT_METRICS), threshold; status (observed, censored or
+      diverged), step (of the event, or where the run ended), step_before (the evaluation before,
+      since which the event came; NaN unless observed).
     """
     rows = []
     by_run = dict(iter(curves.groupby("run_id", sort=False)))
@@ -81,10 +85,10 @@ def event_table(
             continue
         own = by_run[run.run_id].sort_values("step")
         steps = own.step.to_numpy()
-        diverged = run.status == "diverged"
+        diverged = run.status == DIVERGED
         end = float(run.step if diverged else steps[-1])
         steps_until = steps <= end
-        for event, metric in METRICS.items():
+        for event, metric in EVENT_METRICS.items():
             values = own[metric].to_numpy(float) if metric in own else np.full(len(own), np.nan)
             for threshold in thresholds:
                 at = first_crossing(steps[steps_until], values[steps_until], threshold, consecutive)
@@ -103,7 +107,7 @@ def event_table(
 def grok_table(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
-    threshold: float = 0.95,
+    threshold: float = EVENT_AT,
     consecutive: int = CONSECUTIVE,
     path_at: float = PATH_AT,
 ) -> pd.DataFrame:
@@ -116,26 +120,25 @@ def grok_table(
       "unclear"; "none"; "diverged").
     """
     events = event_table(runs, curves, (threshold, path_at), consecutive)
-    wanted = events.event.map({name: path_at if name == "path" else threshold for name in METRICS})
+    wanted = events.event.map(dict.fromkeys(EVENT_METRICS, threshold) | {PATH: path_at})
     events = events[events.threshold == wanted].drop_duplicates(["run_id", "event"])
-    path_metric = METRICS["path"]
     rows = []
     for (run_id, regime), own in events.groupby(["run_id", "regime"], sort=False):
         e = own.set_index("event")
-        seen = {name: e.status[name] == OBSERVED for name in METRICS}
-        times = {name: float(e.step[name]) if seen[name] else math.nan for name in METRICS}
+        seen = {name: e.status[name] == OBSERVED for name in EVENT_METRICS}
+        times = {name: float(e.step[name]) if seen[name] else math.nan for name in EVENT_METRICS}
         overlap = (
-            seen["memorised"]
-            and seen["grokked"]
-            and max(e.step_before["memorised"], e.step_before["grokked"])
-            < min(e.step["memorised"], e.step["grokked"])
+            seen[MEMORISED]
+            and seen[GROKKED]
+            and max(e.step_before[MEMORISED], e.step_before[GROKKED])
+            < min(e.step[MEMORISED], e.step[GROKKED])
         )
-        score = curves.loc[curves.run_id == run_id, path_metric]
+        score = curves.loc[curves.run_id == run_id, EVENT_METRICS[PATH]]
         if (e.status == DIVERGED).any():
-            kind = "diverged"
-        elif not seen["grokked"]:
+            kind = DIVERGED
+        elif not seen[GROKKED]:
             kind = "none"
-        elif seen["path"]:
+        elif seen[PATH]:
             kind = "true"
         else:
             kind = "fake" if score.max() < path_at else "unclear"
@@ -143,7 +146,7 @@ def grok_table(
             {"run_id": run_id, "regime": regime}
             | times
             | {
-                "delay": times["grokked"] - times["memorised"],
+                "delay": times[GROKKED] - times[MEMORISED],
                 "simultaneous": bool(overlap),
                 "grok": kind,
             }

@@ -9,14 +9,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from grokjax.base.names import (
+    ANSWER_ACCURACY,
+    BRIDGE_CHANCE,
+    BRIDGE_FOUND,
+    BRIDGE_FOUND_STRICT,
+    EXACT_MATCH,
+    ID_ATOMIC,
+    OOD_ATOMIC,
+    TARGET_FOUND,
+    TEST_INFERRED_IID,
+    TRAIN_INFERRED,
+    TRAINING_ACCURACY,
+)
 from grokjax.data.dataset import PAD, POSITIONS, Batch, Probes, make_batch
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 
-COMPOSITION_METRICS = ("bridge_found", "bridge_found_strict", "bridge_chance")
-METRICS = ("answer_accuracy", "exact_match", "target_found", *COMPOSITION_METRICS)
-TRAINING_TYPES = ("id_atomic", "ood_atomic", "train_inferred")
-ID_COMPOSITIONS = ("train_inferred", "test_inferred_iid")
+COMPOSITION_METRICS = (BRIDGE_FOUND, BRIDGE_FOUND_STRICT, BRIDGE_CHANCE)
+TRAINING_TYPES = (ID_ATOMIC, OOD_ATOMIC, TRAIN_INFERRED)
+ID_COMPOSITIONS = (TRAIN_INFERRED, TEST_INFERRED_IID)
 BEST = "best"  # of the stages or positions, on ID compositions
 
 
@@ -72,12 +84,12 @@ def evaluate(
     is_chosen = is_declared | jnp.any(id_compositions)
 
     values = {
-        "answer_accuracy": hits.answer,
-        "exact_match": hits.exact,
-        "target_found": hits.target,
-        "bridge_found": hits.bridge,
-        "bridge_found_strict": hits.bridge_by_site[:, stage, place],
-        "bridge_chance": hits.chance,
+        ANSWER_ACCURACY: hits.answer,
+        EXACT_MATCH: hits.exact,
+        TARGET_FOUND: hits.target,
+        BRIDGE_FOUND: hits.bridge,
+        BRIDGE_FOUND_STRICT: hits.bridge_by_site[:, stage, place],
+        BRIDGE_CHANCE: hits.chance,
     }
     metrics: dict[str, Array] = {}
     for name, of_type in is_type.items():
@@ -85,14 +97,14 @@ def evaluate(
             if metric in COMPOSITION_METRICS:
                 if "atomic" in name:
                     continue
-                is_strict = metric == "bridge_found_strict"
+                is_strict = metric == BRIDGE_FOUND_STRICT
                 where = of_type & (strict & is_chosen if is_strict else has_bridge)
             else:
                 where = of_type
             metrics[f"{name}/{metric}"] = _mean_where(value, where)
-    trained = [metrics[f"{n}/exact_match"] for n in TRAINING_TYPES if n in is_type]
+    trained = [metrics[f"{n}/{EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
     if trained:
-        metrics["training_accuracy"] = jnp.nanmean(jnp.stack(trained))
+        metrics[TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
     metrics["path_stage"] = stage
     metrics["path_position"] = _position(config, place)
     return metrics

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
+from grokjax.base.names import RUNNING, STOPPED
 from grokjax.data.dataset import Dataset, Probes, QueryTable, stack_datasets
 from grokjax.runtime.processes import are_several
 from grokjax.training.evaluate import EvaluateConfig, evaluate
@@ -32,14 +33,14 @@ from grokjax.training.resolve import (
     optimizer_config,
 )
 from grokjax.training.step import (
-    RUNNING,
-    STOPPED,
     RunState,
     StepMetrics,
     TrainConfig,
     init_run,
+    status_code,
     train_chunk,
 )
+from grokjax.workdir.arrays import with_rows
 
 BY_RUN = PartitionSpec("run")
 _COMPACT_BELOW = 0.75  # of the places in the program: fewer is worth compiling again
@@ -241,9 +242,7 @@ class Population:
     def abstract_state(self) -> RunState:
         """Shapes and dtypes of the R runs' state, as checkpoints hold it."""
         shapes = jax.eval_shape(make_init(self.train_config, self.mesh), self.hyper, *self._seeds)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((self.num_runs, *x.shape[1:]), x.dtype), shapes
-        )
+        return with_rows(shapes, self.num_runs)
 
     def place(self, state: Any) -> Any:
         return place(state, self.mesh)
@@ -256,12 +255,6 @@ class Population:
     def place_own(self, state: RunState) -> RunState:
         """A state of which each process has its `own_runs` alone."""
         return _place_rows(state, self.mesh, len(self._rows), self._own.start)
-
-    def real_runs(self, tree: Any) -> Any:
-        """Without the copies that fill up the mesh."""
-        return jax.tree.map(
-            lambda x: x if x.shape[0] == self.num_runs else x[: self.num_runs], tree
-        )
 
     def for_all(self, tree: Any) -> Any:
         """Small arrays with a run axis, so that every process can read them."""
@@ -291,7 +284,8 @@ class Population:
         """Freezes runs that have reached their end; they leave the program when enough have."""
         ended = ended[self._rows]
         stopping = place(jnp.asarray(ended), self.mesh)
-        status = jnp.where(stopping & (state.status == RUNNING), STOPPED, state.status)
+        stopping &= state.status == status_code(RUNNING)
+        status = jnp.where(stopping, status_code(STOPPED), state.status)
         staying = np.flatnonzero(~ended)
         places = -(-max(len(staying), 1) // self.mesh.shape["run"]) * self.mesh.shape["run"]
         now = len(ended) if self._staying is None else len(self._staying.rows)

@@ -17,10 +17,10 @@ from grokjax.base.errors import UserError
 from grokjax.base.files import leads_out, read_json, write_atomically
 from grokjax.settings.rows import config_difference, from_json, to_json
 from grokjax.workdir.manifest import package_versions
+from grokjax.workdir.tables import CURVES, RUNS, TIMING
 
 SCHEMA_VERSION = 1
-_FILES = ("config.json", "runs.csv", "curves.csv", "checkpoints")
-TIMING = "timing.json"
+_FILES = ("config.json", RUNS, CURVES, "checkpoints")
 _WRITTEN = (*_FILES, "tensorboard", TIMING)
 
 

@@ -119,5 +119,5 @@ def test_a_refused_process_leaves_the_owner_alone(tmp_path, monkeypatch):
     """Its own signal handlers and checkpoints are untouched by the refusal."""
     before = signal.getsignal(signal.SIGTERM)
     with locked(tmp_path), pytest.raises(Locked):
-        loop.train_and_evaluate(tiny_config(train__num_steps=10), tmp_path)
+        loop.train(tiny_config(train__num_steps=10), tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
