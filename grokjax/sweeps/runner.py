@@ -12,7 +12,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import DiskError, UserError
-from grokjax.base.files import replacing, write_atomically, writing_to
+from grokjax.base.files import given_path, replacing, write_atomically, writing_to
 from grokjax.base.names import FINISHED
 from grokjax.runtime.devices import require_devices, setup_devices
 from grokjax.runtime.heartbeat import Heartbeat, require_free
@@ -70,9 +70,7 @@ def run_sweep(
       SweepFailed: after all others, if some populations failed.
       Interrupted: after Ctrl-C or SIGTERM; the same call goes on.
     """
-    path = pathlib.Path(workdir)
-    if not str(workdir).strip():
-        raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
+    path = given_path(workdir)
     if (path / "config.json").exists():
         raise UserError(f"workdir {path}: holds one population; give a sweep a folder of its own")
     if dry_run:

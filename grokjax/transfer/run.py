@@ -19,7 +19,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import write_atomically
+from grokjax.base.files import given_path, write_atomically
 from grokjax.data.folder import load_datasets
 from grokjax.data.graph import HOP_SETTINGS
 from grokjax.results import Results, train_and_evaluate
@@ -91,8 +91,8 @@ def transfer(
       UserError: bad settings, nothing to finetune, or sources of different models.
       Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
     """
-    path = pathlib.Path(workdir)
-    if not str(workdir).strip() or path.resolve().is_relative_to(pathlib.Path(source).resolve()):
+    path = given_path(workdir)
+    if path.resolve().is_relative_to(pathlib.Path(source).resolve()):
         raise UserError("--workdir: give finetuning a folder of its own, --workdir=runs/NAME")
     setup_devices()
     join_processes()
