@@ -18,7 +18,7 @@ from grokjax.cli import main
 from grokjax.runtime import devices
 from grokjax.runtime import processes as distributed
 from grokjax.runtime.processes import HEARTBEAT_SECONDS, Processes, find_processes
-from grokjax.training.population import make_mesh
+from grokjax.training.mesh import make_mesh
 from grokjax.workdir.checkpoints import Checkpoints
 
 LONG = "--config.train.num_steps=1000"

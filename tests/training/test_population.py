@@ -11,7 +11,8 @@ from grokjax.base.errors import UserError
 from grokjax.base.names import DIVERGED, RUNNING
 from grokjax.data.folder import load_dataset
 from grokjax.settings.rows import expand
-from grokjax.training.population import Population, make_mesh, over_runs, pad_runs
+from grokjax.training.mesh import make_mesh, over_runs, pad_runs
+from grokjax.training.population import Population
 from grokjax.training.step import status_code
 
 STEPS = 20
@@ -114,9 +115,9 @@ def test_a_diverged_run_leaves_its_neighbours_alone():
     metrics = [
         jax.device_get(p.evaluate(s)) for p, s in zip((healthy, broken), states, strict=True)
     ]
-    assert states[0].status.tolist() == [RUNNING] * 4
-    expected = [status_code(s) for s in (RUNNING, DIVERGED, RUNNING, RUNNING)]
-    assert states[1].status.tolist() == expected
+    running, diverged = status_code(RUNNING), status_code(DIVERGED)
+    assert states[0].status.tolist() == [running] * 4
+    assert states[1].status.tolist() == [running, diverged, running, running]
     others = np.array([0, 2, 3])
     for a, b in zip(*map(jax.tree.leaves, ((s.params, s.opt_state) for s in states)), strict=True):
         np.testing.assert_array_equal(a[others], b[others])
