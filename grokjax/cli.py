@@ -235,7 +235,7 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.sweeps.listing import list_checkpoints
+    from grokjax.sweeps.list_checkpoints import list_checkpoints
 
     lines, damaged = list_checkpoints(args.workdir, content=args.verify)
     print("\n".join(lines))

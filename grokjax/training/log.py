@@ -31,10 +31,27 @@ from grokjax.workdir.tables import (
 
 
 class Log:
-    """Curves, TensorBoard, run table and timing of one session. All processes of it know the rows;
-    the first one writes them."""
+    """Curves, TensorBoard, run table and timing of one session.
 
-    def __init__(self, config, runs, datasets, population: Population, workdir, start_step: int):
+    All processes of it know the rows; the first one writes them.
+
+    Args:
+      config: the population's settings.
+      runs, datasets: of each run.
+      population: which trains them.
+      workdir: exists.
+      start_step: that this session starts from.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        runs: Sequence[ConfigDict],
+        datasets: Sequence[Dataset],
+        population: Population,
+        workdir: pathlib.Path,
+        start_step: int,
+    ):
         self._population, self._workdir = population, workdir
         self._table = run_table(config, runs, datasets)
         self._writes = is_primary()
@@ -44,8 +61,9 @@ class Log:
             self._curves = CurveWriter(workdir, start_step)
             names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
             hparams = [{n: row[n] for n in names} for row in self._table]
-            folder = workdir / "tensorboard"
-            self._board = TensorBoardWriters(folder, self._table, hparams, start_step)
+            self._board = TensorBoardWriters(
+                workdir / "tensorboard", self._table, hparams, start_step
+            )
         barrier("tables")
         self._start_step = start_step
         self._start = time.perf_counter() - population.compile_seconds  # spent before this log
@@ -155,7 +173,9 @@ def curve_rows(
     return rows
 
 
-def run_table(config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence[Dataset]):
+def run_table(
+    config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence[Dataset]
+) -> list[dict]:
     """Rows of `runs.csv`: who each run is, what it varies, what its data came to."""
     swept = [name for name in swept_settings(config) if name != "data.regime"]
     rows = []
