@@ -9,26 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grokjax.base.names import (
-    ANSWER_ACCURACY,
-    BRIDGE_CHANCE,
-    BRIDGE_FOUND,
-    BRIDGE_FOUND_STRICT,
-    EXACT_MATCH,
-    ID_ATOMIC,
-    OOD_ATOMIC,
-    TARGET_FOUND,
-    TEST_INFERRED_IID,
-    TRAIN_INFERRED,
-    TRAINING_ACCURACY,
-)
+from grokjax.base import names
 from grokjax.data.dataset import PAD, POSITIONS, Batch, Probes, make_batch
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 
-COMPOSITION_METRICS = (BRIDGE_FOUND, BRIDGE_FOUND_STRICT, BRIDGE_CHANCE)
-TRAINING_TYPES = (ID_ATOMIC, OOD_ATOMIC, TRAIN_INFERRED)
-ID_COMPOSITIONS = (TRAIN_INFERRED, TEST_INFERRED_IID)
+COMPOSITION_METRICS = (names.BRIDGE_FOUND, names.BRIDGE_FOUND_STRICT, names.BRIDGE_CHANCE)
+TRAINING_TYPES = (names.ID_ATOMIC, names.OOD_ATOMIC, names.TRAIN_INFERRED)
+ID_COMPOSITIONS = (names.TRAIN_INFERRED, names.TEST_INFERRED_IID)
 BEST = "best"  # of the stages or positions, on ID compositions
 
 
@@ -84,12 +72,12 @@ def evaluate(
     is_chosen = is_declared | jnp.any(id_compositions)
 
     values = {
-        ANSWER_ACCURACY: hits.answer,
-        EXACT_MATCH: hits.exact,
-        TARGET_FOUND: hits.target,
-        BRIDGE_FOUND: hits.bridge,
-        BRIDGE_FOUND_STRICT: hits.bridge_by_site[:, stage, place],
-        BRIDGE_CHANCE: hits.chance,
+        names.ANSWER_ACCURACY: hits.answer,
+        names.EXACT_MATCH: hits.exact,
+        names.TARGET_FOUND: hits.target,
+        names.BRIDGE_FOUND: hits.bridge,
+        names.BRIDGE_FOUND_STRICT: hits.bridge_by_site[:, stage, place],
+        names.BRIDGE_CHANCE: hits.chance,
     }
     metrics: dict[str, Array] = {}
     for name, of_type in is_type.items():
@@ -97,14 +85,14 @@ def evaluate(
             if metric in COMPOSITION_METRICS:
                 if "atomic" in name:
                     continue
-                is_strict = metric == BRIDGE_FOUND_STRICT
+                is_strict = metric == names.BRIDGE_FOUND_STRICT
                 where = of_type & (strict & is_chosen if is_strict else has_bridge)
             else:
                 where = of_type
             metrics[f"{name}/{metric}"] = _mean_where(value, where)
-    trained = [metrics[f"{n}/{EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
+    trained = [metrics[f"{n}/{names.EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
     if trained:
-        metrics[TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
+        metrics[names.TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
     metrics["path_stage"] = stage
     metrics["path_position"] = _position(config, place)
     return metrics
