@@ -122,6 +122,12 @@ def test_a_sweep_trains_what_is_missing_and_gathers_all(tmp_path, capsys):
     y = grown.curves[grown.curves.run_id == 4].reset_index(drop=True)
     pd.testing.assert_frame_equal(x.drop(columns="run_id"), y.drop(columns="run_id"))
 
+    assert grown.run_config(4) == own.run_config(own_id)
+    same = (r.weights(i)[0]["embed"] for r, i in ((grown, 4), (own, own_id)))
+    np.testing.assert_array_equal(*same)
+    with pytest.raises(UserError, match="has runs 0 to 5"):
+        grown.dataset(6)
+
     stored = pd.read_parquet(workdir / "curves.parquet")
     pd.testing.assert_frame_equal(stored, grown.curves)
     assert (
