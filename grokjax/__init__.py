@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grokjax.base.errors import UserError
-    from grokjax.results import Results
+    from grokjax.results import Results, train_and_evaluate
     from grokjax.runtime.interrupt import Interrupted
     from grokjax.settings.experiment import load_experiment
-    from grokjax.sweeps.runner import SweepResults, load, run_sweep
-    from grokjax.training.loop import train_and_evaluate
+    from grokjax.sweeps.results import SweepResults, load
+    from grokjax.sweeps.runner import run_sweep
 
 __all__ = [
     "Interrupted",
@@ -25,12 +25,12 @@ __all__ = [
 _OWNERS = {
     "Interrupted": "runtime.interrupt",
     "Results": "results",
-    "SweepResults": "sweeps.runner",
+    "SweepResults": "sweeps.results",
     "UserError": "base.errors",
-    "load": "sweeps.runner",
+    "load": "sweeps.results",
     "load_experiment": "settings.experiment",
     "run_sweep": "sweeps.runner",
-    "train_and_evaluate": "training.loop",
+    "train_and_evaluate": "results",
 }
 
 

@@ -27,17 +27,6 @@ def tell(program: str, error: UserError | OSError) -> int:
     return 2
 
 
-def require_workdir(workdir: str) -> str:
-    """The path itself.
-
-    Raises:
-      UserError: it is empty.
-    """
-    if not workdir.strip():
-        raise UserError("--workdir: the path is empty; give a folder, --workdir=runs/NAME")
-    return workdir
-
-
 def parse(
     description: str | None, arguments: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:

@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grokjax.arguments import parse, require_workdir, tell
+from grokjax.arguments import parse, tell
 from grokjax.base.errors import RESUMABLE, DiskError, UserError
-from grokjax.base.files import disk_error
+from grokjax.base.files import disk_error, given_path
 from grokjax.runtime.interrupt import Interrupted, leaving_at_once, second_ctrl_c_exits
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     with leaving_at_once():
+        from grokjax.results import train_and_evaluate
         from grokjax.runtime.processes import barrier, is_primary, use_flags
         from grokjax.settings.experiment import load_experiment
-        from grokjax.training import loop
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
-        results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+        results = train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
     if is_primary():
         _show(results)
     barrier("shown")  # nobody waits for long for one that has left
@@ -81,7 +81,7 @@ def _show(results: Results) -> None:
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     with leaving_at_once():
         from grokjax.runtime.processes import use_flags
         from grokjax.sweeps.runner import SweepFailed
@@ -124,7 +124,7 @@ def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> Non
 
 
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     with leaving_at_once():
         from grokjax.report import transfer_page, write_report
         from grokjax.runtime.processes import barrier, is_primary, use_flags
@@ -140,9 +140,9 @@ def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.report import write_report
-    from grokjax.sweeps.runner import load
+    from grokjax.sweeps.results import load
 
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     print(f"report: {write_report(load(args.workdir), args.out)}")
 
 
@@ -235,7 +235,7 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.sweeps.listing import list_checkpoints
+    from grokjax.sweeps.list_checkpoints import list_checkpoints
 
     lines, damaged = list_checkpoints(args.workdir, content=args.verify)
     print("\n".join(lines))

@@ -28,7 +28,7 @@ from grokjax.training.evaluate import (
     evaluate,
     in_batches,
 )
-from grokjax.training.population import make_mesh, over_runs
+from grokjax.training.mesh import make_mesh, over_runs
 
 TOKENS = ("bridge", "target", "head", "relation1", "relation2")
 # Queries whose bridge is also the head or the answer can be read without being computed.

@@ -27,8 +27,9 @@ from grokjax.model.lens import top_tokens
 from grokjax.runtime.devices import setup_devices
 from grokjax.settings.experiment import load_experiment
 from grokjax.settings.rows import expand
+from grokjax.training.mesh import over_runs
 from grokjax.training.order import batch_indices
-from grokjax.training.population import Population, over_runs
+from grokjax.training.population import Population
 from grokjax.training.resolve import planned_model
 from grokjax.training.step import batch_loss
 

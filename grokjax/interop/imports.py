@@ -23,13 +23,14 @@ from grokjax.data.dataset import NUM_TOKENS, Vocabulary
 from grokjax.data.folder import load_dataset, read_folder
 from grokjax.interop import official as interop
 from grokjax.model import DECODER, ModelConfig, Params
-from grokjax.results import Results, load, run_table
+from grokjax.results import Results, load
 from grokjax.runtime.devices import setup_precision
 from grokjax.settings.config import default_config
 from grokjax.settings.experiment import validate
 from grokjax.settings.rows import expand, settings_hash
-from grokjax.training.loop import curve_rows, weights
+from grokjax.training.log import curve_rows, run_table
 from grokjax.training.population import Population
+from grokjax.training.weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.layout import write_config
 from grokjax.workdir.tables import CurveWriter, write_runs
@@ -290,7 +291,7 @@ def _write_workdir(
         CurveWriter(scratch).append(rows)
         settings = settings_hash(config)
         with Checkpoints(scratch / "checkpoints", settings=settings) as saved:
-            saved.save_analysis(step, weights(state))
+            saved.save_analysis(step, analysis_weights(state))
     return load(path)
 
 

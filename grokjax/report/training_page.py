@@ -16,16 +16,13 @@ from grokjax.report.html import Section, interval, render, shortly
 from grokjax.report.study import THRESHOLD, Study, published_curves, study
 from grokjax.report.style import span
 from grokjax.report.transfer_tables import read_transfers
-from grokjax.results import Results
-from grokjax.sweeps.runner import SweepResults
+from grokjax.results import StoredRuns
 from grokjax.training.evaluate import BEST
 
 REPORT = "report.html"
 
 
-def write_report(
-    found: Results | SweepResults, out: str | os.PathLike | None = None
-) -> pathlib.Path:
+def write_report(found: StoredRuns, out: str | os.PathLike | None = None) -> pathlib.Path:
     """Writes `report.html`, its pictures as PNG with their data, and its tables as CSV.
 
     Args:
@@ -39,9 +36,9 @@ def write_report(
       UserError: nothing has been trained.
     """
     folder = pathlib.Path(out) if out is not None else found.workdir
-    if isinstance(found, Results) and found.config.transfer.source:
+    if finetuning := found.finetuning:
         title = f"{found.config.name}: what does a grokked model do with new facts?"
-        transfers = read_transfers(found)
+        transfers = read_transfers(finetuning)
         lead, (sections, drawn, made) = (
             transfer_page.lead(transfers),
             transfer_page.sections(transfers),

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from grokjax.base.names import FINISHED
 from grokjax.base.text import aligned, duration
 from grokjax.model import DECODER, num_parameters
 from grokjax.model.cost import available_bytes, matmul_ceiling, train_flops
@@ -144,7 +145,7 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
     for population, static in zip(plan.populations, statics, strict=True):
         c, n = population.config, len(population.run_hashes)
         flops = float(train_flops(planned_model(c))) * c.train.batch_size * c.train.num_steps * n
-        done = states[population.name] == "done"
+        done = states[population.name] == FINISHED
         total += 0.0 if done else flops
         differs = ", ".join(f"{name}={static[name]}" for name in sorted(varied))
         rows.append(

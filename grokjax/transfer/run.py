@@ -19,10 +19,10 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import write_atomically
+from grokjax.base.files import given_path, write_atomically
 from grokjax.data.folder import load_datasets
 from grokjax.data.graph import HOP_SETTINGS
-from grokjax.results import Results
+from grokjax.results import Results, train_and_evaluate
 from grokjax.runtime.devices import setup_devices
 from grokjax.runtime.processes import is_primary, join_processes, on_primary
 from grokjax.settings.experiment import read_experiment, validate
@@ -36,8 +36,7 @@ from grokjax.settings.rows import (
     with_settings,
 )
 from grokjax.statistics.events import grok_table
-from grokjax.sweeps.runner import SweepResults, load
-from grokjax.training.loop import train_and_evaluate
+from grokjax.sweeps.results import load
 
 CHECKPOINTS = ("before", "saturation", "path", "grokked", "end")
 CONTROL = "control_atomic"
@@ -92,19 +91,13 @@ def transfer(
       UserError: bad settings, nothing to finetune, or sources of different models.
       Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
     """
-    path = pathlib.Path(workdir)
-    if not str(workdir).strip() or path.resolve().is_relative_to(pathlib.Path(source).resolve()):
+    path = given_path(workdir)
+    if path.resolve().is_relative_to(pathlib.Path(source).resolve()):
         raise UserError("--workdir: give finetuning a folder of its own, --workdir=runs/NAME")
     setup_devices()
     join_processes()
-    found = load(source)
-    populations = (
-        [found.population(n) for n in found.runs.population[found.runs.step > 0].unique()]
-        if isinstance(found, SweepResults)
-        else [found]
-    )
     sources, tables = [], []
-    for results in populations:
+    for results in load(source).populations().values():
         own, table = find_sources(results)
         sources += own
         tables.append(table)

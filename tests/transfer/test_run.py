@@ -14,9 +14,8 @@ from grokjax.base.errors import UserError
 from grokjax.cli import main
 from grokjax.data.folder import load_datasets, read_folder
 from grokjax.model.cost import train_flops
-from grokjax.results import load
+from grokjax.results import load, train_and_evaluate
 from grokjax.settings.rows import expand, grid, product, seeds
-from grokjax.training.loop import train_and_evaluate
 from grokjax.training.population import Population
 from grokjax.training.starts import starting_state
 from grokjax.transfer.run import as_population, find_sources, plan_transfer, transfer
@@ -104,11 +103,15 @@ def test_a_finetuning_run_starts_from_the_weights_of_its_source(source, experime
             run.transfer.weights = weights
         population, state = started(config, runs)
         expected = source.stacked_weights([0, 1, 2, 3], ema=ema)
-        found = jax.device_get(population.real_runs((state.params, state.buffers)))
+        found = jax.device_get(real_runs(population, (state.params, state.buffers)))
         jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(expected))
         np.testing.assert_array_equal(state.step, 0)
     jax.tree.map(np.testing.assert_array_equal, state.params, state.ema_params)
     assert not any(np.any(x) for x in jax.tree.leaves(jax.device_get(state.opt_state)))
+
+
+def real_runs(population, tree):
+    return jax.tree.map(lambda x: x[: population.num_runs], tree)
 
 
 def started(config, runs):
@@ -125,7 +128,7 @@ def test_an_optimiser_is_carried_where_all_was_stored(source, experiment):
             Population(source.config, expand(source.config), [source.dataset(i) for i in range(4)])
             .abstract_state()
         )  # fmt: skip
-    found = jax.device_get(population.real_runs(state.opt_state))
+    found = jax.device_get(real_runs(population, state.opt_state))
     jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(whole.opt_state))
     assert any(np.any(x) for x in jax.tree.leaves(found))
     early = plan_transfer(experiment, carried, find_sources(learned(source), ("before",))[0])
