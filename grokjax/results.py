@@ -21,7 +21,9 @@ from grokjax.data.dataset import Dataset
 from grokjax.data.folder import load_dataset
 from grokjax.data.graph import regime_name, resolve_augmentation
 from grokjax.model import Buffers, ModelConfig, Params, init
-from grokjax.settings.rows import expand, flatten, settings_hash, swept_settings
+from grokjax.settings.config import flatten
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import expand, swept_settings
 from grokjax.training.resolve import evaluated_model, model_config
 from grokjax.training.step import STATUS_NAMES
 from grokjax.workdir import tables as curves

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
-from grokjax.data.dataset import PAD, POSITIONS, Probes, make_batch
+from grokjax.base.names import POSITIONS
+from grokjax.data.dataset import PAD, Probes, make_batch
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
 from grokjax.training.evaluate import (
     BEST,

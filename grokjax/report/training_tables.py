@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from grokjax.report.study import THRESHOLD, Study
-from grokjax.settings.rows import SEEDS
+from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import DIVERGED, METRICS, OBSERVED, Interval, student_interval
 from grokjax.statistics.survival import (
     CENSORED,

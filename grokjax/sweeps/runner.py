@@ -20,7 +20,8 @@ from grokjax.runtime.devices import require_devices, setup_devices
 from grokjax.runtime.heartbeat import Heartbeat, require_free
 from grokjax.runtime.interrupt import Interrupted
 from grokjax.runtime.processes import are_several, is_primary, join_processes, on_all, on_primary
-from grokjax.settings.rows import expand, flatten
+from grokjax.settings.config import flatten
+from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import (
     ERROR,
     FINISHED,

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grokjax.data.dataset import PAD, POSITIONS, Batch, Probes, make_batch
+from grokjax.base.names import BEST, POSITIONS
+from grokjax.data.dataset import PAD, Batch, Probes, make_batch
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 
@@ -17,7 +18,6 @@ COMPOSITION_METRICS = ("bridge_found", "bridge_found_strict", "bridge_chance")
 METRICS = ("answer_accuracy", "exact_match", "target_found", *COMPOSITION_METRICS)
 TRAINING_TYPES = ("id_atomic", "ood_atomic", "train_inferred")
 ID_COMPOSITIONS = ("train_inferred", "test_inferred_iid")
-BEST = "best"  # of the stages or positions, on ID compositions
 
 
 @dataclasses.dataclass(frozen=True)

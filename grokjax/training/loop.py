@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import writing_to
-from grokjax.data.dataset import POSITIONS, Dataset
+from grokjax.base.names import POSITIONS
+from grokjax.data.dataset import Dataset
 from grokjax.data.folder import data_hash, load_datasets
 from grokjax.model.cost import Estimate, estimate, peak_bytes
 from grokjax.results import Results, load, read_timing, run_table, write_timing
@@ -22,9 +23,10 @@ from grokjax.runtime.devices import setup_devices, setup_precision
 from grokjax.runtime.interrupt import Interrupt, Interrupted
 from grokjax.runtime.processes import barrier, is_primary, join_processes, on_all, on_primary
 from grokjax.runtime.progress import Progress, headline
-from grokjax.settings.experiment import validate
-from grokjax.settings.rows import expand, settings_hash, swept_settings
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import expand, swept_settings
 from grokjax.training.population import Population
+from grokjax.training.resolve import check_settings
 from grokjax.training.starts import starting_state
 from grokjax.training.step import DIVERGED, DONE, RUNNING, STATUS_NAMES, STOPPED, RunState
 from grokjax.training.stopping import Stopping
@@ -64,7 +66,7 @@ def train_and_evaluate(
     """
     setup_devices()
     join_processes()
-    validate(config)
+    check_settings(config)
     setup_precision(config.model.dtype)
     path = on_all(lambda: open_workdir(workdir, config))
     runs = expand(config)

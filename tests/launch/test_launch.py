@@ -22,7 +22,8 @@ from grokjax.cli import main as grokjax_main
 from grokjax.data.folder import load_datasets
 from grokjax.runtime import heartbeat
 from grokjax.runtime.interrupt import leaving_at_once
-from grokjax.settings.rows import expand, seeds
+from grokjax.settings import seeds
+from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
 from grokjax.sweeps.planner import checkpoint_bytes
 from grokjax.training import loop

@@ -6,22 +6,11 @@ import pytest
 from conftest import tiny_config
 
 from grokjax.base.errors import UserError
-from grokjax.settings.config import default_config
-from grokjax.settings.rows import (
-    TRACED,
-    Sweep,
-    config_difference,
-    expand,
-    flatten,
-    from_json,
-    grid,
-    product,
-    seeds,
-    set_setting,
-    settings_hash,
-    swept_settings,
-    to_json,
-)
+from grokjax.settings import default_config, grid, product, seeds
+from grokjax.settings.config import flatten, from_json, set_setting, to_json
+from grokjax.settings.declarations import TRACED
+from grokjax.settings.identity import config_difference, settings_hash
+from grokjax.settings.rows import Sweep, expand, swept_settings
 
 
 def with_rows(*rows, **changes):
