@@ -7,7 +7,8 @@ from grokjax.settings.declarations import SECTIONS, SETTINGS, Setting
 _HEAD = """\
 # Settings
 
-Made by `python -m grokjax.settings.page > docs/settings.md` from `grokjax/settings/declarations.py`.
+Made from `grokjax/settings/declarations.py`:
+`python -m grokjax.settings.page > docs/settings.md`.
 
 Experiment files start from `default_config()` and change what they study; a command line changes
 settings with `--config.SECTION.NAME=VALUE`. `grokjax config FILE` prints what a file resolves to.
@@ -41,14 +42,14 @@ def _table(prefix: str, settings: dict[str, Setting]) -> str:
 
 
 def _must_be(setting: Setting) -> str:
-    if setting.choices:
-        return ", ".join(f"`{choice}`" for choice in setting.choices)
+    allowed = setting.allowed
+    if isinstance(allowed, tuple):
+        return ", ".join(f"`{choice}`" for choice in allowed)
     kind = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}
     of_type = kind[type(setting.default)]
-    if setting.range is None:
+    if allowed is None:
         return of_type
-    wanted = setting.range.wanted
-    return wanted if wanted.startswith("a ") else f"{of_type}, {wanted}"
+    return allowed.wanted if allowed.wanted.startswith("a ") else f"{of_type}, {allowed.wanted}"
 
 
 def _kind(setting: Setting) -> str:

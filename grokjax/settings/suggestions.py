@@ -28,7 +28,7 @@ def meant_setting(name: str) -> str:
     sections = difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.6)
     # In this order: under this name or the bare one, in the same section, then anywhere.
     meant = [
-        *(known for known in SETTINGS if name in SETTINGS[known].also),
+        *(known for known in SETTINGS if name in SETTINGS[known].also.split()),
         *(known for known in _called(last) if known.startswith(f"{section}.")),
         *(f"{s}.{last}" for s in sections if f"{s}.{last}" in SETTINGS),
         *_called(last),
@@ -51,4 +51,4 @@ def _spelled_nearly(name: str) -> str:
 
 
 def _called(last: str) -> list[str]:
-    return [known for known, setting in SETTINGS.items() if last in setting.also]
+    return [known for known, setting in SETTINGS.items() if last in setting.also.split()]

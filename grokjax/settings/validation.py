@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from grokjax.base.errors import UserError
 from grokjax.base.names import DECODER
 from grokjax.settings.config import flatten
-from grokjax.settings.declarations import SETTINGS
+from grokjax.settings.declarations import SETTINGS, Range
 from grokjax.settings.rows import expand
 from grokjax.settings.suggestions import unknown_setting
 
@@ -41,13 +41,15 @@ def _validate_names(config: ConfigDict) -> None:
 def _validate_values(config: ConfigDict) -> None:
     flat = flatten(config)
     for name, setting in SETTINGS.items():
-        if not setting.choices and setting.range is None:
+        allowed = setting.allowed
+        if allowed is None:
             continue
         for value in (flat[name], *(row[name] for row in config.runs if name in row)):
-            if setting.choices and value not in setting.choices:
-                raise UserError(f"{name}: '{value}' is none of {', '.join(setting.choices)}")
-            if setting.range and not setting.range.holds(value):
-                raise UserError(f"{name}: {value} must be {setting.range.wanted}")
+            if isinstance(allowed, Range):
+                if not allowed.holds(value):
+                    raise UserError(f"{name}: {value} must be {allowed.wanted}")
+            elif value not in allowed:
+                raise UserError(f"{name}: '{value}' is none of {', '.join(allowed)}")
 
 
 def _validate_model(m: ConfigDict) -> None:

@@ -1,6 +1,8 @@
 """Experiment files: every config builds; overrides and settings are checked."""
 
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, tiny_config
@@ -85,7 +87,12 @@ def test_overrides():
         ("--config.evaluate.raw_weights=perhaps", "raw_weights=perhaps: .*Non-boolean"),
         ("--config.train.num_steps", "Missing value for flag"),
         ("--config.runs=3", "unknown setting 'runs'"),
-        ("--seed=3", "unknown argument '--seed'"),
+        ("--config.optimizer.lr=1", "did you mean 'optimizer.learning_rate'"),
+        ("--config.data.seed=1", "did you mean 'seeds.data'"),
+        ("--train.num_steps=300", "did you mean --config.train.num_steps=VALUE"),
+        ("--train.steps=300", "did you mean --config.train.num_steps=VALUE"),
+        ("--seed=3", "unknown argument '--seed'; did you mean --config.seeds.init=VALUE"),
+        ("--wrkdir=3", "unknown argument '--wrkdir'; see grokjax --help"),
         ("stray", "unknown argument 'stray'"),
     ],
 )
@@ -116,3 +123,16 @@ def test_bad_files(tmp_path):
     pathlib.Path(tmp_path / "z.py").write_text("def get_config():\n    return None\n")
     with pytest.raises(UserError, match="takes no argument"):
         load_experiment(str(tmp_path / "z.py") + ":small")
+
+
+LOADING = """
+import sys
+from grokjax.settings import load_experiment, read_experiment
+
+load_experiment("experiments/quickstart.py")
+sys.exit("jax" in sys.modules)
+"""
+
+
+def test_reading_an_experiment_needs_no_jax():
+    subprocess.run([sys.executable, "-c", LOADING], cwd=ROOT, check=True)
