@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.names import DECODER
-from grokjax.settings.config import flatten
+from grokjax.settings.config import check_row, flatten
 from grokjax.settings.declarations import SETTINGS, Range
 from grokjax.settings.rows import expand
 from grokjax.settings.suggestions import unknown_setting
@@ -39,6 +39,8 @@ def _validate_names(config: ConfigDict) -> None:
 
 
 def _validate_values(config: ConfigDict) -> None:
+    for row in config.runs:
+        check_row(row)
     flat = flatten(config)
     for name, setting in SETTINGS.items():
         allowed = setting.allowed

@@ -1,6 +1,7 @@
 """What is wrong with settings, each by itself and among each other."""
 
 import pytest
+from ml_collections import ConfigDict
 from tiny import tiny_config
 
 from grokjax.base.errors import UserError
@@ -41,4 +42,20 @@ def test_numbers_of_the_sweep_are_checked_too():
     config = tiny_config()
     config.runs = ({"seeds.init": 0}, {"optimizer.ema_rate": 1.5})
     with pytest.raises(UserError, match=r"ema_rate: 1\.5 must be at least 0 and below 1"):
+        validate(config)
+    config.runs = ({"optimizer.ema_rate": "slow"},)
+    with pytest.raises(UserError, match="ema_rate: 'slow' is not of type float"):
+        validate(config)
+
+
+def test_names_of_a_config_of_another_making_are_checked():
+    config = ConfigDict(tiny_config().to_dict())
+    config.optimizer.lr = 1.0
+    with pytest.raises(
+        UserError, match=r"'optimizer\.lr'; did you mean 'optimizer\.learning_rate'"
+    ):
+        validate(config)
+    del config.optimizer["lr"]
+    del config.data["phi"]
+    with pytest.raises(UserError, match=r"lacks the setting 'data\.phi'"):
         validate(config)
