@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from grokjax.base.errors import UserError
     from grokjax.results import Results, train_and_evaluate
     from grokjax.runtime.interrupt import Interrupted
-    from grokjax.settings.experiment import load_experiment
+    from grokjax.settings import default_config, grid, load_experiment, product, seeds
     from grokjax.sweeps.results import SweepResults, load
     from grokjax.sweeps.runner import run_sweep
 
@@ -16,9 +16,13 @@ __all__ = [
     "Results",
     "SweepResults",
     "UserError",
+    "default_config",
+    "grid",
     "load",
     "load_experiment",
+    "product",
     "run_sweep",
+    "seeds",
     "train_and_evaluate",
 ]
 
@@ -27,9 +31,13 @@ _OWNERS = {
     "Results": "results",
     "SweepResults": "sweeps.results",
     "UserError": "base.errors",
+    "default_config": "settings",
+    "grid": "settings",
     "load": "sweeps.results",
-    "load_experiment": "settings.experiment",
+    "load_experiment": "settings",
+    "product": "settings",
     "run_sweep": "sweeps.runner",
+    "seeds": "settings",
     "train_and_evaluate": "results",
 }
 

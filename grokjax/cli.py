@@ -60,7 +60,7 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     with leaving_at_once():
         from grokjax.results import train_and_evaluate
         from grokjax.runtime.processes import barrier, is_primary, use_flags
-        from grokjax.settings.experiment import load_experiment
+        from grokjax.settings import load_experiment
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
         results = train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
@@ -101,7 +101,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.runtime.devices import setup_devices
     from grokjax.runtime.processes import is_primary, join_processes
-    from grokjax.settings.experiment import read_experiment
+    from grokjax.settings import read_experiment
     from grokjax.sweeps.runner import run_sweep
 
     setup_devices()
@@ -153,10 +153,16 @@ def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     train(args, overrides)
 
 
+def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.settings.listing import list_settings
+
+    print("\n".join(list_settings(args.file, overrides)))
+
+
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.data.folder import load_dataset, write_folder
     from grokjax.results import load
-    from grokjax.settings.experiment import load_experiment
+    from grokjax.settings import load_experiment
 
     if (args.config is None) == (args.workdir is None):
         raise UserError("--config: give an experiment file, or the --workdir of a run")
@@ -284,6 +290,7 @@ _COMMANDS = {
     "report": report,
     "checkpoints": checkpoints,
     "quickstart": quickstart,
+    "config": config,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

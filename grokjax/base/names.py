@@ -18,6 +18,13 @@ ID_ATOMIC, OOD_ATOMIC = "id_atomic", "ood_atomic"
 TRAIN_INFERRED = "train_inferred"
 TEST_INFERRED_IID, TEST_INFERRED_OOD = "test_inferred_iid", "test_inferred_ood"
 
+# Kinds of models.
+RECURSIVE, DECODER = "recursive", "decoder"
+
+# Where the tokens of a composition stand, and where a path is read: there, or at the best.
+POSITIONS = ("head", "relation1", "relation2", "answer", "end")
+BEST = "best"  # of the stages or positions, on ID compositions
+
 # Metrics of a probe type; a column of `curves.csv` is `TYPE/METRIC`.
 ANSWER_ACCURACY, EXACT_MATCH, TARGET_FOUND = "answer_accuracy", "exact_match", "target_found"
 BRIDGE_FOUND = "bridge_found"

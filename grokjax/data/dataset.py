@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, Int16
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
+from grokjax.base.names import POSITIONS
 from grokjax.data.graph import (
     Augmentation,
     Splits,
@@ -24,7 +25,6 @@ from grokjax.data.graph import (
 )
 
 PAD = 0
-POSITIONS = ("head", "relation1", "relation2", "answer", "end")  # of a composition
 NUM_TOKENS = len(POSITIONS)  # T
 NUM_DECOYS = 8
 MAX_TOKENS = 2**15 - 1  # ids are stored in 16 bits

@@ -25,7 +25,7 @@ from grokjax.model import ModelConfig, forward, init
 from grokjax.model.cost import forward_flops, matmul_ceiling, train_flops
 from grokjax.model.lens import top_tokens
 from grokjax.runtime.devices import setup_devices
-from grokjax.settings.experiment import load_experiment
+from grokjax.settings import load_experiment
 from grokjax.settings.rows import expand
 from grokjax.training.mesh import over_runs
 from grokjax.training.order import batch_indices

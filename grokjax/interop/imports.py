@@ -25,11 +25,12 @@ from grokjax.interop import official as interop
 from grokjax.model import DECODER, ModelConfig, Params
 from grokjax.results import Results, load
 from grokjax.runtime.devices import setup_precision
-from grokjax.settings.config import default_config
-from grokjax.settings.experiment import validate
-from grokjax.settings.rows import expand, settings_hash
+from grokjax.settings import default_config
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import expand
 from grokjax.training.log import curve_rows, run_table
 from grokjax.training.population import Population
+from grokjax.training.resolve import check_settings
 from grokjax.training.weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.layout import write_config
@@ -259,7 +260,7 @@ def _write_workdir(
         raise UserError("--out: the path is empty; give a new folder")
     if os.path.lexists(path):
         raise UserError(f"{path}: exists already; give a new folder")
-    validate(config)
+    check_settings(config)
     setup_precision(config.model.dtype)
     runs = expand(config)
     dataset = load_dataset(runs[0])

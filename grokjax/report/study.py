@@ -18,7 +18,7 @@ from grokjax.model import RECURSIVE
 from grokjax.model.cost import evaluation_flops, train_flops
 from grokjax.report.summary import OOD_ACCURACY
 from grokjax.results import Results, StoredRuns
-from grokjax.settings.rows import SEEDS
+from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import event_table, grok_table
 from grokjax.workdir.layout import read_content
 from grokjax.workdir.tables import read_timing

@@ -9,6 +9,7 @@ import pathlib
 import pandas as pd
 
 from grokjax.base.files import write_atomically
+from grokjax.base.names import BEST
 from grokjax.report import training_figures as pictures
 from grokjax.report import training_tables as tables
 from grokjax.report import transfer_page
@@ -17,7 +18,6 @@ from grokjax.report.study import THRESHOLD, Study, published_curves, study
 from grokjax.report.style import span
 from grokjax.report.transfer_tables import read_transfers
 from grokjax.results import StoredRuns
-from grokjax.training.evaluate import BEST
 
 REPORT = "report.html"
 

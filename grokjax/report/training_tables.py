@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from grokjax.base.names import DIVERGED, EVENT_METRICS, OBSERVED
 from grokjax.report.study import THRESHOLD, Study
-from grokjax.settings.rows import SEEDS
+from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import Interval, student_interval
 from grokjax.statistics.survival import (
     CENSORED,

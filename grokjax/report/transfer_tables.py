@@ -18,7 +18,7 @@ from grokjax.data.dataset import CATEGORIES
 from grokjax.data.graph import HOP_SETTINGS
 from grokjax.model.cost import train_flops
 from grokjax.results import Results, load
-from grokjax.settings.rows import SEEDS
+from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import first_crossing, student_interval
 from grokjax.statistics.survival import restricted_mean
 from grokjax.training.resolve import model_config

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, write_atomically
 from grokjax.base.names import DIVERGED, DONE, FAILED, FINISHED, PARTIAL, PENDING, STOPPED
-from grokjax.settings.rows import from_json, to_json
+from grokjax.settings.config import from_json, to_json
 from grokjax.workdir.tables import RUNS, read_table
 
 PLAN = "plan.json"

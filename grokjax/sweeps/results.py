@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from grokjax import results
 from grokjax.base.names import PENDING
 from grokjax.results import Results, StoredRuns
-from grokjax.settings.rows import expand, flatten
+from grokjax.settings.config import flatten
+from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import PLAN, Plan, population_folder, require_plan
 from grokjax.workdir.tables import CURVES, RUNS, read_table
 

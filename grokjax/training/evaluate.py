@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from grokjax.base import names
-from grokjax.data.dataset import PAD, POSITIONS, Batch, Probes, make_batch
+from grokjax.base.names import BEST, POSITIONS
+from grokjax.data.dataset import PAD, Batch, Probes, make_batch
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 
 COMPOSITION_METRICS = (names.BRIDGE_FOUND, names.BRIDGE_FOUND_STRICT, names.BRIDGE_CHANCE)
 TRAINING_TYPES = (names.ID_ATOMIC, names.OOD_ATOMIC, names.TRAIN_INFERRED)
 ID_COMPOSITIONS = (names.TRAIN_INFERRED, names.TEST_INFERRED_IID)
-BEST = "best"  # of the stages or positions, on ID compositions
 
 
 @dataclasses.dataclass(frozen=True)

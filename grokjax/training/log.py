@@ -11,13 +11,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from grokjax.base.names import DIVERGED, DONE, RUN_STATUSES, RUNNING, STOPPED
-from grokjax.data.dataset import POSITIONS, Dataset
+from grokjax.base.names import DIVERGED, DONE, POSITIONS, RUN_STATUSES, RUNNING, STOPPED
+from grokjax.data.dataset import Dataset
 from grokjax.data.graph import regime_name, resolve_augmentation
 from grokjax.model.cost import peak_bytes
 from grokjax.runtime.processes import barrier, is_primary
 from grokjax.runtime.progress import headline
-from grokjax.settings.rows import flatten, settings_hash, swept_settings
+from grokjax.settings.config import flatten
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import swept_settings
 from grokjax.training.population import Population
 from grokjax.training.tensorboard import TensorBoardWriters
 from grokjax.workdir.tables import (

@@ -19,10 +19,11 @@ from grokjax.runtime.devices import setup_devices, setup_precision
 from grokjax.runtime.interrupt import Interrupt, Interrupted
 from grokjax.runtime.processes import barrier, is_primary, join_processes, on_all, on_primary
 from grokjax.runtime.progress import Progress
-from grokjax.settings.experiment import validate
-from grokjax.settings.rows import expand, settings_hash
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import expand
 from grokjax.training.log import Log, run_table, write_final_runs
 from grokjax.training.population import Population
+from grokjax.training.resolve import check_settings
 from grokjax.training.starts import starting_state
 from grokjax.training.step import RunState, status_code
 from grokjax.training.stopping import Stopping
@@ -44,7 +45,7 @@ def train(
     # The host's part: all that can be refused is, before anything is written.
     setup_devices()
     join_processes()
-    validate(config)
+    check_settings(config)
     setup_precision(config.model.dtype)
     path = on_all(lambda: open_workdir(workdir, config))
     runs = expand(config)

@@ -11,7 +11,7 @@ import jax
 
 from grokjax.base.errors import UserError
 from grokjax.model import init
-from grokjax.settings.rows import settings_hash
+from grokjax.settings.identity import settings_hash
 from grokjax.training.resolve import model_config
 from grokjax.training.step import RunState
 from grokjax.workdir.checkpoints import Checkpoints

@@ -23,11 +23,11 @@ import numpy as np
 from jaxtyping import Int
 
 from grokjax.analysis.effects import patch_effects
-from grokjax.analysis.pairs import ID, SLOTS, Compositions, draw_pairs
+from grokjax.analysis.pairs import SLOTS, Compositions, draw_pairs
 from grokjax.analysis.patching import Donor, Patching, Readings, Weights
 from grokjax.analysis.sites import STREAMS, Site, all_sites, components, single_shares
 from grokjax.data.dataset import Dataset
-from grokjax.data.graph import fact_numbers, random_stream
+from grokjax.data.graph import ID, fact_numbers, random_stream
 from grokjax.data.new_facts import trained_compositions
 from grokjax.model import ModelConfig
 

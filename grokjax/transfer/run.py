@@ -25,18 +25,14 @@ from grokjax.data.graph import HOP_SETTINGS
 from grokjax.results import Results, train_and_evaluate
 from grokjax.runtime.devices import setup_devices
 from grokjax.runtime.processes import is_primary, join_processes, on_primary
-from grokjax.settings.experiment import read_experiment, validate
-from grokjax.settings.rows import (
-    SEEDS,
-    TRACED,
-    Row,
-    config_difference,
-    expand,
-    flatten,
-    with_settings,
-)
+from grokjax.settings import read_experiment
+from grokjax.settings.config import Row, flatten, with_settings
+from grokjax.settings.declarations import SEEDS, TRACED
+from grokjax.settings.identity import config_difference
+from grokjax.settings.rows import expand
 from grokjax.statistics.events import grok_table
 from grokjax.sweeps.results import load
+from grokjax.training.resolve import check_settings
 
 CHECKPOINTS = ("before", "saturation", "path", "grokked", "end")
 CONTROL = "control_atomic"
@@ -246,7 +242,7 @@ def plan_transfer(
     if not configs:
         raise UserError("transfer.checkpoints: no run has any of them; train the source for longer")
     population = as_population(configs)
-    validate(population)
+    check_settings(population)
     return population
 
 
@@ -270,7 +266,7 @@ def as_population(configs: Sequence[ConfigDict]) -> ConfigDict:
                 " a time"
             )
     varied = [n for n in flat[0] if n in TRACED and any(f[n] != flat[0][n] for f in flat)]
-    population = ConfigDict(configs[0].to_dict())
+    population = with_settings(configs[0], {})
     population.runs = tuple({name: f[name] for name in varied} for f in flat)
     return population
 

@@ -15,7 +15,8 @@ import ml_collections
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import given_path, leads_out, read_json, write_atomically
-from grokjax.settings.rows import config_difference, from_json, to_json
+from grokjax.settings.config import from_json, to_json
+from grokjax.settings.identity import config_difference
 from grokjax.workdir.manifest import package_versions
 from grokjax.workdir.tables import CURVES, RUNS, TIMING
 

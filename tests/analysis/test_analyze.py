@@ -14,7 +14,7 @@ from grokjax.base.errors import UserError
 from grokjax.cli import main
 from grokjax.report.analysis_page import group_runs
 from grokjax.results import train_and_evaluate
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, seeds
 
 FAST = AnalysisConfig(num_pairs=4, null=False)
 

@@ -22,7 +22,8 @@ from grokjax.cli import main as grokjax_main
 from grokjax.data.folder import load_datasets
 from grokjax.runtime import heartbeat
 from grokjax.runtime.interrupt import leaving_at_once
-from grokjax.settings.rows import expand, seeds
+from grokjax.settings import seeds
+from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
 from grokjax.sweeps.planner import checkpoint_bytes
 from grokjax.training.population import Population
@@ -136,7 +137,7 @@ def test_what_is_submitted_is_the_plan_of_the_command(tmp_path, capsys, monkeypa
     file = tmp_path / "x.py"
     file.write_text(
         "from conftest import tiny_config\n"
-        "from grokjax.settings.rows import grid, product, seeds\n\n"
+        "from grokjax.settings import grid, product, seeds\n\n"
         "def get_config():\n    return tiny_config()\n\n"
         "def sweep(add):\n    for row in product(grid('model.hidden_size', (16, 32)), seeds(3)):\n"
         "        add(row)\n"

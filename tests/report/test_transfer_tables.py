@@ -19,7 +19,7 @@ from grokjax.report.transfer_tables import (
     time_table,
     worth_table,
 )
-from grokjax.settings.experiment import load_experiment
+from grokjax.settings import load_experiment
 from grokjax.training.resolve import model_config
 
 STEPS = np.arange(0, 100, 10)

@@ -14,8 +14,9 @@ from tiny import PYTHONPATH, fast, rows
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import expand, settings_hash
+from grokjax.settings import read_experiment
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import expand
 from grokjax.sweeps import planner as plan
 from grokjax.sweeps import runner as sweeps
 from grokjax.sweeps.plan import Plan, population_state, read_plan, write_plan
@@ -174,7 +175,7 @@ def test_a_failure_stops_nobody_else_and_is_tried_again(tmp_path, monkeypatch):
 
 EXPERIMENT = '''"""A sweep over a static setting."""
 from conftest import tiny_config
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, seeds
 
 def get_config():
     return tiny_config(train__num_steps=20, checkpoint__every=10)

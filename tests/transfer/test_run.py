@@ -15,7 +15,8 @@ from grokjax.cli import main
 from grokjax.data.folder import load_datasets, read_folder
 from grokjax.model.cost import train_flops
 from grokjax.results import load, train_and_evaluate
-from grokjax.settings.rows import expand, grid, product, seeds
+from grokjax.settings import grid, product, seeds
+from grokjax.settings.rows import expand
 from grokjax.training.population import Population
 from grokjax.training.starts import starting_state
 from grokjax.transfer.run import as_population, find_sources, plan_transfer, transfer
