@@ -154,7 +154,8 @@ def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.data.folder import load_dataset, write_folder
+    from grokjax.data.folder import write_folder
+    from grokjax.data.loading import load_dataset
     from grokjax.results import load
     from grokjax.settings.experiment import load_experiment
 

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, write_atomically
 from grokjax.data.dataset import Dataset
-from grokjax.data.folder import load_dataset
 from grokjax.data.graph import regime_name, resolve_augmentation
+from grokjax.data.loading import load_dataset
 from grokjax.model import Buffers, ModelConfig, Params, init
 from grokjax.settings.rows import expand, flatten, settings_hash, swept_settings
 from grokjax.training.resolve import evaluated_model, model_config

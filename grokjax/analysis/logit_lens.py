@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
-from grokjax.data.dataset import PAD, POSITIONS, Probes, make_batch
+from grokjax.data.dataset import POSITIONS, Probes, make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
 from grokjax.training.evaluate import (
     BEST,

@@ -19,8 +19,10 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json
-from grokjax.data.dataset import NUM_TOKENS, Vocabulary
-from grokjax.data.folder import load_dataset, read_folder
+from grokjax.data.dataset import NUM_TOKENS
+from grokjax.data.folder import read_folder
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import Vocabulary
 from grokjax.interop import official as interop
 from grokjax.model import DECODER, ModelConfig, Params
 from grokjax.results import Results, load, run_table

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from grokjax.base.files import write_atomically
-from grokjax.data.dataset import CATEGORIES
+from grokjax.base.names import CATEGORIES
 from grokjax.report import transfer_figures as pictures
 from grokjax.report.html import Section, interval
 from grokjax.report.study import origin_of, published_curves

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grokjax.data.dataset import PAD, POSITIONS, Batch, Probes, make_batch
+from grokjax.data.dataset import POSITIONS, Batch, Probes, make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 

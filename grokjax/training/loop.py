@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from grokjax.base.errors import UserError
 from grokjax.base.files import writing_to
 from grokjax.data.dataset import POSITIONS, Dataset
-from grokjax.data.folder import data_hash, load_datasets
+from grokjax.data.loading import data_hash, load_datasets
 from grokjax.model.cost import Estimate, estimate, peak_bytes
 from grokjax.results import Results, load, read_timing, run_table, write_timing
 from grokjax.runtime.devices import setup_devices, setup_precision

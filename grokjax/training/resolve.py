@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from grokjax.data.dataset import SPECIAL_TOKENS
-from grokjax.data.folder import load_dataset
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import SPECIAL_TOKENS
 from grokjax.model import ModelConfig
 from grokjax.training.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
 

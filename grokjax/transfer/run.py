@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import write_atomically
-from grokjax.data.folder import load_datasets
 from grokjax.data.graph import HOP_SETTINGS
+from grokjax.data.loading import load_datasets
 from grokjax.results import Results
 from grokjax.runtime.devices import setup_devices
 from grokjax.runtime.processes import is_primary, join_processes, on_primary

@@ -8,7 +8,7 @@ from conftest import tiny_config
 from jax.sharding import PartitionSpec
 
 from grokjax.base.errors import UserError
-from grokjax.data.folder import load_dataset
+from grokjax.data.loading import load_dataset
 from grokjax.settings.rows import expand
 from grokjax.training.population import Population, make_mesh, over_runs, pad_runs
 from grokjax.training.step import DIVERGED, RUNNING

@@ -12,7 +12,8 @@ from conftest import ROOT, tiny_config
 
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.data.folder import load_datasets, read_folder
+from grokjax.data.folder import read_folder
+from grokjax.data.loading import load_datasets
 from grokjax.model.cost import train_flops
 from grokjax.results import load
 from grokjax.settings.rows import expand, grid, product, seeds
