@@ -54,4 +54,6 @@ EVENT_AT = 0.95
 PATH_AT = 0.5  # a path is there
 LEVELS = (0.95, 0.5, 0.9, 0.99)  # at which times are reported, the first one by default
 CONSECUTIVE = 3
-BRIDGE_SITE_AT = 0.25  # the bridge score of a site whose halves are compared: some hold, not most
+# Bridge score of the site at which a finetuned run's two halves are compared; runs without one are
+# left out. Lower than `PATH_AT`: a site that carries part of the bridge can be compared already.
+BRIDGE_SITE_AT = 0.25

@@ -28,13 +28,7 @@ from grokjax.data.graph import (
     random_stream,
     resolve_augmentation,
 )
-from grokjax.data.vocabulary import (
-    MAX_TOKENS,
-    PAD,
-    SPECIAL_TOKENS,
-    Vocabulary,
-    make_vocabulary,
-)
+from grokjax.data.vocabulary import MAX_TOKENS, PAD, SPECIAL_TOKENS, Vocabulary, make_vocabulary
 
 POSITIONS = ("head", "relation1", "relation2", "answer", "end")  # of a composition
 NUM_TOKENS = len(POSITIONS)  # T

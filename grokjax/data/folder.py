@@ -12,18 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from grokjax.base import names
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, write_atomically
-from grokjax.base.names import (
-    CATEGORIES,
-    FOLDER_TYPES,
-    NEW_FOLDER_TYPES,
-    NEW_THEN_NEW,
-    OLD_FOLDER_TYPES,
-    TEST_INFERRED_NEW,
-    TEST_INFERRED_NEW_MIX,
-    TEST_INFERRED_OOD,
-)
 from grokjax.data.dataset import NO_FACTS, Dataset, Probes, QueryTable, make_probes, query_table
 from grokjax.data.graph import (
     ANSWER,
@@ -76,10 +67,10 @@ def _read(path: pathlib.Path, seed: int) -> Dataset:
             raise UserError(f"{path / name}: has no items; make the folder again")
 
     pretraining = any((path / name).exists() for name in _FACT_FILES)
-    if not pretraining and not np.any(np.isin(types, NEW_FOLDER_TYPES)):
+    if not pretraining and not np.any(np.isin(types, names.NEW_FOLDER_TYPES)):
         raise UserError(
             f"{path / 'id_facts.json'}: missing; only a finetuning folder does without, and"
-            f" test.json has no items of type {', '.join(NEW_FOLDER_TYPES)}"
+            f" test.json has no items of type {', '.join(names.NEW_FOLDER_TYPES)}"
         )
     if pretraining:
         id_facts, ood_facts = reader.facts()
@@ -111,7 +102,11 @@ def _read(path: pathlib.Path, seed: int) -> Dataset:
             problems["num_contradictions"] += int(np.sum(contradicts & two_hops))
 
     # A dataset without queries of some type reads back as it was written.
-    known = tuple(n for n in FOLDER_TYPES if n in OLD_FOLDER_TYPES or not pretraining or n in types)
+    known = tuple(
+        n
+        for n in names.FOLDER_TYPES
+        if n in names.OLD_FOLDER_TYPES or not pretraining or n in types
+    )
     return Dataset(
         path.resolve().name,
         reader.vocabulary,
@@ -161,7 +156,7 @@ def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
     types = probes.types.tolist()
     contents: dict[str, Any] = {
         "train.json": item_texts(dataset.vocabulary, np.asarray(dataset.train.query)),
-        "valid.json": [i for i, t in zip(test, types, strict=True) if t == TEST_INFERRED_OOD],
+        "valid.json": [i for i, t in zip(test, types, strict=True) if t == names.TEST_INFERRED_OOD],
         "test.json": [i | {"type": t} for i, t in zip(test, types, strict=True)],
         "vocab.json": list(dataset.vocabulary.tokens),
     }
@@ -185,10 +180,12 @@ def in_authors_types(dataset: Dataset) -> Dataset:
     """
     if not len(dataset.new_facts):
         return dataset
-    theirs = dict.fromkeys(CATEGORIES, TEST_INFERRED_NEW_MIX) | {NEW_THEN_NEW: TEST_INFERRED_NEW}
+    theirs = dict.fromkeys(names.CATEGORIES, names.TEST_INFERRED_NEW_MIX) | {
+        names.NEW_THEN_NEW: names.TEST_INFERRED_NEW
+    }
     probes = dataset.probes
     types = np.array([theirs.get(name, name) for name in probes.names])[probes.kind]
-    known = tuple(name for name in FOLDER_TYPES if name in types)
+    known = tuple(name for name in names.FOLDER_TYPES if name in types)
     rows = np.concatenate([np.flatnonzero(types == name) for name in known])
     table = QueryTable(np.asarray(probes.table.query)[rows], np.asarray(len(rows), np.int32))
     kind = np.array([known.index(name) for name in types[rows]], np.int16)
@@ -267,10 +264,10 @@ class _Reader:
             head, first, second = (*asked, PAD, PAD)[:3]
             rows.append((head, first, PAD, second, rest[0]))
             if typed:
-                if item["type"] not in FOLDER_TYPES:
+                if item["type"] not in names.FOLDER_TYPES:
                     raise UserError(
                         f"{where} has the unknown type {item['type'][:40]!a}; give one of"
-                        f" {', '.join(FOLDER_TYPES)}"
+                        f" {', '.join(names.FOLDER_TYPES)}"
                     )
                 types.append(item["type"])
         return np.array(rows, np.int32).reshape(-1, 5), np.array(types, str)

@@ -14,15 +14,8 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from grokjax.base import names
 from grokjax.base.errors import UserError
-from grokjax.base.names import (
-    ATOMIC_NEW,
-    KEPT_ATOMIC,
-    KEPT_INFERRED,
-    NEW_THEN_NEW,
-    NEW_THEN_OLD,
-    OLD_THEN_NEW,
-)
 from grokjax.data.dataset import (
     PAD,
     Dataset,
@@ -52,7 +45,11 @@ DRAWN_BY = (  # the settings that a dataset follows from, besides the old data a
     "folder", "num_new_facts", "num_kept", "retention", "new_share", "max_probes", "seed",
 )  # fmt: skip
 # By the kinds of fact at hop 1 and hop 2.
-_HOPS = {NEW_THEN_OLD: (NEW, ID), OLD_THEN_NEW: (ID, NEW), NEW_THEN_NEW: (NEW, NEW)}
+_HOPS = {
+    names.NEW_THEN_OLD: (NEW, ID),
+    names.OLD_THEN_NEW: (ID, NEW),
+    names.NEW_THEN_NEW: (NEW, NEW),
+}
 
 
 def finetuning_dataset(old: Dataset, settings: ConfigDict, seed: int) -> Dataset:
@@ -83,13 +80,13 @@ def finetuning_dataset(old: Dataset, settings: ConfigDict, seed: int) -> Dataset
     else:
         kept_facts, kept = keep_closure(old, settings.num_kept, stream("kept closure"))
     train = [one_hop(kept_facts), kept, one_hop(new)]
-    probes = {ATOMIC_NEW: one_hop(new)}
+    probes = {names.ATOMIC_NEW: one_hop(new)}
     for name, rows in categories(old, new).items():
         rows = rows[stream(name).permutation(len(rows))]
         asked = len(rows) - round(settings.new_share * len(rows))
         probes[name] = rows[:asked]
         train.append(rows[asked:])
-    probes |= {KEPT_ATOMIC: one_hop(kept_facts), KEPT_INFERRED: kept}
+    probes |= {names.KEPT_ATOMIC: one_hop(kept_facts), names.KEPT_INFERRED: kept}
     parts = {
         "num_new_facts": len(new),
         "num_kept_facts": len(kept_facts),
@@ -221,7 +218,7 @@ def from_folder(old: Dataset, folder: Dataset, seed: int) -> Dataset:
         raise UserError(f"transfer.folder {folder.name}: has another vocabulary than the source")
     query = np.asarray(folder.probes.table.query).astype(np.int32)
     types = folder.probes.types
-    new = query[types == ATOMIC_NEW][:, [0, 1, 3]]
+    new = query[types == names.ATOMIC_NEW][:, [0, 1, 3]]
     facts = np.concatenate([old.id_facts, old.ood_facts, new])
     sizes = [len(f) for f in (old.id_facts, old.ood_facts, new)]
     kind, number_of = np.repeat([ID, OOD, NEW], sizes), fact_numbers(facts)
