@@ -126,14 +126,13 @@ def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> Non
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     given_path(args.workdir)
     with leaving_at_once():
-        from grokjax.report import transfer_page, write_report
+        from grokjax.report import write_report
         from grokjax.runtime.processes import barrier, is_primary, use_flags
-        from grokjax.transfer.run import transfer as run_transfer
+        from grokjax.transfer import transfer as run_transfer
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
         results = run_transfer(args.config, overrides, args.source, args.workdir)
     if is_primary():
-        transfer_page.measure_halves(results)
         print(f"report: {write_report(results)}")
     barrier("reported")
 
@@ -160,7 +159,8 @@ def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.data.folder import load_dataset, write_folder
+    from grokjax.data.folder import write_folder
+    from grokjax.data.loading import load_dataset
     from grokjax.results import load
     from grokjax.settings import load_experiment
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset
-from grokjax.data.folder import load_dataset
+from grokjax.data.loading import load_dataset
 from grokjax.model import Buffers, ModelConfig, Params
 from grokjax.settings.rows import expand
 from grokjax.training.resolve import evaluated_model, model_config

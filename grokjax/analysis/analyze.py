@@ -29,7 +29,7 @@ from grokjax.analysis.store import (
 )
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset, stack_datasets
-from grokjax.data.folder import load_datasets
+from grokjax.data.loading import load_datasets
 from grokjax.results import Results, load
 from grokjax.runtime.devices import setup_devices, setup_precision
 from grokjax.runtime.interrupt import Interrupt, Interrupted

@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, Int
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
 from grokjax.base.names import BEST, POSITIONS
-from grokjax.data.dataset import PAD, Probes, make_batch
+from grokjax.data.dataset import Probes, make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
 from grokjax.training.evaluate import COMPOSITION_METRICS, EvaluateConfig, evaluate, in_batches
 from grokjax.training.mesh import make_mesh, over_runs

@@ -19,8 +19,9 @@ from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import DIRECTIONS
 from grokjax.analysis.sites import all_sites
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import PAD, make_batch
-from grokjax.data.folder import load_dataset
+from grokjax.data.dataset import make_batch
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, forward, init
 from grokjax.model.cost import forward_flops, matmul_ceiling, train_flops
 from grokjax.model.lens import top_tokens

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import CATEGORIES
+from grokjax.base.names import CATEGORIES
 from grokjax.data.graph import HOP_SETTINGS
 from grokjax.model.cost import train_flops
 from grokjax.results import Results, load

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from grokjax.base import names
 from grokjax.base.names import BEST, POSITIONS
-from grokjax.data.dataset import PAD, Batch, Probes, make_batch
+from grokjax.data.dataset import Batch, Probes, make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 

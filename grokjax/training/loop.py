@@ -13,7 +13,7 @@ from grokjax.base.errors import UserError
 from grokjax.base.files import writing_to
 from grokjax.base.names import RUNNING
 from grokjax.data.dataset import Dataset
-from grokjax.data.folder import data_hash, load_datasets
+from grokjax.data.loading import data_hash, load_datasets
 from grokjax.model.cost import Estimate, estimate
 from grokjax.runtime.devices import setup_devices, setup_precision
 from grokjax.runtime.interrupt import Interrupt, Interrupted

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.names import BEST
-from grokjax.data.dataset import SPECIAL_TOKENS
-from grokjax.data.folder import load_dataset
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import SPECIAL_TOKENS
 from grokjax.model import ModelConfig
 from grokjax.settings.validation import validate
 from grokjax.training.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig

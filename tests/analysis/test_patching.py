@@ -11,7 +11,8 @@ from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import Patching
 from grokjax.analysis.sites import components, single_shares, whole_stage
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import PAD, make_batch
+from grokjax.data.dataset import make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, forward_all_steps, init
 from grokjax.training.mesh import make_mesh
 

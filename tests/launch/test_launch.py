@@ -19,7 +19,7 @@ from launching import ENVIRONMENT, beat, planned, rows_of
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main as grokjax_main
-from grokjax.data.folder import load_datasets
+from grokjax.data.loading import load_datasets
 from grokjax.runtime import heartbeat
 from grokjax.runtime.interrupt import leaving_at_once
 from grokjax.settings import seeds

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import tiny_config
 
-from grokjax.data.dataset import CATEGORIES
+from grokjax.base.names import CATEGORIES
 from grokjax.model.cost import train_flops
 from grokjax.report import transfer_figures as transfer_pictures
 from grokjax.report import transfer_page

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 from grokjax.base.errors import UserError
 from grokjax.base.names import DIVERGED, RUNNING
-from grokjax.data.folder import load_dataset
+from grokjax.data.loading import load_dataset
 from grokjax.settings.rows import expand
 from grokjax.training.mesh import make_mesh, over_runs, pad_runs
 from grokjax.training.population import Population

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grokjax.base.names import DIVERGED, RUNNING
-from grokjax.interop.official import params_from_official
+from grokjax.interop.weights import params_from_official
 from grokjax.model import ModelConfig, forward
 from grokjax.model.lens import lens_logits
 from grokjax.training.losses import log_stablemax, sequence_losses, token_losses
