@@ -1,0 +1,34 @@
+"""`grokjax report`: the page of a workdir, of whatever kind it is."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from grokjax.report import training_page, transfer_page
+from grokjax.report.training_runs import read_training
+from grokjax.report.transfer_runs import read_transfers
+from grokjax.results import Results
+from grokjax.sweeps.runner import SweepResults
+
+
+def write_report(
+    found: Results | SweepResults, out: str | os.PathLike | None = None
+) -> pathlib.Path:
+    """Writes `report.html`, its pictures as PNG with their data, and its tables as CSV.
+
+    Args:
+      found: what `grokjax.load` gave, trained in full or in part.
+      out: folder, the workdir by default.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: nothing has been trained.
+    """
+    if isinstance(found, Results) and found.config.transfer.source:
+        page = transfer_page.page(read_transfers(found))
+    else:
+        page = training_page.page(read_training(found))
+    return page.save(found.workdir if out is None else out)
