@@ -108,7 +108,7 @@ def patching_figure(
     panels.caption(
         f"{direction.capitalize()} ({what}), {SPLIT_NAMES[split]} queries: share of the logit"
         f" difference that one site carries; 1 all, 0 none; {_at_step(own)}"
-        f" {span(own.num_seeds)} seeds, {span(own.num_pairs.round())} pairs each, ratio of"
+        f"{span(own.num_seeds)} seeds, {span(own.num_pairs.round())} pairs each, ratio of"
         f" means; 95 % intervals ({_widest(own, 'effect')}) in the table beside"
     )
     return panels.picture(own.drop(columns="column"))
@@ -159,7 +159,7 @@ def attribution_figure(table: pd.DataFrame) -> Picture:
         axis.set_title(f"{SPLIT_NAMES[split]}, {direction}: r = {r:.2f}")
         axis.set_xlabel("exact effect")
     panels.axes[0][0].set_ylabel("attributed effect (one gradient)")
-    panels.legend(columns=8)
+    panels.legend()
     panels.caption(
         f"A point per group of runs, differing token and site; step {table.step.iloc[0]:,}"
     )
@@ -200,6 +200,7 @@ def _by_group_and_slot(table: pd.DataFrame, width: float, height: float):
     """Panels, a row per group of runs and a column per differing token, each with its cells."""
     groups = _in_order(table.group_of_runs)
     slots = [slot for slot in SLOTS if slot in set(table.slot)]
+    width = max(width, 0.1 * max(len(f"{g}: {_SLOT_TITLES[s]}") for g in groups for s in slots))
     panels = Panels(len(groups), len(slots), width, height, sharey="row")
     cells = []
     for axis, (group, slot) in zip(panels, itertools.product(groups, slots), strict=True):

@@ -23,5 +23,5 @@ def cost_figure(data: TrainingRuns) -> Picture:
     axis.set_xscale("log")
     panels.shares()
     panels.label("training FLOPs of one run", "OOD answer accuracy")
-    panels.legend(columns=3)
+    panels.legend()
     return panels.picture(table)

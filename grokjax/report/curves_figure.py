@@ -67,11 +67,12 @@ def curves_figure(
         for metric, colour in _PUBLISHED if theirs else ():
             curve = metric.replace("_", " ")
             published_line(axis, theirs["step"], theirs[metric], curve, colour)
-        axis.set_title(f"{group} ({int(own.n.max() if len(own) else 0)} runs)")
+        num_runs = int(own.n.max()) if len(own) else 0
+        axis.set_title(f"{group} ({num_runs} run{'s' * (num_runs != 1)})")
         axis.set_xlim(left=0)
     panels.shares()
     panels.label(STEPS, "share of queries")
-    panels.legend(columns=2 if len(groups) == 1 else 4)
+    panels.legend()
     ranges = "full range" if not table.n.max() >= 10 else "10th to 90th percentile"
     panels.caption(f"line: median over runs; band: {ranges}; EMA weights")
     return panels.picture(table)

@@ -58,15 +58,19 @@ class Panels:
         for axis in self:
             axis.set_ylim(-0.03, 1.03)
 
-    def legend(self, columns: int = 4, handles: Sequence[Any] = ()) -> None:
+    def legend(self, handles: Sequence[Any] = ()) -> None:
         """One for all panels, above them: of the handles, or of what has a label in any panel."""
         by_label = {h.get_label(): h for h in handles}
         for axis in () if handles else self:
             by_label = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)) | by_label
-        columns = min(columns, len(by_label))
-        self._grow(_LEGEND_LINE * math.ceil(len(by_label) / columns))
+        longest = 0.65 + 0.08 * max(map(len, by_label))  # inches
+        lines = math.ceil(len(by_label) / max(self.figure.get_figwidth() // longest, 1))
+        self._grow(_LEGEND_LINE * lines)
         self.figure.legend(
-            list(by_label.values()), list(by_label), loc="outside upper center", ncols=columns
+            list(by_label.values()),
+            list(by_label),
+            loc="outside upper center",
+            ncols=math.ceil(len(by_label) / lines),
         )
 
     def caption(self, text: str) -> None:
@@ -139,7 +143,7 @@ def heat_map(
             text = f"{value:.1f}".replace("0.", ".") if abs(value) >= 0.1 else ""
         if text:
             colour = _readable_on(image, value)
-            axis.text(x, y, text, ha="center", va="center", fontsize=size, color=colour)
+            axis.text(x, y, text, ha="center", va="center", fontsize=size, color=colour, zorder=4)
     axis.set_xticks(range(grid.shape[1]), list(columns or map(str, grid.columns)), fontsize=7)
     axis.set_yticks(range(grid.shape[0]), list(map(str, grid.index)), fontsize=8)
     axis.spines[:].set_visible(False)

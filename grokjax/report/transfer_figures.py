@@ -36,7 +36,7 @@ def transfer_figure(data: TransferRuns, paper: dict[str, Any] | None = None) -> 
     """
     table = _transfer_bands(data)
     groups = list(dict.fromkeys(table.group))
-    panels = Panels(len(groups), len(CATEGORIES), 3.4, 2.1, sharex=True)
+    panels = Panels(len(groups), len(CATEGORIES), 3.4, 2.1, sharex=True, sharey=True)
     cells = ((group, asked) for group in groups for asked in CATEGORIES)
     for axis, (group, asked) in zip(panels, cells, strict=True):
         own = table[(table.group == group) & (table.asked == asked)]
@@ -103,7 +103,7 @@ def worth_figure(data: TransferRuns) -> Picture:
         axis.set_xlabel(f"pretraining and finetuning (10$^{{{power}}}$ FLOP)")
         axis.set_ylim(bottom=0)
     panels.axes[0][0].set_ylabel("accuracy after finetuning")
-    panels.legend(columns=5)
+    panels.legend()
     return panels.picture(table)
 
 
@@ -128,5 +128,5 @@ def dose_figure(data: TransferRuns) -> Picture:
         axis.set_xlabel("share of new compositions in training")
     panels.shares()
     panels.axes[0][0].set_ylabel("accuracy on those held out")
-    panels.legend(columns=5)
+    panels.legend()
     return panels.picture(table)
