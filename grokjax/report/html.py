@@ -103,8 +103,9 @@ def show_wide(
     named = show(table, rows)
     long = show(table, {"column": heading, "cell": cell})
     wide = pd.concat([named, long], axis=1).pivot(index=[*named], columns="column", values="cell")
-    order = list(dict.fromkeys(named.itertuples(index=False, name=None)))
-    return wide.loc[order, list(dict.fromkeys(long.column))].reset_index()
+    # Merged, rows and columns keep the order in which they come; a pivot sorts them.
+    ordered = named.drop_duplicates().merge(wide.reset_index(), on=[*named])
+    return ordered[[*named, *dict.fromkeys(long.column)]]
 
 
 def number(column: str, form: str = ".2f", scale: float = 1.0) -> Texts:

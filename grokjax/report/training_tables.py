@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from grokjax.base.names import EVENT_AT, EVENT_METRICS, GROKKED, OBSERVED
+from grokjax.base.names import EVENT_AT, EVENT_METRICS, GROKKED, MEMORISED, OBSERVED
 from grokjax.report.training_runs import TrainingRuns, causes
 from grokjax.settings.rows import SEEDS
 from grokjax.statistics.events import Interval, student_interval
@@ -64,7 +64,7 @@ def _times(events: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return events.step.to_numpy(), (events.status == OBSERVED).to_numpy()
 
 
-def cost_table(data: TrainingRuns, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.DataFrame:
+def cost_table(data: TrainingRuns, levels: Sequence[float] = (0.5, 0.9, EVENT_AT)) -> pd.DataFrame:
     """Per group and OOD accuracy: FLOPs until it, of the runs that got there; against the first.
 
     Returns:
@@ -126,7 +126,7 @@ def seed_variance(data: TrainingRuns) -> pd.DataFrame:
         own = table[table.group == group]
         names = [n for n in SEEDS if n in by_run and by_run[n].loc[own.run_id].nunique() > 1]
         factors = {n: by_run[n].loc[own.run_id].tolist() for n in names}
-        for quantity in ("final_ood_accuracy", "memorised"):
+        for quantity in ("final_ood_accuracy", MEMORISED):
             values = own[quantity].to_numpy(float)
             if len(names) < 2 or not np.isfinite(values).all():
                 continue
