@@ -70,10 +70,9 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _show(results: Results) -> None:
-    from grokjax.report import curves_figure as figures
-    from grokjax.report import summary
+    from grokjax.report import curves_figure, summary
 
-    picture = figures.curves_figure(results)
+    picture = curves_figure.save_curves(results)
     summaries = summary.summarize(results.runs, results.curves)
     print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
     print("\n" + summary.verdict(summaries))
@@ -214,15 +213,16 @@ def parity(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.report import curves_figure as figures
+    from grokjax.report.curves_figure import comparison_figure
     from grokjax.results import load
 
-    print(f"figure: {figures.comparison_figure([load(w) for w in args.workdirs], args.out)}")
+    picture = comparison_figure([load(w) for w in args.workdirs])
+    print(f"figure: {picture.save(args.out)}")
 
 
 def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import analysis
-    from grokjax.report.analysis_page import check_group_by, check_margin, report
+    from grokjax.report.analysis_page import check_group_by, check_margin, write_analysis
     from grokjax.results import load
 
     results = load(args.workdir)
@@ -237,7 +237,8 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         out=args.out,
     )
     folder = analysis.analysis_folder(results, args.out)
-    print(report(results, found, folder, group_by=args.group_by, margin=args.margin))
+    said = write_analysis(results, found, folder, group_by=args.group_by, margin=args.margin)
+    print(said)
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:

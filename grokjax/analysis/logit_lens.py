@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
-from grokjax.base.names import BEST, POSITIONS
+from grokjax.base.names import ANSWER_ACCURACY, BEST, POSITIONS, TARGET_FOUND
 from grokjax.data.dataset import Probes, make_batch
 from grokjax.data.vocabulary import PAD
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
@@ -30,7 +30,7 @@ TOKENS = ("bridge", "target", "head", "relation1", "relation2")
 # Queries whose bridge is also the head or the answer can be read without being computed.
 SUBSETS = ("apart", "head_or_answer")
 MEASURES = ("top1", "rank", "reciprocal_rank", "log_probability")
-RATES = ("answer_accuracy", "target_found", *COMPOSITION_METRICS)
+RATES = (ANSWER_ACCURACY, TARGET_FOUND, *COMPOSITION_METRICS)
 _LENS_BUDGET = {"cpu": 2**24}  # bytes of logits at once; on a CPU what its cache holds
 
 

@@ -25,6 +25,11 @@ class Interval(NamedTuple):
     high: float
     n: int
 
+    def columns(self, mean: str, prefix: str | None = None) -> dict[str, float]:
+        """Of a table: `mean` and its bounds, `mean_low` and `mean_high` or of another prefix."""
+        prefix = f"{mean}_" if prefix is None else prefix
+        return {mean: self.mean, f"{prefix}low": self.low, f"{prefix}high": self.high}
+
 
 def first_crossing(
     steps: Sequence[int],
