@@ -16,7 +16,7 @@ def default_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "grokjax"
 
-    # The three sources of randomness (protocol section 2; design rule 6).
+    # The three sources of randomness (docs/protocol.md, section 2; docs/design.md, rule 6).
     config.seeds = ml_collections.ConfigDict({"data": 0, "init": 0, "order": 0})
 
     config.data = ml_collections.ConfigDict(
@@ -126,8 +126,8 @@ def default_config() -> ml_collections.ConfigDict:
         }
     )
 
-    # Finetuning on new facts (protocol 2.5). `grokjax transfer` makes the rows: it fills in whose
-    # weights a run starts from, and an empty source means a run that starts anew.
+    # Finetuning on new facts (docs/protocol.md, section 2.5). `grokjax transfer` makes the rows: it
+    # fills in whose weights a run starts from, and an empty source means a run that starts anew.
     config.transfer = ml_collections.ConfigDict(
         {
             "source": "",  # workdir
