@@ -1,7 +1,7 @@
 """The logit lens on every stage, stream and position: what a state would say if it were the last.
 
 The model's own output head reads each state (a decoder's final norm first). Rates are means over
-the queries of a probe type; what is read of whom, and its definitions: protocol section 4.
+the queries of a probe type; what is read of whom, and its definitions: docs/protocol.md, section 4.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Denoising puts a clean state into the corrupted run (is it sufficient?), noising a corrupted state
 into the clean run (is it necessary?). An intervention is a `Patch`, so that sites are vmapped over
-one program; the unpatched baseline is that program with all shares 0. Definitions: protocol
-section 4.
+one program; the unpatched baseline is that program with all shares 0. Definitions:
+docs/protocol.md, section 4.
 """
 
 from __future__ import annotations

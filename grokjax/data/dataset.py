@@ -108,7 +108,7 @@ def make_dataset(data: ConfigDict, seed: int) -> Dataset:
 
     Args:
       data: settings; `folder` is not looked at.
-      seed: of every draw (protocol 2.1 to 2.3).
+      seed: of every draw (docs/protocol.md, sections 2.1 to 2.3).
 
     Raises:
       UserError: settings that no dataset can have.
@@ -242,7 +242,7 @@ def folder_name(
 
 
 def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
-    """Inputs and labels of queries (protocol 2.4); an all-PAD query asks and answers nothing.
+    """Inputs and labels of queries (docs/protocol.md, section 2.4); an all-PAD query asks nothing.
 
     Args:
       query: head, relation 1, relation 2 (PAD for an atomic fact), answer.

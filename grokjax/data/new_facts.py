@@ -1,8 +1,8 @@
 """What a finetuned run trains on and is tested on: new facts, and what is kept of the old data.
 
-Definitions: protocol 2.5. New facts come in chains `(a, r1) -> b`, `(b, r2) -> t` of relations that
-their heads did not use. All arrays hold token ids; each draw has a random stream of its own, and
-fewer new facts, or fewer kept, are a prefix of more.
+Definitions: docs/protocol.md, section 2.5. New facts come in chains `(a, r1) -> b`, `(b, r2) -> t`
+of relations that their heads did not use. All arrays hold token ids; each draw has a random stream
+of its own, and fewer new facts, or fewer kept, are a prefix of more.
 """
 
 from __future__ import annotations

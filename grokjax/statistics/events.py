@@ -1,4 +1,4 @@
-"""When runs memorise, form the path and grok, and what few seeds say about it (protocol section 4).
+"""When runs memorise, form the path and grok, and what few seeds say (docs/protocol.md, section 4).
 
 An event's step is the first of three evaluations at the threshold; it came since the evaluation
 before. A run that ends first is right-censored, a diverged one has met a competing event.

@@ -1,4 +1,4 @@
-"""Probe accuracies and lens rates of one run, on the device (definitions: protocol section 4)."""
+"""Probe accuracies and lens rates of one run, on the device (see docs/protocol.md, section 4)."""
 
 from __future__ import annotations
 
