@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grokjax.arguments import parse, require_workdir, tell
+from grokjax.arguments import parse, tell
 from grokjax.base.errors import RESUMABLE, DiskError, UserError
-from grokjax.base.files import disk_error
+from grokjax.base.files import disk_error, given_path
 from grokjax.runtime.interrupt import Interrupted, leaving_at_once, second_ctrl_c_exits
 
 if TYPE_CHECKING:
@@ -56,24 +56,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     with leaving_at_once():
+        from grokjax.results import train_and_evaluate
         from grokjax.runtime.processes import barrier, is_primary, use_flags
-        from grokjax.settings.experiment import load_experiment
-        from grokjax.training import loop
+        from grokjax.settings import load_experiment
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
-        results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+        results = train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
     if is_primary():
         _show(results)
     barrier("shown")  # nobody waits for long for one that has left
 
 
 def _show(results: Results) -> None:
-    from grokjax.report import curves_figure as figures
-    from grokjax.report import summary
+    from grokjax.report import curves_figure, summary
 
-    picture = figures.curves_figure(results)
+    picture = curves_figure.save_curves(results)
     summaries = summary.summarize(results.runs, results.curves)
     print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
     print("\n" + summary.verdict(summaries))
@@ -81,7 +80,7 @@ def _show(results: Results) -> None:
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     with leaving_at_once():
         from grokjax.runtime.processes import use_flags
         from grokjax.sweeps.runner import SweepFailed
@@ -101,7 +100,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.runtime.devices import setup_devices
     from grokjax.runtime.processes import is_primary, join_processes
-    from grokjax.settings.experiment import read_experiment
+    from grokjax.settings import read_experiment
     from grokjax.sweeps.runner import run_sweep
 
     setup_devices()
@@ -124,25 +123,24 @@ def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> Non
 
 
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     with leaving_at_once():
-        from grokjax.report import transfer_page, write_report
+        from grokjax.report import write_report
         from grokjax.runtime.processes import barrier, is_primary, use_flags
-        from grokjax.transfer.run import transfer as run_transfer
+        from grokjax.transfer import transfer as run_transfer
 
         use_flags(args.coordinator, args.num_processes, args.process_id)
         results = run_transfer(args.config, overrides, args.source, args.workdir)
     if is_primary():
-        transfer_page.measure_halves(results)
         print(f"report: {write_report(results)}")
     barrier("reported")
 
 
 def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.report import write_report
-    from grokjax.sweeps.runner import load
+    from grokjax.sweeps.results import load
 
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     print(f"report: {write_report(load(args.workdir), args.out)}")
 
 
@@ -153,10 +151,17 @@ def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     train(args, overrides)
 
 
+def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.settings.listing import list_settings
+
+    print("\n".join(list_settings(args.file, overrides)))
+
+
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.data.folder import load_dataset, write_folder
+    from grokjax.data.folder import write_folder
+    from grokjax.data.loading import load_dataset
     from grokjax.results import load
-    from grokjax.settings.experiment import load_experiment
+    from grokjax.settings import load_experiment
 
     if (args.config is None) == (args.workdir is None):
         raise UserError("--config: give an experiment file, or the --workdir of a run")
@@ -208,15 +213,16 @@ def parity(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.report import curves_figure as figures
+    from grokjax.report.curves_figure import comparison_figure
     from grokjax.results import load
 
-    print(f"figure: {figures.comparison_figure([load(w) for w in args.workdirs], args.out)}")
+    picture = comparison_figure([load(w) for w in args.workdirs])
+    print(f"figure: {picture.save(args.out)}")
 
 
 def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import analysis
-    from grokjax.report.analysis_page import check_group_by, check_margin, report
+    from grokjax.report.analysis_page import check_group_by, check_margin, write_analysis
     from grokjax.results import load
 
     results = load(args.workdir)
@@ -231,11 +237,12 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         out=args.out,
     )
     folder = analysis.analysis_folder(results, args.out)
-    print(report(results, found, folder, group_by=args.group_by, margin=args.margin))
+    said = write_analysis(results, found, folder, group_by=args.group_by, margin=args.margin)
+    print(said)
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.sweeps.listing import list_checkpoints
+    from grokjax.sweeps.list_checkpoints import list_checkpoints
 
     lines, damaged = list_checkpoints(args.workdir, content=args.verify)
     print("\n".join(lines))
@@ -284,6 +291,7 @@ _COMMANDS = {
     "report": report,
     "checkpoints": checkpoints,
     "quickstart": quickstart,
+    "config": config,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

@@ -1,7 +1,7 @@
 """The logit lens on every stage, stream and position: what a state would say if it were the last.
 
 The model's own output head reads each state (a decoder's final norm first). Rates are means over
-the queries of a probe type; what is read of whom, and its definitions: protocol section 4.
+the queries of a probe type; what is read of whom, and its definitions: docs/protocol.md, section 4.
 """
 
 from __future__ import annotations
@@ -19,22 +19,18 @@ from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
-from grokjax.data.dataset import PAD, POSITIONS, Probes, make_batch
+from grokjax.base.names import ANSWER_ACCURACY, BEST, POSITIONS, TARGET_FOUND
+from grokjax.data.dataset import Probes, make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
-from grokjax.training.evaluate import (
-    BEST,
-    COMPOSITION_METRICS,
-    EvaluateConfig,
-    evaluate,
-    in_batches,
-)
-from grokjax.training.population import make_mesh, over_runs
+from grokjax.training.evaluate import COMPOSITION_METRICS, EvaluateConfig, evaluate, in_batches
+from grokjax.training.mesh import make_mesh, over_runs
 
 TOKENS = ("bridge", "target", "head", "relation1", "relation2")
 # Queries whose bridge is also the head or the answer can be read without being computed.
 SUBSETS = ("apart", "head_or_answer")
 MEASURES = ("top1", "rank", "reciprocal_rank", "log_probability")
-RATES = ("answer_accuracy", "target_found", *COMPOSITION_METRICS)
+RATES = (ANSWER_ACCURACY, TARGET_FOUND, *COMPOSITION_METRICS)
 _LENS_BUDGET = {"cpu": 2**24}  # bytes of logits at once; on a CPU what its cache holds
 
 

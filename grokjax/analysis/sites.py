@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import POSITIONS
+from grokjax.base.names import POSITIONS
 from grokjax.model import BLOCK_COMPONENTS, DECODER, ModelConfig
 
 STREAMS = ("z_H", "z_L", "embedding")
@@ -98,15 +98,6 @@ def single_shares(
         place = places(config, site.component).index(site.place)
         where = (f, place, names.index(site.position))
         shares[site.component][where + ((site.head,) if site.head >= 0 else ())] = 1.0
-    return shares
-
-
-def whole_stage(config: ModelConfig, stage: str) -> dict[str, Float[np.ndarray, "1 G S"]]:
-    """One patch of all that a stage holds: every stream, and the embedding from it on."""
-    streams = [c for c in components(config) if c in STREAMS]
-    shares = {c: np.zeros((1, *share_shape(config, c)), np.float32) for c in streams}
-    for share in shares.values():
-        share[:, config.evaluation_stages.index(stage)] = 1.0
     return shares
 
 

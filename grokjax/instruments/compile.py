@@ -28,14 +28,15 @@ from grokjax.analysis.patching import Patching
 from grokjax.analysis.sites import all_sites
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import stack_datasets
-from grokjax.data.folder import load_datasets
+from grokjax.data.loading import load_datasets
 from grokjax.instruments.hlo import Counts, Program
 from grokjax.instruments.targets import Target, find_target
 from grokjax.model import BLOCK_COMPONENTS
-from grokjax.settings.experiment import validate
 from grokjax.settings.rows import expand
+from grokjax.settings.validation import validate
 from grokjax.training.evaluate import EvaluateConfig
-from grokjax.training.population import BY_RUN, make_evaluate, make_mesh, make_train_chunk
+from grokjax.training.mesh import BY_RUN, make_mesh
+from grokjax.training.population import make_evaluate, make_train_chunk
 from grokjax.training.resolve import (
     evaluated_model,
     hyperparameters,

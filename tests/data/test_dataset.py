@@ -1,4 +1,4 @@
-"""Query tables, tokens, probes and batches (protocol 2.4)."""
+"""Query tables, tokens, probes and batches (docs/protocol.md, section 2.4)."""
 
 import time
 
@@ -9,9 +9,10 @@ import pytest
 from conftest import tiny_config
 
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import make_batch, make_dataset, make_vocabulary, stack_datasets
-from grokjax.data.folder import load_dataset
-from grokjax.settings.config import default_config
+from grokjax.data.dataset import make_batch, make_dataset, stack_datasets
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import make_vocabulary
+from grokjax.settings import default_config
 
 
 def dataset(seed=0, **changes):
@@ -19,7 +20,7 @@ def dataset(seed=0, **changes):
 
 
 def test_vocabulary():
-    """Protocol 2.4: PAD 0, entities from 1, relations after them, six special tokens."""
+    """PAD 0, entities from 1, relations, six special tokens (docs/protocol.md, section 2.4)."""
     vocabulary = make_vocabulary(2000, 200)
     assert vocabulary.size == 2207
     assert vocabulary.tokens[0] == "<e_0>" and vocabulary.tokens[2000] == "<r_0>"

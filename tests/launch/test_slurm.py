@@ -1,4 +1,4 @@
-"""Promises 2, 6 and 7 of operations under a real Slurm of two nodes, started on loopback.
+"""Promises 2, 6 and 7 (docs/operations.md, section 4) under a real Slurm of two nodes on loopback.
 
 The short form is in the default run where Slurm is installed; the others have the marker `slurm`.
 With GROKJAX_OPERATIONS_TABLE=FILE.csv they write down what they have measured.
@@ -15,12 +15,12 @@ import time
 import pandas as pd
 import pytest
 from conftest import tiny_config
+from same import assert_same_workdir
 from slurm_cluster import client, cluster, free_port, reason_to_skip, release, wait_for
-from test_loop import assert_same_workdir
 from tiny import PYTHONPATH
 
 from grokjax.runtime.heartbeat import read_beat
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, seeds
 from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
 from grokjax.sweeps.planner import extend_plan
 from launch import books, status, submit

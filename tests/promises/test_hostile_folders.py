@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from conftest import ROOT, tiny_config
-from test_sweeps import fast, rows
+from tiny import fast, rows
 
 import grokjax
 from grokjax.base.files import read_json

@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from grokjax.settings.experiment import load_experiment
+from grokjax.settings import grid, load_experiment, product, seeds
 
 ROOT = pathlib.Path(__file__).parents[2]
 # For processes that import what tests import.
@@ -24,3 +24,19 @@ def tiny_config(**changes) -> ConfigDict:
         section, setting = name.split("__")
         config[section][setting] = value
     return config
+
+
+def fast(**changes) -> ConfigDict:
+    """The same, done in 20 steps."""
+    return tiny_config(train__num_steps=20, checkpoint__every=10, **changes)
+
+
+def rows(num_seeds=2, widths=(16,), rates=(1e-3,)):
+    """Of a sweep over it."""
+    return list(
+        product(
+            grid("model.hidden_size", widths),
+            grid("optimizer.learning_rate", rates),
+            seeds(num_seeds),
+        )
+    )

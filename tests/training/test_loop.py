@@ -13,15 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import FINETUNING, PRETRAINING, tiny_config
+from same import assert_same_workdir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import make_dataset
-from grokjax.data.folder import load_datasets, write_folder
+from grokjax.data.folder import write_folder
 from grokjax.report import curves_figure, summary
 from grokjax.runtime.interrupt import Interrupted
 from grokjax.training import loop
+from grokjax.training.evaluate import evaluate
 from grokjax.workdir.checkpoints import Checkpoints
 
 
@@ -48,37 +50,6 @@ def stop_after(monkeypatch, num_chunks):
 
     monkeypatch.setattr(loop.Population, "train", train)
     return calls
-
-
-def final_arrays(workdir, step):
-    """Everything in the full state on disk."""
-    with Checkpoints(workdir / "checkpoints") as saved:
-        assert saved.steps()[-1] == step
-    population = loop.Population(*_population_of(workdir))
-    with Checkpoints(workdir / "checkpoints") as saved:
-        _, state = saved.restore_latest(population.abstract_state())
-    return jax.tree.leaves(state)
-
-
-def _population_of(workdir):
-    config = grokjax.load(workdir).config
-    runs = loop.expand(config)
-    return config, runs, load_datasets(runs)
-
-
-def raw(leaf):
-    return (
-        jax.random.key_data(leaf)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        else leaf
-    )
-
-
-def assert_same_workdir(a, b, step):
-    assert (a / "curves.csv").read_bytes() == (b / "curves.csv").read_bytes()
-    assert (a / "runs.csv").read_bytes() == (b / "runs.csv").read_bytes()
-    for x, y in zip(final_arrays(a, step), final_arrays(b, step), strict=True):
-        np.testing.assert_array_equal(raw(x), raw(y))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +86,7 @@ def test_stored_parameters_are_the_runs_own(uninterrupted):
         population = loop.Population(
             r.config, [r.run_config(run_id)], [r.dataset(run_id)], jax.devices()[:1]
         )
-        metrics = grokjax.evaluate.evaluate(
+        metrics = evaluate(
             population.evaluate_config,
             weights["ema_params"],
             weights["buffers"],
@@ -314,7 +285,7 @@ def test_a_graph_without_ood_facts_has_curves_and_a_figure(tmp_path):
     config = tiny_config(data__ood_fraction=0.0, train__num_steps=10)
     results = grokjax.train_and_evaluate(config, tmp_path)
     assert results.curves["test_inferred_ood/answer_accuracy"].isna().all()
-    assert curves_figure.curves_figure(results).exists()
+    assert curves_figure.save_curves(results).exists()
     table = summary.summarize(results.runs, results.curves)
     assert "natural" in summary.summary_table(table, 10)
     assert summary.verdict(table) == "natural has no OOD compositions."
