@@ -157,6 +157,14 @@ def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print("\n".join(list_settings(args.file, overrides)))
 
 
+def compile_programs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.instruments.compile import main as run_compile
+    from grokjax.settings import load_experiment
+
+    config = load_experiment(args.config, overrides)
+    run_compile(config, args.target, args.runs, args.devices, args.dump)
+
+
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.data.folder import write_folder
     from grokjax.data.loading import load_dataset
@@ -292,6 +300,7 @@ _COMMANDS = {
     "checkpoints": checkpoints,
     "quickstart": quickstart,
     "config": config,
+    "compile": compile_programs,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

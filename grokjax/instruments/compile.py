@@ -33,11 +33,11 @@ from grokjax.instruments.hlo import Counts, Program
 from grokjax.instruments.targets import Target, find_target
 from grokjax.model import BLOCK_COMPONENTS
 from grokjax.settings.rows import expand
-from grokjax.settings.validation import validate
 from grokjax.training.evaluate import EvaluateConfig
 from grokjax.training.mesh import BY_RUN, make_mesh
 from grokjax.training.population import make_evaluate, make_train_chunk
 from grokjax.training.resolve import (
+    check_settings,
     evaluated_model,
     hyperparameters,
     model_config,
@@ -121,7 +121,7 @@ def compile_for(
         fit its memory (the largest array and what would help are named).
     """
     found = find_target(target, num_devices)
-    validate(config)
+    check_settings(config)
     abstract = _Abstract(config, found, num_runs)
     for name in programs:
         lower, num_steps = getattr(abstract, name)()
@@ -156,7 +156,7 @@ def main(
     num_devices: int | None,
     dump: str | os.PathLike | None,
 ) -> None:
-    """Prints a table per program; with `dump`, writes HLO and counts.json to that folder."""
+    """Prints what each program comes to; with `dump`, writes HLO and counts.json to that folder."""
     folder = None if dump is None else pathlib.Path(dump)
     rows = []
     print("estimates of a compiler, no measurements", flush=True)

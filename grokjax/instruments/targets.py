@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from grokjax.base.errors import UserError
+from grokjax.runtime.devices import setup_devices
 
 HERE = "here"
 
@@ -99,8 +100,10 @@ def find_target(name: str, num_devices: int | None = None) -> Target:
     if num_devices is not None and num_devices < 1:
         raise UserError(f"--devices={num_devices}: must be at least 1")
     if kind == HERE:
+        setup_devices()
         devices: Sequence[Any] = jax.devices()
         return Target(name, None, _first(name, devices, num_devices or 1))
+    jax.config.update("jax_platforms", "cpu")  # nobody waits for a plugin that finds no card
     if kind in _TPUS:
         devices = _tpu_devices(kind, topology or _TOPOLOGIES[kind])
         return Target(name, _TPUS[kind], _first(name, devices, num_devices or len(devices)))
@@ -125,6 +128,8 @@ def _tpu_devices(kind: str, topology: str) -> Sequence[Any]:
 
 def _gpu_devices(kind: str, num_devices: int) -> Sequence[Any]:
     _require("jax_cuda13_plugin", "cuda")
+    flags = os.environ.get("XLA_FLAGS", "")  # no card, nothing to try alternatives on
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     chip = _GPUS[kind]
     return _described(
         kind, "cuda", target_config=_gpu_config(kind, chip), topology=f"1x1x{num_devices}"

@@ -164,6 +164,13 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             ("float32", "bfloat16", "float64"),
             also="precision",
         ),
+        "remat": apart(
+            "none",
+            "blocks: the backward pass computes the inside of blocks anew, for less memory",
+            ("none", "blocks"),
+            added=True,
+            also="checkpointing rematerialise gradient_checkpointing",
+        ),
     },
     "optimizer": {
         "name": static(
