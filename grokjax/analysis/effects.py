@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import DIRECTIONS, Donor, Patching, Readings, Weights
@@ -77,7 +77,9 @@ def measure_effects(
     model: ModelConfig,
     weights: Any,
     queries: tuple[
-        Int[np.ndarray, "R C N 4"], Int[np.ndarray, "R C N 4"], Bool[np.ndarray, "R C N"]
+        Int[np.ndarray | Array, "R C N 4"],
+        Int[np.ndarray | Array, "R C N 4"],
+        Bool[np.ndarray | Array, "R C N"],
     ],
     *,
     directions: Sequence[str] = DIRECTIONS,

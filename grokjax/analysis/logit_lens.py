@@ -135,7 +135,7 @@ def _read(
         )
         rank = jnp.sum(logits > own, axis=-1)
         return {
-            "top1": (top == token[:, None]).astype(jnp.float32),
+            "top1": (top == token[None, None, :, None]).astype(jnp.float32),
             "rank": rank.astype(jnp.float32),
             "reciprocal_rank": 1.0 / (1 + rank),
             "log_probability": (own[..., 0] - normaliser).astype(jnp.float32),
@@ -143,7 +143,7 @@ def _read(
 
     # Of facts the answer comes one position earlier; the second relation's is empty.
     is_fact = (batch.answer_position == POSITIONS.index("relation2"))[:, None]
-    place = jnp.where(is_fact, jnp.array([0, 1, 4, 2, 3]), jnp.arange(len(POSITIONS)))
+    place = jnp.where(is_fact, jnp.array([[0, 1, 4, 2, 3]]), jnp.arange(len(POSITIONS))[None])
     by_token = [about(wanted[:, i]) for i in range(wanted.shape[1])]
     return {
         name: jnp.take_along_axis(

@@ -47,7 +47,7 @@ class Donor:
     """What a patch takes: states by component, and its log-probabilities for the distance."""
 
     states: dict[str, Array]
-    log_probabilities: Float[Array, "N V"]
+    log_probabilities: Float[Array, "*R N V"]
 
 
 class Patching:
@@ -143,7 +143,7 @@ class Patching:
 
     def attributed(
         self, weights: Any, queries: Array, answers: tuple[Array, Array], donor: Donor
-    ) -> dict[str, Array]:
+    ) -> dict[str, np.ndarray]:
         """First-order change of the logit difference for every whole share, [R, N, ...share]."""
         nothing = {name: share[0] for name, share in self._nothing().items()}
         slopes = self._attribute(

@@ -108,7 +108,9 @@ def draw_new_facts(old: Dataset, num_facts: int, rng: np.random.Generator) -> Fa
     used = np.zeros((old.vocabulary.size, old.vocabulary.size), bool)
     facts = np.concatenate([old.id_facts, old.ood_facts])
     used[facts[:, 0], facts[:, 1]] = True
-    unused = {e: list(rng.permutation(relations[~used[e, relations]])) for e in entities.tolist()}
+    unused = {
+        e: rng.permutation(relations[~used[e, relations]]).tolist() for e in entities.tolist()
+    }
     room = sum(map(len, unused.values()))
     if num_facts > room:
         raise UserError(

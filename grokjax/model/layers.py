@@ -45,7 +45,7 @@ def rotary_angles(config: ModelConfig) -> tuple[Array, Array]:
     head_dim = config.hidden_size // config.num_heads
     dtype = config.param_dtype
     frequency = _ROTARY_BASE ** (-jnp.arange(0, head_dim, 2, dtype=dtype) / head_dim)
-    angle = jnp.arange(config.length, dtype=dtype)[:, None] * frequency
+    angle = jnp.arange(config.length, dtype=dtype)[:, None] * frequency[None]
     angle = jnp.concatenate([angle, angle], axis=-1)[:, None, None]
     return jnp.cos(angle), jnp.sin(angle)
 

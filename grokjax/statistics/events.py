@@ -32,8 +32,8 @@ class Interval(NamedTuple):
 
 
 def first_crossing(
-    steps: Sequence[int],
-    values: Sequence[float],
+    steps: Sequence[int] | np.ndarray,
+    values: Sequence[float] | np.ndarray,
     threshold: float,
     consecutive: int = names.CONSECUTIVE,
 ) -> float:
@@ -45,7 +45,7 @@ def first_crossing(
     return math.inf
 
 
-def student_interval(values: Sequence[float]) -> Interval:
+def student_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean and two-sided 95 % Student-t interval over seeds."""
     x = np.asarray(values, float)
     n = len(x)

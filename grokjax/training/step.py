@@ -68,7 +68,10 @@ class StepMetrics:
 
 
 def init_run(
-    config: TrainConfig, hyper: Hyperparameters, init_seed: Int[Array, ""], order_seed: Array
+    config: TrainConfig,
+    hyper: Hyperparameters,
+    init_seed: Int[Array, ""] | int,
+    order_seed: Int[Array, ""] | int,
 ) -> RunState:
     """The state before the first step, a function of its two seeds."""
     params, buffers = init_model(config.model, jax.random.key(init_seed))
