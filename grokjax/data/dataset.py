@@ -241,7 +241,7 @@ def folder_name(
     )
 
 
-def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
+def make_batch(query: Int[np.ndarray | Array, "B 4"], end_id: int) -> Batch:
     """Inputs and labels of queries (docs/protocol.md, section 2.4); an all-PAD query asks nothing.
 
     Args:
@@ -251,7 +251,7 @@ def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
     Two hops: input `h r1 r2`, labels `h r1 r2 t </a>`; one hop: input `h r`, labels `h r t </a>`;
     none (an identity query): input `h`, labels `h h </a>`.
     """
-    head, relation1, relation2, answer = query.astype(jnp.int32).T
+    head, relation1, relation2, answer = jnp.asarray(query, jnp.int32).T
     nothing = jnp.zeros_like(head)
     num_hops = (relation1 != PAD).astype(jnp.int32) + (relation2 != PAD)
     end = jnp.where(head == PAD, PAD, end_id)

@@ -91,7 +91,7 @@ def _predict(
     output = forward_all_steps(model, params, buffers, batch)
     predicted = jnp.argmax(output.logits, axis=-1)
     if not model.predicts_input:
-        asked = jnp.arange(predicted.shape[1]) < batch.answer_position[:, None]
+        asked = jnp.arange(predicted.shape[1])[None] < batch.answer_position[:, None]
         predicted = jnp.where(asked, batch.labels, predicted)
     return predicted, top_tokens(model, params, output.trace)
 

@@ -22,6 +22,8 @@ from grokjax.model import Params
 ATAN2_SCALE = 4 / math.pi  # a, so that a constant gradient moves by the learning rate
 _TINY = 1e-30  # OrthoGrad's guard against weights, or gradients, of zero
 
+Number = Float[Array, "*R"] | float  # one run's, or those of a population's R
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -41,23 +43,23 @@ class OptimizerConfig:
 class Hyperparameters:
     """One run's numbers, a scalar each ([R] in a population)."""
 
-    learning_rate: Float[Array, "*R"]
-    warmup_steps: Float[Array, "*R"]
-    weight_decay: Float[Array, "*R"]
-    beta1: Float[Array, "*R"]
-    beta2: Float[Array, "*R"]
-    eps: Float[Array, "*R"]
-    register_learning_rate: Float[Array, "*R"]
-    register_weight_decay: Float[Array, "*R"]
-    ema_rate: Float[Array, "*R"]
+    learning_rate: Number
+    warmup_steps: Number
+    weight_decay: Number
+    beta1: Number
+    beta2: Number
+    eps: Number
+    register_learning_rate: Number
+    register_weight_decay: Number
+    ema_rate: Number
     # What the study does without.
-    warmup_start: Float[Array, "*R"] | float = 1.0
-    decay_steps: Float[Array, "*R"] | float = 0.0
-    decay_vectors: Float[Array, "*R"] | float = 1.0
-    clip_norm: Float[Array, "*R"] | float = math.inf
-    grokfast_alpha: Float[Array, "*R"] | float = 0.98
-    grokfast_lambda: Float[Array, "*R"] | float = 0.0
-    orthograd: Float[Array, "*R"] | float = 0.0
+    warmup_start: Number = 1.0
+    decay_steps: Number = 0.0
+    decay_vectors: Number = 1.0
+    clip_norm: Number = math.inf
+    grokfast_alpha: Number = 0.98
+    grokfast_lambda: Number = 0.0
+    orthograd: Number = 0.0
 
 
 HYPERPARAMETERS = tuple(field.name for field in dataclasses.fields(Hyperparameters))
@@ -102,9 +104,7 @@ def learning_rate(config: OptimizerConfig, h: Hyperparameters) -> optax.Schedule
     return lambda count: rise(count) * fall(count)
 
 
-def warmup(
-    peak: Float[Array, ""], steps: Float[Array, ""], start: Float[Array, ""] | float = 1
-) -> optax.Schedule:
+def warmup(peak: Number, steps: Number, start: Number = 1) -> optax.Schedule:
     """Linear, then constant: the n-th update, counted from `start`, uses peak * n / steps."""
     return lambda count: peak * jnp.minimum((count + start) / jnp.maximum(steps, 1), 1)
 
@@ -126,9 +126,7 @@ class GrokfastState(NamedTuple):
     slow: Params
 
 
-def grokfast(
-    alpha: Float[Array, ""] | float, amplification: Float[Array, ""] | float
-) -> optax.GradientTransformation:
+def grokfast(alpha: Number, amplification: Number) -> optax.GradientTransformation:
     """Adds the amplified moving average of gradients to each (Lee et al. 2024, Grokfast-EMA).
 
     The average h <- alpha h + (1 - alpha) g starts at the first gradient; g + lambda h goes on.
@@ -175,9 +173,7 @@ class Atan2State(NamedTuple):
     square: Params
 
 
-def scale_by_atan2(
-    beta1: Float[Array, ""], beta2: Float[Array, ""]
-) -> optax.GradientTransformation:
+def scale_by_atan2(beta1: Number, beta2: Number) -> optax.GradientTransformation:
     """a * atan2(m, sqrt(v)) of Adam's corrected moments: no epsilon, no dependence on scale.
 
     Adam-atan2 of Everett et al. 2024 (arXiv 2407.05872), with a = 4 / pi and b = 1.
@@ -208,9 +204,7 @@ class DecayState(NamedTuple):
     num_updates: Array
 
 
-def decay_weights(
-    rate: Callable[[Array], Array], vectors: Float[Array, ""] | float
-) -> optax.GradientTransformation:
+def decay_weights(rate: Callable[[Array], Array], vectors: Number) -> optax.GradientTransformation:
     """Adds rate(count) * p to each update; for biases and norms, `vectors` times as much."""
 
     def init(params):
@@ -233,7 +227,7 @@ class SignSGDState(NamedTuple):
 
 
 def sign_sgd(
-    learning_rate: optax.Schedule, weight_decay: Float[Array, ""]
+    learning_rate: optax.Schedule, weight_decay: Number
 ) -> optax.GradientTransformationExtraArgs:
     """p <- p (1 - lr wd) - lr sign(g), on rows of identifiers in the batch only."""
 
@@ -253,7 +247,7 @@ def sign_sgd(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def update_ema(rate: Float[Array, ""], ema: Params, params: Params) -> Params:
+def update_ema(rate: Number, ema: Params, params: Params) -> Params:
     """Exponential moving average of every parameter; the registers keep their raw values."""
     averaged = jax.tree.map(lambda e, p: rate * e + (1 - rate) * p, ema, params)
     if "registers" in params:

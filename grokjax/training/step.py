@@ -50,13 +50,13 @@ class TrainConfig:
 class RunState:
     """Everything that a step changes. A diverged run stays as it was before the bad step."""
 
-    step: Int[Array, ""]
+    step: Int[Array, "*R"]
     params: Params
     ema_params: Params
     buffers: Buffers
     opt_state: Any
     carry: Halting | tuple[()]  # of sequences that go on in the next step
-    status: Int[Array, ""]
+    status: Int[Array, "*R"]
     key: Array  # typed; the order of items derives from it, through `fold_in` alone
 
 
