@@ -13,11 +13,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 from grokjax.base.errors import RESUMABLE, UserError
 from grokjax.runtime.heartbeat import JOB, read_beat
+from grokjax.runtime.interrupt import Interrupt, withheld
 from grokjax.sweeps.plan import population_folder
 from launch.books import books_folder
 from launch.job import Job, single_process
@@ -109,16 +109,14 @@ class Pool:
         Returns:
           0, 1 if rows failed, 75 if Ctrl-C or SIGTERM came: all workers have saved by then.
         """
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {s: signal.signal(s, self._stop) for s in signals}
-        try:
+        with Interrupt() as interrupt:
+            interrupt.hold("stopping: the workers save after this chunk (Ctrl-C to go before them)")
             while self._workers or (self._waiting and not self._stopping):
                 self._fill()
                 time.sleep(_POLL)
+                if interrupt.requested and not self._stopping:
+                    self._stop()
                 self._collect()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         if self._stopping:
             return RESUMABLE
         return 1 if self._failed else 0
@@ -133,7 +131,7 @@ class Pool:
         log = books_folder(self._job.workdir) / "logs" / f"local_{population}.out"
 
         print(f"population {population}: started on {own} ({log})", flush=True)
-        with open(log, "a") as file, own.bound():
+        with open(log, "a") as file, own.bound(), withheld():
             return subprocess.Popen(
                 own.worker(self._job, population),
                 env=single_process(os.environ) | own.environment | {JOB: f"local:{os.getpid()}"},
@@ -153,9 +151,7 @@ class Pool:
             end = ends.get(code, f"failed with exit code {code}; see its log")
             print(f"population {population}: {end}", flush=True)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if not self._stopping:
-            print("\nstopping: the workers save after this chunk", flush=True)
+    def _stop(self) -> None:
         self._stopping = True
         for _, worker in self._workers.values():
             worker.terminate()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grokjax.base.errors import UserError
+from grokjax.runtime.interrupt import ended_with_us
 from grokjax.sweeps.plan import FAILED, PLAN, Plan, require_plan
 from launch import gke, local, slurm
 from launch.books import books_folder, forget_stop, is_locked, locked, record, records, stop_file
@@ -197,15 +198,17 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
     environment = single_process(os.environ)
     if args.launcher != "local":  # a login node's accelerator, if any, is not the job's
         environment["JAX_PLATFORMS"] = "cpu"
-    done = subprocess.run(
+    planning = subprocess.Popen(
         [*command, f"--workdir={workdir}", *overrides],
         env=environment,
         stdout=2 if args.dry_run else None,  # a dry run prints the script, and nothing else
         stderr=subprocess.PIPE,
         text=True,
     )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    with planning, ended_with_us(planning):
+        _, error = planning.communicate()
+    if planning.returncode:
+        said = error.strip().splitlines() or [f"exit code {planning.returncode}"]
         raise UserError(said[-1].removeprefix("grokjax: error: "))
 
 

@@ -114,6 +114,7 @@ def analyze(
             own = [inputs[run_id] for run_id in group]
             _analyze_group(results, step, group, own, config, settings, folder, mesh)
             done += len(group)
+            interrupt.hold()  # before, nothing was stored
             last = done == total or interrupt.requested
             progress.update(done, f"step {step:,}, runs {group[0]} to {group[-1]}", last=last)
             if interrupt.requested and done < total:

@@ -115,6 +115,7 @@ def train_and_evaluate(
             log.expect(0, population.evaluate(state), None)
             saved.save_analysis(0, weights(state))
         is_last = False
+        interrupt.hold()
         while not is_last:
             if log.stop(step, ended := stopping.ended(step)):
                 state = population.stop(state, ended)

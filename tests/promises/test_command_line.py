@@ -14,6 +14,7 @@ from conftest import PRETRAINING, ROOT
 import grokjax
 from grokjax.cli import main
 from grokjax.data.folder import read_folder
+from grokjax.workdir.checkpoints import Checkpoints
 
 TINY = (
     f"--config={ROOT}/experiments/pretrain.py:small",
@@ -168,7 +169,7 @@ def test_a_signal_leaves_what_resumes(number, tmp_path):
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75 and "stopping: saving after this chunk" in output
-    with grokjax.checkpoint.Checkpoints(tmp_path / "w/checkpoints") as saved:
+    with Checkpoints(tmp_path / "w/checkpoints") as saved:
         step = saved.steps()[-1]
     assert step % 10 == 0 and step >= grokjax.load(tmp_path / "w").curves.step.max()
 
