@@ -10,8 +10,7 @@ All three apply four blocks of width 64 to a question: four layers once, two lay
 of two states four times. Natural and both_hop_full, three seeds each, on the quickstart's graph.
 """
 
-from grokjax.settings.config import default_config
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import default_config, grid, product, seeds
 
 REGIMES = ("natural", "both_hop_full")
 NUM_SEEDS = 3

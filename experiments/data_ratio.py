@@ -12,8 +12,7 @@ one's compositions. Expected of the small one: with phi 1 held-out ID compositio
 either; no ratio answers OOD ones within 12,000 steps.
 """
 
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, read_experiment, seeds
 
 ARGUMENTS = ("small",)
 RATIOS = {"small": (1.0, 2.0, 4.0, float("inf")), "": (3.6, 5.4, 7.2, 9.0, 12.6, 18.0)}

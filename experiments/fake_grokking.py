@@ -13,8 +13,7 @@ graph at hidden 256, 600 runs. Expected of the small one: only cells with both r
 nearly all OOD compositions.
 """
 
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, read_experiment, seeds
 
 ARGUMENTS = ("small",)
 RATIOS = {"small": (0.0, 0.5, 1.0), "": (0.0, 0.25, 0.5, 0.75, 1.0)}

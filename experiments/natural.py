@@ -14,8 +14,7 @@ about twice as fast (0.41, 0.65 and 0.07 at 20,000): that is `experiments/small.
 relations, 30 entities of out-degree 14, identity bridge and Grokfast do not help.
 """
 
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, read_experiment, seeds
 
 VARIANTS = (
     {"model.tied_head": True},

@@ -12,8 +12,7 @@ shapes the program), 8 to 15 minutes on 4 CPU cores. The other: natural on the p
 hidden 256, 8 seeds. The report has a group for each method and rate: compare each one's best.
 """
 
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, read_experiment, seeds
 
 ARGUMENTS = ("small",)
 METHODS = (

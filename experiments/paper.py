@@ -14,8 +14,7 @@ The same architecture, data and schedule at hidden size 32 and batch 64, to try 
 """
 
 from grokjax.data.graph import REGIMES
-from grokjax.settings.config import default_config
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import default_config, grid, product, seeds
 
 NUM_SEEDS = 1
 ARGUMENTS = ("reduced", "medium")

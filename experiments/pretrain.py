@@ -12,7 +12,7 @@ for a dataset in the authors' format.
 A smaller graph and model: a look at the whole path in a minute.
 """
 
-from grokjax.settings.config import default_config
+from grokjax.settings import default_config
 
 ARGUMENTS = ("small",)
 

@@ -10,8 +10,7 @@ compositions both_hop_full answers 0.97, second_hop_full 0.24 and natural 0.04; 
 readable in some seeds of each. `experiments/results/quickstart` has the curves of such a run.
 """
 
-from grokjax.settings.config import default_config
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import default_config, grid, product, seeds
 
 REGIMES = ("natural", "both_hop_full", "second_hop_full")
 NUM_SEEDS = 4

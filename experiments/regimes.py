@@ -13,8 +13,7 @@ natural does not.
 """
 
 from grokjax.data.graph import REGIMES
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, read_experiment, seeds
 
 ARGUMENTS = ("small",)
 

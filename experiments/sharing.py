@@ -13,8 +13,7 @@ small one: the recursive model and the looped decoder answer more OOD compositio
 transformer (`experiments/baseline.py` has such curves).
 """
 
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, read_experiment, seeds
 
 ARGUMENTS = ("small",)
 SHAPES = (

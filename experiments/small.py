@@ -15,8 +15,7 @@ faster: 0.88 at the end, the path first in all 8; it is not fake at this size.
 `experiments/results/small` has such a run's tables and curves.
 """
 
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, read_experiment, seeds
 
 REGIMES = ("natural", "both_hop_full", "second_hop_full")
 NUM_SEEDS = 8

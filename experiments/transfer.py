@@ -17,15 +17,15 @@ new facts with old ones that are never trained on. Three sizes:
   size about 3 % of what the pretraining cost for each of them.
 """
 
-from ml_collections import ConfigDict
+import copy
 
-from grokjax.settings.rows import grid
+from grokjax.settings import grid
 
 ARGUMENTS = ("small", "dose")
 
 
 def get_config(source, size=""):
-    config = ConfigDict(source.to_dict())  # model, data, optimiser, batch: as the run had them
+    config = copy.deepcopy(source)  # model, data, optimiser, batch: as the run had them
     config.name = "transfer"
     config.optimizer.learning_rate = source.optimizer.learning_rate / 2
     # The source's rule for leaving early looks at what was grokked before.

@@ -11,8 +11,7 @@ the paper's graph at hidden 256, decay 0.03 to 3, 8 seeds. Expected of the small
 memorises later; with 1.0 not all facts are learned.
 """
 
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, read_experiment, seeds
 
 ARGUMENTS = ("small",)
 DECAYS = {"small": (0.1, 0.3, 0.6, 1.0), "": (0.03, 0.1, 0.3, 1.0, 3.0)}

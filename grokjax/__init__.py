@@ -5,32 +5,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grokjax.base.errors import UserError
-    from grokjax.results import Results
+    from grokjax.results import Results, train_and_evaluate
     from grokjax.runtime.interrupt import Interrupted
-    from grokjax.settings.experiment import load_experiment
-    from grokjax.sweeps.runner import SweepResults, load, run_sweep
-    from grokjax.training.loop import train_and_evaluate
+    from grokjax.settings import default_config, grid, load_experiment, product, seeds
+    from grokjax.sweeps.results import SweepResults, load
+    from grokjax.sweeps.runner import run_sweep
 
 __all__ = [
     "Interrupted",
     "Results",
     "SweepResults",
     "UserError",
+    "default_config",
+    "grid",
     "load",
     "load_experiment",
+    "product",
     "run_sweep",
+    "seeds",
     "train_and_evaluate",
 ]
 
 _OWNERS = {
     "Interrupted": "runtime.interrupt",
     "Results": "results",
-    "SweepResults": "sweeps.runner",
+    "SweepResults": "sweeps.results",
     "UserError": "base.errors",
-    "load": "sweeps.runner",
-    "load_experiment": "settings.experiment",
+    "default_config": "settings",
+    "grid": "settings",
+    "load": "sweeps.results",
+    "load_experiment": "settings",
+    "product": "settings",
     "run_sweep": "sweeps.runner",
-    "train_and_evaluate": "training.loop",
+    "seeds": "settings",
+    "train_and_evaluate": "results",
 }
 
 

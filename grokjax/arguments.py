@@ -27,17 +27,6 @@ def tell(program: str, error: UserError | OSError) -> int:
     return 2
 
 
-def require_workdir(workdir: str) -> str:
-    """The path itself.
-
-    Raises:
-      UserError: it is empty.
-    """
-    if not workdir.strip():
-        raise UserError("--workdir: the path is empty; give a folder, --workdir=runs/NAME")
-    return workdir
-
-
 def parse(
     description: str | None, arguments: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
@@ -102,6 +91,9 @@ def _parser(description: str | None) -> Parser:
     added.set_defaults(takes_settings=True)
     added.add_argument("--smoke", action="store_true", help="the same path in half a minute")
     several(added)
+    added = command("config", "print an experiment's settings: their values, who shares them")
+    added.set_defaults(takes_settings=True)
+    added.add_argument("file", metavar="FILE", help=_CONFIG_HELP)
     added = command("data", "write a dataset in the authors' JSON format")
     added.set_defaults(takes_settings=True)
     added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)

@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grokjax.arguments import parse, require_workdir, tell
+from grokjax.arguments import parse, tell
 from grokjax.base.errors import RESUMABLE, DiskError, UserError
-from grokjax.base.files import disk_error
+from grokjax.base.files import disk_error, given_path
 from grokjax.runtime.interrupt import Interrupted, ending_in_order
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ def _run(arguments: list[str]) -> int:
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    require_workdir(args.workdir)
+    given_path(args.workdir)
+    from grokjax.results import train_and_evaluate
     from grokjax.runtime.processes import barrier, is_primary, use_flags
-    from grokjax.settings.experiment import load_experiment
-    from grokjax.training import loop
+    from grokjax.settings import load_experiment
 
     use_flags(args.coordinator, args.num_processes, args.process_id)
-    results = loop.train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+    results = train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
     if is_primary():
         _show(results)
     barrier("shown")  # nobody waits for long for one that has left
@@ -80,7 +80,7 @@ def _show(results: Results) -> None:
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     from grokjax.runtime.processes import use_flags
     from grokjax.sweeps.runner import SweepFailed
 
@@ -99,7 +99,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.runtime.devices import setup_devices
     from grokjax.runtime.processes import is_primary, join_processes
-    from grokjax.settings.experiment import read_experiment
+    from grokjax.settings import read_experiment
     from grokjax.sweeps.runner import run_sweep
 
     setup_devices()
@@ -122,24 +122,23 @@ def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> Non
 
 
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    require_workdir(args.workdir)
-    from grokjax.report import transfer_page, write_report
+    given_path(args.workdir)
+    from grokjax.report import write_report
     from grokjax.runtime.processes import barrier, is_primary, use_flags
-    from grokjax.transfer.run import transfer as run_transfer
+    from grokjax.transfer import transfer as run_transfer
 
     use_flags(args.coordinator, args.num_processes, args.process_id)
     results = run_transfer(args.config, overrides, args.source, args.workdir)
     if is_primary():
-        transfer_page.measure_halves(results)
         print(f"report: {write_report(results)}")
     barrier("reported")
 
 
 def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.report import write_report
-    from grokjax.sweeps.runner import load
+    from grokjax.sweeps.results import load
 
-    require_workdir(args.workdir)
+    given_path(args.workdir)
     print(f"report: {write_report(load(args.workdir), args.out)}")
 
 
@@ -150,10 +149,17 @@ def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     train(args, overrides)
 
 
+def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.settings.listing import list_settings
+
+    print("\n".join(list_settings(args.file, overrides)))
+
+
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.data.folder import load_dataset, write_folder
+    from grokjax.data.folder import write_folder
+    from grokjax.data.loading import load_dataset
     from grokjax.results import load
-    from grokjax.settings.experiment import load_experiment
+    from grokjax.settings import load_experiment
 
     if (args.config is None) == (args.workdir is None):
         raise UserError("--config: give an experiment file, or the --workdir of a run")
@@ -232,7 +238,7 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from grokjax.sweeps.listing import list_checkpoints
+    from grokjax.sweeps.list_checkpoints import list_checkpoints
 
     lines, damaged = list_checkpoints(args.workdir, content=args.verify)
     print("\n".join(lines))
@@ -281,6 +287,7 @@ _COMMANDS = {
     "report": report,
     "checkpoints": checkpoints,
     "quickstart": quickstart,
+    "config": config,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
-import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,21 +16,77 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import read_json, write_atomically
 from grokjax.data.dataset import Dataset
-from grokjax.data.folder import load_dataset
-from grokjax.data.graph import regime_name, resolve_augmentation
-from grokjax.model import Buffers, ModelConfig, Params, init
-from grokjax.settings.rows import expand, flatten, settings_hash, swept_settings
+from grokjax.data.loading import load_dataset
+from grokjax.model import Buffers, ModelConfig, Params
+from grokjax.settings.rows import expand
 from grokjax.training.resolve import evaluated_model, model_config
-from grokjax.training.step import STATUS_NAMES
-from grokjax.workdir import tables as curves
+from grokjax.training.weights import read_weights
 from grokjax.workdir.checkpoints import Checkpoints
-from grokjax.workdir.layout import TIMING, read_config, read_vocab_size
+from grokjax.workdir.layout import read_config, read_vocab_size
+from grokjax.workdir.tables import CURVES, RUNS, read_table
+
+
+class StoredRuns(abc.ABC):
+    """What `grokjax.load` gives, of one population or of a sweep's several.
+
+    workdir: the folder. config: the settings. runs: a row per run. curves: a row per run and
+    evaluation.
+    """
+
+    workdir: pathlib.Path
+    config: ConfigDict
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+
+    @property
+    def finetuning(self) -> Results | None:
+        """These results, if their runs start from those of another workdir."""
+        return None
+
+    @abc.abstractmethod
+    def populations(self) -> dict[str, Results]:
+        """Each population that has been trained, in full or in part, by its name."""
+
+    @abc.abstractmethod
+    def _own(self, run_id: int) -> tuple[Results, int]:
+        """The population of a run that there is, and its id there."""
+
+    def locate(self, run_id: int) -> tuple[Results, int]:
+        """The population that a run is in, and its id there.
+
+        Raises:
+          UserError: there is no such run.
+        """
+        if run_id not in self.runs.run_id.tolist():
+            raise UserError(f"--run={run_id}: {self.workdir} has runs 0 to {len(self.runs) - 1}")
+        return self._own(run_id)
+
+    def run_config(self, run_id: int) -> ConfigDict:
+        """The resolved settings of one run."""
+        population, own = self.locate(run_id)
+        return population.run_configs[own].copy_and_resolve_references()
+
+    def dataset(self, run_id: int) -> Dataset:
+        """The data of one run, made or read again."""
+        return load_dataset(self.run_config(run_id))
+
+    def parameters(self, run_id: int, step: int | None = None) -> dict[str, Any]:
+        """One run's {"params", "ema_params", "buffers"} at a stored step, the last by default."""
+        population, own = self.locate(run_id)
+        stored = read_weights(population.workdir, ["params", "ema_params"], [own], step)[0]
+        return jax.tree.map(jnp.asarray, stored)
+
+    def weights(
+        self, run_id: int, step: int | None = None, *, ema: bool = True
+    ) -> tuple[Params, Buffers]:
+        """One run's (params, buffers) at a stored step, the last by default."""
+        population, own = self.locate(run_id)
+        return jax.tree.map(lambda x: x[0], population.stacked_weights([own], step, ema=ema))
 
 
 @dataclasses.dataclass(frozen=True)
-class Results:
+class Results(StoredRuns):
     """A population's workdir. Tables are as on disk; `curves` has a row per run and evaluation."""
 
     workdir: pathlib.Path
@@ -39,66 +95,38 @@ class Results:
     runs: pd.DataFrame
     curves: pd.DataFrame
 
-    def run_config(self, run_id: int) -> ConfigDict:
-        """The resolved settings of one run."""
-        return self._run_configs[run_id].copy_and_resolve_references()
-
-    @functools.cached_property
-    def _run_configs(self) -> list[ConfigDict]:
-        return expand(self.config)
-
-    def dataset(self, run_id: int) -> Dataset:
-        """The data of one run, made or read again.
-
-        Raises:
-          UserError: there is no such run.
-        """
-        if run_id not in self.runs.run_id.tolist():
-            raise UserError(f"--run={run_id}: {self.workdir} has runs 0 to {len(self.runs) - 1}")
-        return load_dataset(self.run_config(run_id))
-
-    def checkpoint_steps(self) -> list[int]:
-        """Steps whose parameters are stored."""
-        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
-            return checkpoints.steps("analysis")
+    @property
+    def finetuning(self) -> Results | None:
+        return self if self.config.transfer.source else None
 
     @property
     def model(self) -> ModelConfig:
         """The model as it is evaluated and analysed; every run's."""
         return evaluated_model(self.config, model_config(self.config, self.vocab_size))
 
-    def parameters(self, run_id: int, step: int | None = None) -> dict[str, Any]:
-        """One run's {"params", "ema_params", "buffers"} at a stored step, the last by default."""
-        return jax.tree.map(jnp.asarray, self._restore(["params", "ema_params"], [run_id], step)[0])
+    @functools.cached_property
+    def run_configs(self) -> list[ConfigDict]:
+        """The resolved settings of all runs; `run_config` gives a copy of one."""
+        return expand(self.config)
 
-    def weights(
-        self, run_id: int, step: int | None = None, *, ema: bool = True
-    ) -> tuple[Params, Buffers]:
-        """One run's (params, buffers) at a stored step, the last by default."""
-        return jax.tree.map(lambda x: x[0], self.stacked_weights([run_id], step, ema=ema))
+    def populations(self) -> dict[str, Results]:
+        return {"": self}
+
+    def _own(self, run_id: int) -> tuple[Results, int]:
+        return self, run_id
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps whose parameters are stored."""
+        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
+            return checkpoints.steps("analysis")
 
     def stacked_weights(
         self, run_ids: Sequence[int], step: int | None = None, *, ema: bool = True
     ) -> tuple[Params, Buffers]:
-        """The same of several runs, with a leading run axis."""
+        """(params, buffers) of several runs, with a leading run axis."""
         name = "ema_params" if ema else "params"
-        stored = [(x[name], x["buffers"]) for x in self._restore([name], run_ids, step)]
-        return jax.tree.map(lambda *x: jnp.stack(x), *stored)
-
-    def _restore(self, names: Sequence[str], run_ids: Sequence[int], step: int | None) -> list[Any]:
-        config = model_config(self.config, self.vocab_size)
-        one_run = jax.eval_shape(lambda: init(config, jax.random.key(0)))
-        params, buffers = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((len(self.runs), *x.shape), x.dtype), one_run
-        )
-        like = dict.fromkeys(names, params) | {"buffers": buffers}
-        settings = settings_hash(self.config)
-        with Checkpoints(self.workdir / "checkpoints", settings=settings) as checkpoints:
-            stored = checkpoints.steps("analysis")
-            if not stored:
-                raise UserError(f"{checkpoints.directory}: no parameters are stored; train first")
-            step = stored[-1] if step is None else step
-            return [checkpoints.restore_analysis(step, like, run_id) for run_id in run_ids]
+        stored = read_weights(self.workdir, [name], run_ids, step)
+        return jax.tree.map(lambda *x: jnp.stack(x), *[(x[name], x["buffers"]) for x in stored])
 
 
 def load(workdir: str | os.PathLike) -> Results:
@@ -110,39 +138,38 @@ def load(workdir: str | os.PathLike) -> Results:
     path = pathlib.Path(workdir)
     config = read_config(path)
     vocab_size = read_vocab_size(path)
-    runs = curves.read_table(path, curves.RUNS)
+    runs = read_table(path, RUNS)
     if runs.run_id.tolist() != list(range(len(expand(config)))):
-        raise UserError(f"{path / curves.RUNS}: not the runs of config.json; train again")
-    return Results(path, config, vocab_size, runs, curves.read_table(path, curves.CURVES))
+        raise UserError(f"{path / RUNS}: not the runs of config.json; train again")
+    return Results(path, config, vocab_size, runs, read_table(path, CURVES))
 
 
-def run_table(config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence[Dataset]):
-    """Rows of `runs.csv`: who each run is, what it varies, what its data came to."""
-    swept = [name for name in swept_settings(config) if name != "data.regime"]
-    rows = []
-    for run_id, (run, dataset) in enumerate(zip(runs, datasets, strict=True)):
-        flat = flatten(run)
-        regime = run.transfer.group or (
-            pathlib.Path(run.data.folder).name
-            if run.data.folder
-            else regime_name(resolve_augmentation(run.data))
-        )
-        rows.append(
-            {"run_id": run_id, "run_hash": settings_hash(run), "regime": regime}
-            | {name: flat[name] for name in swept}
-            | {"status": STATUS_NAMES[0], "step": 0}
-            | dict(dataset.counts)
-        )
-    return rows
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Results:
+    """Trains every run of `config` in one program; the workdir holds whatever comes of it.
 
+    The same call again resumes where the last one stopped, or finds that nothing is left to do; a
+    larger `train.num_steps` extends. Several processes, if the environment tells of them, share
+    the runs.
 
-def read_timing(workdir: pathlib.Path) -> list[Any]:
-    """What each session of training spent, up to its last checkpoint; empty where no log tells."""
-    try:
-        return list(read_json(workdir / TIMING))
-    except (OSError, ValueError, TypeError):  # none yet, or damaged: it is only a log
-        return []
+    Args:
+      config: from `grokjax.load_experiment`, or an experiment file's `get_config`.
+      workdir: a folder of its own; made if need be.
+      on_step: called with the step that is reached, after every chunk.
 
+    Returns:
+      What `grokjax.load(workdir)` gives.
 
-def write_timing(workdir: pathlib.Path, sessions: Sequence[Any]) -> None:
-    write_atomically(workdir / TIMING, json.dumps(sessions, indent=1) + "\n")
+    Raises:
+      UserError: bad settings, data or workdir, or one that another process works in; nothing has
+        been written then. Or a disk that is full or refuses: what was saved before is whole.
+      Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
+    """
+    from grokjax.training.loop import train  # who only reads needs no training
+
+    train(config, workdir, on_step=on_step)
+    return load(workdir)

@@ -7,8 +7,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from grokjax.arguments import Parser, require_workdir, tell
+from grokjax.arguments import Parser, tell
 from grokjax.base.errors import UserError
+from grokjax.base.files import given_path
 from grokjax.runtime.interrupt import ending_in_order
 from grokjax.sweeps.plan import require_plan
 from launch import status, submit, worker
@@ -133,7 +134,7 @@ def _add_machines(parser: argparse.ArgumentParser) -> None:
 
 def _workdir(text: str) -> pathlib.Path:
     try:
-        return pathlib.Path(require_workdir(text)).absolute()
+        return given_path(text).absolute()
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

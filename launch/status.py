@@ -6,20 +6,16 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from grokjax.base.names import FAILED, FINISHED, PARTIAL, PENDING, RUNNING, STOPPED
 from grokjax.base.text import aligned
 from grokjax.runtime.heartbeat import Beat, read_beat
 from grokjax.sweeps.plan import (
-    FAILED,
-    FINISHED,
-    PARTIAL,
     Plan,
     PlannedPopulation,
     population_folder,
     population_state,
 )
 from grokjax.workdir.manifest import MANIFEST
-
-PENDING, RUNNING, STOPPED = "pending", "running", "stopped"
 
 
 @dataclasses.dataclass(frozen=True)

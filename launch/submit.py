@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from grokjax.base.errors import UserError
+from grokjax.base.names import FAILED
 from grokjax.runtime.interrupt import ended_with_us
-from grokjax.sweeps.plan import FAILED, PLAN, Plan, require_plan
+from grokjax.sweeps.plan import PLAN, Plan, require_plan
 from launch import gke, local, slurm
 from launch.books import books_folder, forget_stop, is_locked, locked, record, records, stop_file
 from launch.job import Job, single_process

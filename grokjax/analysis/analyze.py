@@ -29,13 +29,13 @@ from grokjax.analysis.store import (
 )
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset, stack_datasets
-from grokjax.data.folder import load_datasets
+from grokjax.data.loading import load_datasets
 from grokjax.results import Results, load
 from grokjax.runtime.devices import setup_devices, setup_precision
 from grokjax.runtime.interrupt import Interrupt, Interrupted
 from grokjax.runtime.progress import Progress
 from grokjax.settings.rows import expand
-from grokjax.training.population import make_mesh, place
+from grokjax.training.mesh import make_mesh, place
 from grokjax.workdir.tables import usable_runs
 
 CELLS = [(slot, group) for group in GROUPS for slot in SLOTS]

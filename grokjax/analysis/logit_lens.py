@@ -19,16 +19,12 @@ from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
-from grokjax.data.dataset import PAD, POSITIONS, Probes, make_batch
+from grokjax.base.names import BEST, POSITIONS
+from grokjax.data.dataset import Probes, make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
-from grokjax.training.evaluate import (
-    BEST,
-    COMPOSITION_METRICS,
-    EvaluateConfig,
-    evaluate,
-    in_batches,
-)
-from grokjax.training.population import make_mesh, over_runs
+from grokjax.training.evaluate import COMPOSITION_METRICS, EvaluateConfig, evaluate, in_batches
+from grokjax.training.mesh import make_mesh, over_runs
 
 TOKENS = ("bridge", "target", "head", "relation1", "relation2")
 # Queries whose bridge is also the head or the answer can be read without being computed.

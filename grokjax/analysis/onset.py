@@ -74,13 +74,21 @@ def _analysed(lens: xr.Dataset) -> Bool[np.ndarray, "R steps"]:
     return there.transpose("run", "step").to_numpy()
 
 
-def bridge_score(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps"]:
-    """How much the bridge itself is carried by one site: our measure of a causal path.
+def holds_bridge(
+    head: Float[np.ndarray, "*S"],
+    relation1: Float[np.ndarray, "*S"],
+    relation2: Float[np.ndarray, "*S"],
+) -> Float[np.ndarray, "*S"]:
+    """Bridge score of sites, from the denoising effect of patching each part of the question.
 
     A site that holds the bridge answers to the head and to relation 1, which determine it, and not
-    yet to relation 2: min(effect of head, effect of relation 1) - max(effect of relation 2, 0),
-    denoising, of the best site among the streams. 1 is the bridge and nothing else.
+    yet to relation 2. 1 is the bridge and nothing else.
     """
+    return np.minimum(head, relation1) - np.maximum(relation2, 0.0)
+
+
+def bridge_score(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps"]:
+    """Of the best site among the streams (`holds_bridge`): our measure of a causal path."""
     of_group = patching.isel(cell=np.flatnonzero(patching.group == group))
     effect = of_group.effect.sel(direction="denoising").set_index(cell="slot")
     effect = effect.isel(site=np.flatnonzero(effect.component.isin(["z_H", "z_L"])))
@@ -88,7 +96,7 @@ def bridge_score(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps
         effect.sel(cell=slot).transpose("run", "step", "site").to_numpy()
         for slot in ("head", "relation1", "relation2")
     )
-    score = np.minimum(head, relation1) - np.maximum(relation2, 0.0)
+    score = holds_bridge(head, relation1, relation2)
     best = np.max(np.nan_to_num(score, nan=-np.inf), axis=-1)
     return np.where(np.isfinite(best), best, np.nan)
 

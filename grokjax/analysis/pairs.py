@@ -10,14 +10,24 @@ from jaxtyping import Bool, Int
 
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset
-from grokjax.data.graph import ID, NEW, OOD, chain_facts, random_stream
+from grokjax.data.graph import (
+    ANSWER,
+    HEAD,
+    ID,
+    NEW,
+    OOD,
+    QUERY,
+    RELATION1,
+    RELATION2,
+    chain_facts,
+    compose,
+    random_stream,
+)
 
 SLOTS = ("head", "relation1", "relation2")
 GROUPS = ("id", "ood")
 
-# Columns of a composition: head, relation 1, bridge, relation 2, answer.
-_COLUMN = {"head": 0, "relation1": 1, "relation2": 3}
-_QUERY = [0, 1, 3, 4]
+_COLUMN = {"head": HEAD, "relation1": RELATION1, "relation2": RELATION2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +42,7 @@ class Pairs:
     @property
     def queries(self) -> tuple[Int[np.ndarray, "N 4"], Int[np.ndarray, "N 4"]]:
         """Clean and corrupted as `make_batch` takes them."""
-        return self.clean[:, _QUERY], self.corrupted[:, _QUERY]
+        return self.clean[:, QUERY], self.corrupted[:, QUERY]
 
 
 class Compositions(NamedTuple):
@@ -57,7 +67,7 @@ def all_compositions(dataset: Dataset) -> Compositions:
         )
     kind = np.repeat([ID, OOD, NEW], [len(of_kind) for of_kind in kinds])
     first, second = chain_facts(facts)
-    rows = np.concatenate([facts[first], facts[second][:, 1:]], axis=1)
+    rows = compose(facts[first], facts[second])
     return Compositions(rows, np.stack([kind[first], kind[second]], axis=1))
 
 
@@ -109,7 +119,9 @@ def draw_pairs(
                     del waiting[value]
                 low, high = (np.searchsorted(keys, key[i], side) for side in ("left", "right"))
                 same = order[low:high]
-                differs = (rows[same, column] != rows[i, column]) & (rows[same, 4] != rows[i, 4])
+                differs = (rows[same, column] != rows[i, column]) & (
+                    rows[same, ANSWER] != rows[i, ANSWER]
+                )
                 if np.any(differs):
                     clean.append(i)
                     corrupted.append(rng.choice(same[differs]))

@@ -20,9 +20,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.sites import share_shape
-from grokjax.data.dataset import PAD, make_batch
+from grokjax.data.dataset import make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import Buffers, ModelConfig, Params, Patch, forward_all_steps
-from grokjax.training.population import make_mesh, over_runs
+from grokjax.training.mesh import make_mesh, over_runs
 
 DIRECTIONS = ("denoising", "noising")
 Weights = tuple[Params, Buffers]

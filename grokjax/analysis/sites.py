@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import POSITIONS
+from grokjax.base.names import POSITIONS
 from grokjax.model import BLOCK_COMPONENTS, DECODER, ModelConfig
 
 STREAMS = ("z_H", "z_L", "embedding")

@@ -15,7 +15,9 @@ import xarray as xr
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, replacing, write_atomically
 from grokjax.results import Results
-from grokjax.settings.rows import SEEDS, expand, flatten
+from grokjax.settings.config import flatten
+from grokjax.settings.declarations import SEEDS
+from grokjax.settings.rows import expand
 
 PARTS = ("lens", "patching")
 

@@ -12,13 +12,24 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from grokjax.base.errors import DiskError
+from grokjax.base.errors import DiskError, UserError
 
 _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.ESTALE,
 )  # fmt: skip
 _MAX_BYTES = 2**28  # of a JSON file: four times the paper's largest
+
+
+def given_path(path: str | os.PathLike, option: str = "--workdir") -> pathlib.Path:
+    """The path itself.
+
+    Raises:
+      UserError: it is empty, which would mean the folder that one happens to be in.
+    """
+    if not str(path).strip():
+        raise UserError(f"{option}: the path is empty; give a folder, {option}=runs/NAME")
+    return pathlib.Path(path)
 
 
 @contextlib.contextmanager

@@ -13,10 +13,28 @@ PENDING, PARTIAL, FAILED, FINISHED = "pending", "partial", "failed", "done"
 # What has become of an event in a run: it came, the run ended first, or it diverged first.
 OBSERVED, CENSORED = "observed", "censored"
 
-# Probe types.
+# Probe types, as the authors name them.
 ID_ATOMIC, OOD_ATOMIC = "id_atomic", "ood_atomic"
 TRAIN_INFERRED = "train_inferred"
 TEST_INFERRED_IID, TEST_INFERRED_OOD = "test_inferred_iid", "test_inferred_ood"
+ATOMIC_NEW = "atomic_new"
+TEST_INFERRED_NEW, TEST_INFERRED_NEW_MIX = "test_inferred_new", "test_inferred_new_mix"
+OLD_FOLDER_TYPES = (ID_ATOMIC, OOD_ATOMIC, TRAIN_INFERRED, TEST_INFERRED_IID, TEST_INFERRED_OOD)
+NEW_FOLDER_TYPES = (ATOMIC_NEW, TEST_INFERRED_NEW, TEST_INFERRED_NEW_MIX)  # of finetuning alone
+FOLDER_TYPES = (*OLD_FOLDER_TYPES, *NEW_FOLDER_TYPES)
+# Our own: compositions with new facts, by the kinds of hop 1 and hop 2; what finetuning keeps.
+NEW_THEN_OLD, OLD_THEN_NEW = "new_then_old", "old_then_new"
+NEW_THEN_NEW = "new_then_new"
+CATEGORIES = (NEW_THEN_OLD, OLD_THEN_NEW, NEW_THEN_NEW)
+KEPT_ATOMIC, KEPT_INFERRED = "kept_atomic", "kept_inferred"
+PROBE_TYPES = (*FOLDER_TYPES, *CATEGORIES, KEPT_ATOMIC, KEPT_INFERRED)
+
+# Kinds of models.
+RECURSIVE, DECODER = "recursive", "decoder"
+
+# Where the tokens of a composition stand, and where a path is read: there, or at the best.
+POSITIONS = ("head", "relation1", "relation2", "answer", "end")
+BEST = "best"  # of the stages or positions, on ID compositions
 
 # Metrics of a probe type; a column of `curves.csv` is `TYPE/METRIC`.
 ANSWER_ACCURACY, EXACT_MATCH, TARGET_FOUND = "answer_accuracy", "exact_match", "target_found"
@@ -43,3 +61,6 @@ EVENT_AT = 0.95
 PATH_AT = 0.5  # a path is there
 LEVELS = (0.95, 0.5, 0.9, 0.99)  # at which times are reported, the first one by default
 CONSECUTIVE = 3
+# Bridge score of the site at which a finetuned run's two halves are compared; runs without one are
+# left out. Lower than `PATH_AT`: a site that carries part of the bridge can be compared already.
+BRIDGE_SITE_AT = 0.25

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,93 +11,29 @@ import numpy as np
 from jaxtyping import Array, Int, Int16
 from ml_collections import ConfigDict
 
+from grokjax.base import names
 from grokjax.base.errors import UserError
+from grokjax.base.names import POSITIONS
 from grokjax.data.graph import (
+    ANSWER,
+    BRIDGE,
+    HEAD,
+    QUERY,
+    RELATION1,
     Augmentation,
+    CompositionRows,
+    FactRows,
     Splits,
     make_graph,
     make_splits,
     random_stream,
     resolve_augmentation,
 )
+from grokjax.data.vocabulary import MAX_TOKENS, PAD, SPECIAL_TOKENS, Vocabulary, make_vocabulary
 
-PAD = 0
-POSITIONS = ("head", "relation1", "relation2", "answer", "end")  # of a composition
 NUM_TOKENS = len(POSITIONS)  # T
 NUM_DECOYS = 8
-MAX_TOKENS = 2**15 - 1  # ids are stored in 16 bits
-TOKEN = re.compile(r"<[^<>]*>")
-SPECIAL_TOKENS = ("<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>")
-FOLDER_TYPES = (  # as the authors name them
-    "id_atomic",
-    "ood_atomic",
-    "train_inferred",
-    "test_inferred_iid",
-    "test_inferred_ood",
-    "atomic_new",
-    "test_inferred_new",
-    "test_inferred_new_mix",
-)
-CATEGORIES = ("new_then_old", "old_then_new", "new_then_new")  # kind of hop 1, of hop 2
-PROBE_TYPES = (*FOLDER_TYPES, *CATEGORIES, "kept_atomic", "kept_inferred")
-
-
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    """Tokens by id: PAD is 0, `tokens[i]` has id i + 1."""
-
-    tokens: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """V: the tokens and PAD."""
-        return len(self.tokens) + 1
-
-    @property
-    def end_id(self) -> int:
-        """Of `</a>`, which ends every answer."""
-        return self.ids["</a>"]
-
-    @functools.cached_property
-    def ids(self) -> Mapping[str, int]:
-        """Id by token."""
-        return {token: i + 1 for i, token in enumerate(self.tokens)}
-
-    @functools.cached_property
-    def entity_ids(self) -> frozenset[int]:
-        """Ids of `<e_...>`."""
-        return frozenset(i for token, i in self.ids.items() if token.startswith("<e_"))
-
-    @functools.cached_property
-    def relation_ids(self) -> frozenset[int]:
-        """Ids of `<r_...>`."""
-        return frozenset(i for token, i in self.ids.items() if token.startswith("<r_"))
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text such as `<e_0><r_1>`.
-
-        Raises:
-          UserError: the text has an unknown token, or something between tokens.
-        """
-        pieces = TOKEN.findall(text)
-        if "".join(pieces) != text:
-            raise UserError(f"text outside of tokens in {text[:60]!a}; write <e_0><r_1>")
-        try:
-            return [self.ids[piece] for piece in pieces]
-        except KeyError as error:
-            unknown = str(error.args[0])[:60]
-            raise UserError(f"unknown token {unknown!a}; the vocabulary lacks it") from None
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids, PADs dropped."""
-        return "".join(self.tokens[i - 1] for i in ids if i != PAD)
-
-
-def make_vocabulary(num_entities: int, num_relations: int) -> Vocabulary:
-    """`<e_0>` ..., `<r_0>` ..., then the special tokens."""
-    entities = (f"<e_{i}>" for i in range(num_entities))
-    relations = (f"<r_{i}>" for i in range(num_relations))
-    return Vocabulary((*entities, *relations, *SPECIAL_TOKENS))
+NO_FACTS = np.zeros((0, 3), np.int32)
 
 
 @jax.tree_util.register_dataclass
@@ -127,21 +61,35 @@ class Probes:
     kind: Int16[np.ndarray | Array, " Q"]  # index into names; -1 for padding
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
+    @property
+    def types(self) -> np.ndarray:
+        """Each query's type by name; without padding."""
+        return np.array(self.names)[np.asarray(self.kind)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The data of one run, on the host."""
+    """The data of one run, on the host; facts are rows of token ids."""
 
     name: str  # the authors' folder name, or the folder's
     vocabulary: Vocabulary
     train: QueryTable
     probes: Probes
-    id_facts: Int[np.ndarray, "n 3"]  # token ids (head, relation, tail)
-    ood_facts: Int[np.ndarray, "n 3"]
-    counts: Mapping[str, int]  # what was realised: items and facts by kind
-    new_facts: Int[np.ndarray, "n 3"] = dataclasses.field(  # of finetuning
-        default_factory=lambda: np.zeros((0, 3), np.int32)
-    )
+    id_facts: FactRows
+    ood_facts: FactRows
+    parts: Mapping[str, int]  # what `counts` has besides
+    new_facts: FactRows = dataclasses.field(default_factory=lambda: NO_FACTS)  # of finetuning
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was realised: facts by kind, parts of the training items, probes by type."""
+        of_type = np.bincount(self.probes.kind, minlength=len(self.probes.names)).tolist()
+        return (
+            {"num_id_facts": len(self.id_facts), "num_ood_facts": len(self.ood_facts)}
+            | dict(self.parts)
+            | {"num_train": len(self.train.query)}
+            | {f"num_{n}": num for n, num in zip(self.probes.names, of_type, strict=True)}
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -186,122 +134,99 @@ def make_dataset(data: ConfigDict, seed: int) -> Dataset:
     fact_ids = np.arange(graph.tail.size)
     ood = graph.is_ood.ravel()
     id_facts, ood_facts = (
-        fact_tokens(graph.facts(ids), data.num_entities) for ids in (fact_ids[~ood], fact_ids[ood])
+        token_ids(graph.facts(ids), data.num_entities) for ids in (fact_ids[~ood], fact_ids[ood])
     )
-    tables = {
-        name: composition_tokens(getattr(splits, name), data.num_entities)
-        for name in (field.name for field in dataclasses.fields(Splits))
+    rows = {
+        field.name: token_ids(getattr(splits, field.name), data.num_entities)
+        for field in dataclasses.fields(Splits)
     }
-    base, hop1, hop2 = (tables[n] for n in ("train_base", "hop1_added", "hop2_added"))
+    base, hop1, hop2 = (rows[n] for n in ("train_base", "hop1_added", "hop2_added"))
 
-    def some(rows: np.ndarray, draw: str) -> np.ndarray:
-        return rows[random_stream(seed, draw).permutation(len(rows))[: data.max_probes]]
+    def some(facts: FactRows, draw: str) -> CompositionRows:
+        order = random_stream(seed, draw).permutation(len(facts))
+        return one_hop(facts)[order[: data.max_probes]]
 
-    probe_rows = {
-        "id_atomic": some(atomic_rows(id_facts), "id atomic probes"),
-        "ood_atomic": some(atomic_rows(ood_facts), "ood atomic probes"),
+    probes = {
+        names.ID_ATOMIC: some(id_facts, "id atomic probes"),
+        names.OOD_ATOMIC: some(ood_facts, "ood atomic probes"),
         # The pool is shuffled, so its first rows are a sample, and the same one for every phi.
-        "train_inferred": base[: data.max_probes],
-        "test_inferred_iid": tables["test_inferred_iid"],
-        "test_inferred_ood": tables["test_inferred_ood"],
+        names.TRAIN_INFERRED: base[: data.max_probes],
+        names.TEST_INFERRED_IID: rows["test_inferred_iid"],
+        names.TEST_INFERRED_OOD: rows["test_inferred_ood"],
     }
-    train = np.concatenate([atomic_rows(id_facts), atomic_rows(ood_facts), base, hop1, hop2])
-    counts = {
-        "num_id_facts": len(id_facts),
-        "num_ood_facts": len(ood_facts),
-        "num_base": len(base),
-        "num_hop1_added": len(hop1),
-        "num_hop2_added": len(hop2),
-    }
-    return assemble(
+    return Dataset(
         folder_name(data.num_entities, data.num_relations, data.phi, augmentation),
         make_vocabulary(data.num_entities, data.num_relations),
-        train,
-        np.concatenate(list(probe_rows.values())),
-        np.repeat(np.arange(len(probe_rows)), [len(rows) for rows in probe_rows.values()]),
-        tuple(probe_rows),
+        query_table(np.concatenate([one_hop(id_facts), one_hop(ood_facts), base, hop1, hop2])),
+        probes_by_type(probes, seed),
         id_facts,
         ood_facts,
-        counts,
-        seed,
+        {"num_base": len(base), "num_hop1_added": len(hop1), "num_hop2_added": len(hop2)},
     )
 
 
-def assemble(
-    name: str,
-    vocabulary: Vocabulary,
-    train: Int[np.ndarray, "n 5"],
-    probes: Int[np.ndarray, "Q 5"],
-    kind: Int[np.ndarray, " Q"],
-    names: tuple[str, ...],
-    id_facts: Int[np.ndarray, "n 3"],
-    ood_facts: Int[np.ndarray, "n 3"],
-    counts: Mapping[str, int],
-    seed: int,
-) -> Dataset:
-    """A Dataset from rows of token ids (head, relation 1, bridge, relation 2, answer).
+def probes_by_type(rows: Mapping[str, CompositionRows], seed: int) -> Probes:
+    """`make_probes` of rows that are sorted by type already."""
+    types = np.repeat(list(rows), [len(of_type) for of_type in rows.values()])
+    return make_probes(np.concatenate(list(rows.values())), types, tuple(rows), seed)
+
+
+def make_probes(
+    rows: CompositionRows, types: Sequence[str] | np.ndarray, known: tuple[str, ...], seed: int
+) -> Probes:
+    """Queries to test on, with what tells a bridge that was found from one that was guessed.
+
+    A decoy is the bridge of another query of the type, so decoys are as frequent as bridges: a
+    model that has only learned which bridges are common says decoys as often.
 
     Args:
-      name: of the dataset.
-      vocabulary: that the ids are of.
-      train: rows to train on.
-      probes, kind: rows to test on, in any order, and the index of each one's type in `names`.
-      names: probe types.
-      id_facts, ood_facts: (head, relation, tail).
-      counts: what else to report.
-      seed: shuffles bridges within their type for the chance level.
+      rows: in any order.
+      types: of each row.
+      known: types that are reported, with rows or without any.
+      seed: shuffles the bridges.
     """
     rng = random_stream(seed, "decoys")
-    decoys = np.zeros((len(probes), NUM_DECOYS), np.int16)
-    for i in range(len(names)):
-        of_type = np.flatnonzero(kind == i)
-        bridges = probes[of_type, 2]
-        decoys[of_type] = np.stack([rng.permutation(bridges) for _ in range(NUM_DECOYS)], axis=1)
-    return Dataset(
-        name=name,
-        vocabulary=vocabulary,
-        train=query_table(train),
-        probes=Probes(
-            query_table(probes), probes[:, 2].astype(np.int16), decoys, kind.astype(np.int16), names
-        ),
-        id_facts=id_facts,
-        ood_facts=ood_facts,
-        counts=dict(counts)
-        | {"num_train": len(train)}
-        | {f"num_{n}": int(np.sum(kind == i)) for i, n in enumerate(names)},
-    )
+    kind = np.array([known.index(name) for name in types], np.int16)
+    decoys = np.zeros((len(rows), NUM_DECOYS), np.int16)
+    for i in range(len(known)):
+        bridges = rows[kind == i, BRIDGE]
+        decoys[kind == i] = np.stack([rng.permutation(bridges) for _ in range(NUM_DECOYS)], axis=1)
+    return Probes(query_table(rows), rows[:, BRIDGE].astype(np.int16), decoys, kind, known)
 
 
 def with_identity_queries(dataset: Dataset) -> Dataset:
     """Also trains on `(e) -> e` for each entity, the identity bridge of arXiv 2509.24653."""
-    entities = np.array(sorted(dataset.vocabulary.entity_ids), np.int16)
-    query = np.zeros((len(entities), 4), np.int16)
-    query[:, 0] = query[:, 3] = entities
-    train = np.concatenate([np.asarray(dataset.train.query), query])
-    table = QueryTable(train, np.asarray(len(train), np.int32))
-    counts = dict(dataset.counts) | {"num_train": len(train), "num_identity": len(query)}
-    return dataclasses.replace(dataset, train=table, counts=counts)
+    entities = sorted(dataset.vocabulary.entity_ids)
+    rows = np.full((len(entities), ANSWER + 1), PAD, np.int16)
+    rows[:, HEAD] = rows[:, ANSWER] = entities
+    query = np.concatenate([np.asarray(dataset.train.query), rows[:, QUERY]])
+    table = QueryTable(query, np.asarray(len(query), np.int32))
+    parts = dict(dataset.parts) | {"num_identity": len(entities)}
+    return dataclasses.replace(dataset, train=table, parts=parts)
 
 
-def query_table(rows: Int[np.ndarray, "n 5"]) -> QueryTable:
-    """Rows of token ids (head, relation 1, bridge, relation 2, answer) without their bridges."""
-    return QueryTable(rows[:, [0, 1, 3, 4]].astype(np.int16), np.asarray(len(rows), np.int32))
+def query_table(rows: CompositionRows) -> QueryTable:
+    """Compositions without their bridges."""
+    return QueryTable(rows[:, QUERY].astype(np.int16), np.asarray(len(rows), np.int32))
 
 
-def fact_tokens(facts: Int[np.ndarray, "n 3"], num_entities: int) -> Int[np.ndarray, "n 3"]:
-    """Token ids of (head, relation, tail)."""
-    return facts + np.array([1, 1 + num_entities, 1], np.int32)
+def with_bridges(
+    query: Int[np.ndarray | Array, "n 4"], bridge: Int[np.ndarray | Array, " n"]
+) -> CompositionRows:
+    """The compositions of a query table, given their bridges."""
+    return np.insert(np.asarray(query).astype(np.int32), BRIDGE, np.asarray(bridge), axis=1)
 
 
-def composition_tokens(rows: Int[np.ndarray, "n 5"], num_entities: int) -> Int[np.ndarray, "n 5"]:
-    """Token ids of (head, relation 1, bridge, relation 2, tail)."""
-    return rows + np.array([1, 1 + num_entities, 1, 1 + num_entities, 1], np.int32)
+def token_ids(rows: FactRows | CompositionRows, num_entities: int) -> np.ndarray:
+    """A graph's numbers as the tokens of `make_vocabulary`: entities and relations in turn."""
+    is_relation = np.arange(rows.shape[1]) % 2
+    return (rows + 1 + is_relation * num_entities).astype(np.int32)
 
 
-def atomic_rows(facts: Int[np.ndarray, "n 3"]) -> Int[np.ndarray, "n 5"]:
-    """Facts as one-hop queries: no bridge, no second relation."""
-    rows = np.full((len(facts), 5), PAD, np.int32)
-    rows[:, [0, 1, 4]] = facts
+def one_hop(facts: FactRows) -> CompositionRows:
+    """Facts as queries: no bridge, no second relation."""
+    rows = np.full((len(facts), ANSWER + 1), PAD, np.int32)
+    rows[:, [HEAD, RELATION1, ANSWER]] = facts
     return rows
 
 
@@ -352,7 +277,7 @@ def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
 def stack_datasets(datasets: Sequence[Dataset]) -> tuple[QueryTable, Probes]:
     """Training tables and probes of R runs with a leading run axis, padded to the largest.
 
-    Probe names are the union over the runs, in the order of `PROBE_TYPES`.
+    Probe names are the union over the runs, in the order of `names.PROBE_TYPES`.
 
     Args:
       datasets: one per run.
@@ -365,7 +290,7 @@ def stack_datasets(datasets: Sequence[Dataset]) -> tuple[QueryTable, Probes]:
     """
     if any(d.vocabulary != datasets[0].vocabulary for d in datasets):
         raise UserError("data: the runs of a population must share one vocabulary")
-    names = tuple(n for n in PROBE_TYPES if any(n in d.probes.names for d in datasets))
+    known = tuple(n for n in names.PROBE_TYPES if any(n in d.probes.names for d in datasets))
 
     def stack(arrays: Sequence[np.ndarray], fill: int = PAD) -> np.ndarray:
         longest = max(len(a) for a in arrays)
@@ -381,13 +306,13 @@ def stack_datasets(datasets: Sequence[Dataset]) -> tuple[QueryTable, Probes]:
 
     kinds = []
     for d in datasets:
-        place = np.array([names.index(n) for n in d.probes.names], np.int16)
+        place = np.array([known.index(n) for n in d.probes.names], np.int16)
         kinds.append(place[np.asarray(d.probes.kind)])
     probes = Probes(
         table=tables([d.probes.table for d in datasets]),
         bridge=stack([np.asarray(d.probes.bridge) for d in datasets]),
         decoy=stack([np.asarray(d.probes.decoy) for d in datasets]),
         kind=stack(kinds, fill=-1),
-        names=names,
+        names=known,
     )
     return tables([d.train for d in datasets]), probes

@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int
-from ml_collections import ConfigDict
 
+from grokjax.base import names
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, write_atomically
-from grokjax.data.dataset import (
-    FOLDER_TYPES,
-    MAX_TOKENS,
-    PAD,
-    TOKEN,
-    Dataset,
-    Vocabulary,
-    assemble,
-    make_dataset,
-    with_identity_queries,
+from grokjax.data.dataset import NO_FACTS, Dataset, Probes, QueryTable, make_probes, query_table
+from grokjax.data.graph import (
+    ANSWER,
+    BRIDGE,
+    HEAD,
+    RELATION1,
+    RELATION2,
+    CompositionRows,
+    FactRows,
+    fact_numbers,
 )
-from grokjax.data.graph import fact_numbers
-from grokjax.data.new_facts import DRAWN_BY, finetuning_dataset, for_folder, from_folder
+from grokjax.data.vocabulary import MAX_TOKENS, PAD, TOKEN, Vocabulary
 
 _FILES = ("train.json", "valid.json", "test.json", "vocab.json")
 _FACT_FILES = ("id_facts.json", "ood_facts.json")  # of pretraining folders only
-_NEW_TYPES = tuple(name for name in FOLDER_TYPES if "new" in name)  # of finetuning folders only
-_OLD_TYPES = tuple(name for name in FOLDER_TYPES if "new" not in name)
-
-
-def load_dataset(run: ConfigDict) -> Dataset:
-    """The data of one run: from its folder if it names one, or drawn; for finetuning, on top."""
-    data, transfer, seed = run.data, run.transfer, run.seeds.data
-    dataset = read_folder(data.folder, seed) if data.folder else make_dataset(data, seed)
-    if data.identity_bridge:
-        dataset = with_identity_queries(dataset)
-    if transfer.source and transfer.folder:
-        return from_folder(dataset, read_folder(transfer.folder, seed), seed)
-    return finetuning_dataset(dataset, transfer, seed) if transfer.source else dataset
-
-
-def load_datasets(runs: Sequence[ConfigDict]) -> list[Dataset]:
-    """Each run's data; runs with the same settings and data seed share one."""
-    made: dict[tuple, Dataset] = {}
-    keys = []
-    for run in runs:
-        own = {name: run.transfer[name] for name in DRAWN_BY} if run.transfer.source else {}
-        key = (run.data.to_json(), run.seeds.data, *own.values())
-        if key not in made:
-            made[key] = load_dataset(run)
-        keys.append(key)
-    return [made[key] for key in keys]
-
-
-def data_hash(datasets: Sequence[Dataset]) -> str:
-    """SHA-256 of all that training and evaluation take from the runs' data."""
-    own: dict[int, bytes] = {}
-    for d in datasets:
-        if id(d) not in own:
-            arrays = [np.asarray(x) for x in jax.tree.leaves((d.train, d.probes))]
-            texts = [str((d.vocabulary.tokens, d.probes.names, [x.shape for x in arrays])).encode()]
-            own[id(d)] = hashlib.sha256(b"".join([*texts, *(x.tobytes() for x in arrays)])).digest()
-    return hashlib.sha256(b"".join(own[id(d)] for d in datasets)).hexdigest()
 
 
 def read_folder(folder: str | os.PathLike, seed: int = 0) -> Dataset:
@@ -99,36 +60,37 @@ def read_folder(folder: str | os.PathLike, seed: int = 0) -> Dataset:
 def _read(path: pathlib.Path, seed: int) -> Dataset:
     reader = _Reader(path)
     train, _ = reader.items("train.json")
-    test, kinds = reader.items("test.json", typed=True)
+    test, types = reader.items("test.json", typed=True)
     valid, _ = reader.items("valid.json")
     for name, rows in (("train.json", train), ("test.json", test)):
         if not len(rows):
             raise UserError(f"{path / name}: has no items; make the folder again")
 
     pretraining = any((path / name).exists() for name in _FACT_FILES)
-    if not pretraining and not np.any(np.isin(kinds, _NEW_TYPES)):
+    if not pretraining and not np.any(np.isin(types, names.NEW_FOLDER_TYPES)):
         raise UserError(
             f"{path / 'id_facts.json'}: missing; only a finetuning folder does without, and"
-            f" test.json has no items of type {', '.join(_NEW_TYPES)}"
+            f" test.json has no items of type {', '.join(names.NEW_FOLDER_TYPES)}"
         )
     if pretraining:
         id_facts, ood_facts = reader.facts()
         facts = np.concatenate([id_facts, ood_facts])
     else:
-        id_facts = ood_facts = np.zeros((0, 3), np.int32)
+        id_facts = ood_facts = NO_FACTS
         both = np.concatenate([train, test])
-        facts = both[(both[:, 1] != PAD) & (both[:, 3] == PAD)][:, [0, 1, 4]]
+        one_hop = (both[:, RELATION1] != PAD) & (both[:, RELATION2] == PAD)
+        facts = both[one_hop][:, [HEAD, RELATION1, ANSWER]]
 
     tail_of = _lookup(facts)
     problems = {"num_missing_facts": 0, "num_contradictions": 0}
     for name, rows in (("train.json", train), ("test.json", test), ("valid.json", valid)):
-        two_hops = rows[:, 3] != PAD
-        bridge = tail_of(rows[:, 0], rows[:, 1])
-        implied = np.where(two_hops, tail_of(bridge, rows[:, 3]), bridge)
-        implied = np.where(rows[:, 1] == PAD, rows[:, 0], implied)
-        rows[:, 2] = np.where(two_hops, bridge, PAD)
+        two_hops = rows[:, RELATION2] != PAD
+        bridge = tail_of(rows[:, HEAD], rows[:, RELATION1])
+        implied = np.where(two_hops, tail_of(bridge, rows[:, RELATION2]), bridge)
+        implied = np.where(rows[:, RELATION1] == PAD, rows[:, HEAD], implied)
+        rows[:, BRIDGE] = np.where(two_hops, bridge, PAD)
         missing = implied == PAD
-        contradicts = ~missing & (implied != rows[:, 4])
+        contradicts = ~missing & (implied != rows[:, ANSWER])
         if pretraining and np.any(missing | contradicts):
             item = int(np.argmax(missing | contradicts))
             wrong = "needs a fact that id_facts.json and ood_facts.json lack"
@@ -139,31 +101,34 @@ def _read(path: pathlib.Path, seed: int) -> Dataset:
             problems["num_missing_facts"] += int(np.sum(missing & two_hops))
             problems["num_contradictions"] += int(np.sum(contradicts & two_hops))
 
-    counts = {"num_id_facts": len(id_facts), "num_ood_facts": len(ood_facts)}
-    if pretraining:
-        ood_tail_of = _lookup(ood_facts)
-        two_hops = train[:, 3] != PAD
-        hop1 = ood_tail_of(train[:, 0], train[:, 1]) != PAD
-        hop2 = ood_tail_of(train[:, 2], train[:, 3]) != PAD
-        counts |= {
-            "num_base": int(np.sum(two_hops & ~hop1 & ~hop2)),
-            "num_hop1_added": int(np.sum(two_hops & hop1)),
-            "num_hop2_added": int(np.sum(two_hops & ~hop1 & hop2)),
-        }
     # A dataset without queries of some type reads back as it was written.
-    names = tuple(n for n in FOLDER_TYPES if n in _OLD_TYPES or not pretraining or n in kinds)
-    return assemble(
+    known = tuple(
+        n
+        for n in names.FOLDER_TYPES
+        if n in names.OLD_FOLDER_TYPES or not pretraining or n in types
+    )
+    return Dataset(
         path.resolve().name,
         reader.vocabulary,
-        train,
-        test,
-        np.array([names.index(kind) for kind in kinds]),
-        names,
+        query_table(train),
+        make_probes(test, types, known, seed),
         id_facts,
         ood_facts,
-        counts | problems,
-        seed,
+        (_parts(train, ood_facts) if pretraining else {}) | problems,
     )
+
+
+def _parts(train: CompositionRows, ood_facts: FactRows) -> dict[str, int]:
+    """What the compositions of a pretraining set are for, told by where an OOD fact is."""
+    ood_tail_of = _lookup(ood_facts)
+    two_hops = train[:, RELATION2] != PAD
+    hop1 = ood_tail_of(train[:, HEAD], train[:, RELATION1]) != PAD
+    hop2 = ood_tail_of(train[:, BRIDGE], train[:, RELATION2]) != PAD
+    return {
+        "num_base": int(np.sum(two_hops & ~hop1 & ~hop2)),
+        "num_hop1_added": int(np.sum(two_hops & hop1)),
+        "num_hop2_added": int(np.sum(two_hops & ~hop1 & hop2)),
+    }
 
 
 def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
@@ -176,8 +141,7 @@ def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
     Raises:
       UserError: the folder holds a dataset already, or cannot be written.
     """
-    if len(dataset.new_facts):
-        dataset = for_folder(dataset)
+    dataset = in_authors_types(dataset)
     path = pathlib.Path(folder)
     if not str(folder).strip():
         raise UserError("--out: the path is empty; give a new folder")
@@ -189,10 +153,10 @@ def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
     probes = dataset.probes
     tokens = dataset.vocabulary.tokens
     test = item_texts(dataset.vocabulary, np.asarray(probes.table.query))
-    types = [probes.names[kind] for kind in probes.kind]
+    types = probes.types.tolist()
     contents: dict[str, Any] = {
         "train.json": item_texts(dataset.vocabulary, np.asarray(dataset.train.query)),
-        "valid.json": [i for i, t in zip(test, types, strict=True) if t == "test_inferred_ood"],
+        "valid.json": [i for i, t in zip(test, types, strict=True) if t == names.TEST_INFERRED_OOD],
         "test.json": [i | {"type": t} for i, t in zip(test, types, strict=True)],
         "vocab.json": list(dataset.vocabulary.tokens),
     }
@@ -206,6 +170,32 @@ def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason})") from None
+
+
+def in_authors_types(dataset: Dataset) -> Dataset:
+    """A finetuning dataset as their folders hold it: their types, no lists of facts.
+
+    They do not tell which hop is new, nor have they probes of what is kept. Other datasets are
+    theirs as they are.
+    """
+    if not len(dataset.new_facts):
+        return dataset
+    theirs = dict.fromkeys(names.CATEGORIES, names.TEST_INFERRED_NEW_MIX) | {
+        names.NEW_THEN_NEW: names.TEST_INFERRED_NEW
+    }
+    probes = dataset.probes
+    types = np.array([theirs.get(name, name) for name in probes.names])[probes.kind]
+    known = tuple(name for name in names.FOLDER_TYPES if name in types)
+    rows = np.concatenate([np.flatnonzero(types == name) for name in known])
+    table = QueryTable(np.asarray(probes.table.query)[rows], np.asarray(len(rows), np.int32))
+    kind = np.array([known.index(name) for name in types[rows]], np.int16)
+    return dataclasses.replace(
+        dataset,
+        probes=Probes(table, probes.bridge[rows], probes.decoy[rows], kind, known),
+        id_facts=NO_FACTS,
+        ood_facts=NO_FACTS,
+        new_facts=NO_FACTS,
+    )
 
 
 def item_texts(vocabulary: Vocabulary, query: Int[np.ndarray, "n 4"]) -> list[dict[str, str]]:
@@ -234,8 +224,8 @@ class _Reader:
             raise UserError(f"{path}: has no token </a>, which ends every answer; add it")
         self.vocabulary = Vocabulary(tuple(tokens))
 
-    def facts(self) -> tuple[Int[np.ndarray, "n 3"], Int[np.ndarray, "m 3"]]:
-        """Token ids (head, relation, tail) of ID and OOD facts, each pair with one tail."""
+    def facts(self) -> tuple[FactRows, FactRows]:
+        """Token ids of ID and OOD facts, each pair with one tail."""
         seen: set[tuple[int, int]] = set()
         tables = []
         for name in _FACT_FILES:
@@ -254,9 +244,9 @@ class _Reader:
             tables.append(np.array(rows, np.int32).reshape(-1, 3))
         return tables[0], tables[1]
 
-    def items(self, name: str, typed: bool = False) -> tuple[Int[np.ndarray, "n 5"], np.ndarray]:
-        """Rows (head, relation 1, bridge, relation 2, answer), the bridge still PAD; and types."""
-        rows, kinds = [], []
+    def items(self, name: str, typed: bool = False) -> tuple[CompositionRows, np.ndarray]:
+        """Token ids, the bridges still PAD; and types."""
+        rows, types = [], []
         path, end = self._folder / name, self.vocabulary.end_id
         entities = self.vocabulary.entity_ids
         texts = ("input_text", "target_text", "type") if typed else ("input_text", "target_text")
@@ -274,13 +264,13 @@ class _Reader:
             head, first, second = (*asked, PAD, PAD)[:3]
             rows.append((head, first, PAD, second, rest[0]))
             if typed:
-                if item["type"] not in FOLDER_TYPES:
+                if item["type"] not in names.FOLDER_TYPES:
                     raise UserError(
                         f"{where} has the unknown type {item['type'][:40]!a}; give one of"
-                        f" {', '.join(FOLDER_TYPES)}"
+                        f" {', '.join(names.FOLDER_TYPES)}"
                     )
-                kinds.append(item["type"])
-        return np.array(rows, np.int32).reshape(-1, 5), np.array(kinds, str)
+                types.append(item["type"])
+        return np.array(rows, np.int32).reshape(-1, 5), np.array(types, str)
 
     def _has_roles(self, ids: list[int], roles: str) -> bool:
         """Whether tokens are entities (e) and relations (r) as `roles` says."""
@@ -314,9 +304,7 @@ class _Reader:
         return content
 
 
-def _lookup(
-    facts: Int[np.ndarray, "n 3"],
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _lookup(facts: FactRows) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Tails by (head, relation), PAD where there is no such fact; a later duplicate wins."""
     number_of = fact_numbers(facts)
     tails = np.append(facts[:, 2], PAD)  # the last is for -1

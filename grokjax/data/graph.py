@@ -21,6 +21,11 @@ from ml_collections import ConfigDict
 from grokjax.base.errors import UserError
 
 ID, OOD, NEW = range(3)  # kinds of facts; new ones come with finetuning
+# Facts and compositions are rows: a graph's own numbers here, token ids everywhere else.
+FactRows = Int[np.ndarray, "_ 3"]  # head, relation, tail
+CompositionRows = Int[np.ndarray, "_ 5"]  # head, relation 1, bridge, relation 2, answer
+HEAD, RELATION1, BRIDGE, RELATION2, ANSWER = range(5)
+QUERY = [HEAD, RELATION1, RELATION2, ANSWER]  # a composition without the bridge that it hides
 MAX_COMPOSITIONS = 2**27  # 160 times the paper's; some 10 GB while they are sorted out
 
 
@@ -42,18 +47,17 @@ class KnowledgeGraph:
     def out_degree(self) -> int:
         return self.tail.shape[1]
 
-    def facts(self, ids: Int[np.ndarray, " N"]) -> Int[np.ndarray, "N 3"]:
-        """(head, relation, tail) of facts by id."""
+    def facts(self, ids: Int[np.ndarray, " N"]) -> FactRows:
+        """The rows of facts by id."""
         relation, tail = self.relation.ravel()[ids], self.tail.ravel()[ids]
         head = (ids // self.out_degree).astype(np.int32)
         return np.stack([head, relation, tail], axis=1)
 
     def compositions(
         self, first: Int[np.ndarray, " N"], second: Int[np.ndarray, " N"]
-    ) -> Int[np.ndarray, "N 5"]:
-        """(head, relation 1, bridge, relation 2, tail) of chained facts by id."""
-        hop1, hop2 = self.facts(first), self.facts(second)
-        return np.concatenate([hop1, hop2[:, 1:]], axis=1)
+    ) -> CompositionRows:
+        """The rows of chained facts by id."""
+        return compose(self.facts(first), self.facts(second))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +90,13 @@ REGIMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Compositions by what they are for, rows (head, relation 1, bridge, relation 2, tail)."""
+    """Compositions by what they are for."""
 
-    train_base: Int[np.ndarray, "n 5"]  # both hops ID; a prefix of the pool's order
-    hop1_added: Int[np.ndarray, "n 5"]  # first hop OOD
-    hop2_added: Int[np.ndarray, "n 5"]  # second hop OOD
-    test_inferred_iid: Int[np.ndarray, "n 5"]  # both hops ID, held out; at most max_probes
-    test_inferred_ood: Int[np.ndarray, "n 5"]  # both hops OOD; at most max_probes
+    train_base: CompositionRows  # both hops ID; a prefix of the pool's order
+    hop1_added: CompositionRows  # first hop OOD
+    hop2_added: CompositionRows  # second hop OOD
+    test_inferred_iid: CompositionRows  # both hops ID, held out; at most max_probes
+    test_inferred_ood: CompositionRows  # both hops OOD; at most max_probes
 
 
 def random_stream(seed: int, draw: str) -> np.random.Generator:
@@ -214,6 +218,8 @@ def make_splits(
     both_id = ~ood[first] & ~ood[second]
     held_out = random_stream(seed, "iid test").random(len(first)) < iid_test_fraction
 
+    # The pool has one order whatever phi is, so a larger phi adds compositions and takes none away:
+    # what differs between two such runs is the amount of data, not its choice.
     pool = np.flatnonzero(both_id & ~held_out)
     pool = pool[random_stream(seed, "pool order").permutation(len(pool))]
     base = pool[: _base_size(phi, int(np.sum(~ood)), len(pool))]
@@ -243,8 +249,13 @@ def _chained_facts(graph: KnowledgeGraph) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def chain_facts(facts: Int[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of both hops of everything that facts (head, relation, tail) chain to."""
+def compose(hop1: FactRows, hop2: FactRows) -> CompositionRows:
+    """Row by row; each fact of hop 2 starts where that of hop 1 ends."""
+    return np.concatenate([hop1, hop2[:, 1:]], axis=1)
+
+
+def chain_facts(facts: FactRows) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of both hops of everything that facts chain to."""
     by_head = np.argsort(facts[:, 0], kind="stable")
     heads = facts[by_head, 0]
     start = np.searchsorted(heads, facts[:, 2], side="left")
@@ -254,9 +265,7 @@ def chain_facts(facts: Int[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarray]:
     return first, by_head[np.repeat(start, count) + within]
 
 
-def fact_numbers(
-    facts: Int[np.ndarray, "n 3"],
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def fact_numbers(facts: FactRows) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """(heads, relations) -> row numbers of their facts, -1 without one; a later duplicate wins."""
     width = int(facts[:, 1].max(initial=0)) + 1
     keys = facts[:, 0].astype(np.int64) * width + facts[:, 1]

@@ -14,28 +14,41 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from grokjax.base import names
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import (
-    FOLDER_TYPES,
-    PAD,
     Dataset,
-    Probes,
     QueryTable,
-    assemble,
-    atomic_rows,
+    one_hop,
+    probes_by_type,
+    query_table,
+    with_bridges,
 )
-from grokjax.data.graph import ID, NEW, OOD, chain_facts, fact_numbers, random_stream
+from grokjax.data.graph import (
+    BRIDGE,
+    HEAD,
+    ID,
+    NEW,
+    OOD,
+    RELATION1,
+    RELATION2,
+    CompositionRows,
+    FactRows,
+    chain_facts,
+    compose,
+    fact_numbers,
+    random_stream,
+)
+from grokjax.data.vocabulary import PAD
 
 DRAWN_BY = (  # the settings that a dataset follows from, besides the old data and its seed
     "folder", "num_new_facts", "num_kept", "retention", "new_share", "max_probes", "seed",
 )  # fmt: skip
 # By the kinds of fact at hop 1 and hop 2.
-_HOPS = {"new_then_old": (NEW, ID), "old_then_new": (ID, NEW), "new_then_new": (NEW, NEW)}
-# The authors' name for a category; what has none is no part of their folders.
-AUTHORS_TYPE = {
-    "new_then_old": "test_inferred_new_mix",
-    "old_then_new": "test_inferred_new_mix",
-    "new_then_new": "test_inferred_new",
+_HOPS = {
+    names.NEW_THEN_OLD: (NEW, ID),
+    names.OLD_THEN_NEW: (ID, NEW),
+    names.NEW_THEN_NEW: (NEW, NEW),
 }
 
 
@@ -66,33 +79,25 @@ def finetuning_dataset(old: Dataset, settings: ConfigDict, seed: int) -> Dataset
         kept_facts, kept = keep_facts(old, settings.num_kept, stream("kept facts"))
     else:
         kept_facts, kept = keep_closure(old, settings.num_kept, stream("kept closure"))
-    train = [atomic_rows(kept_facts), kept, atomic_rows(new)]
-    probes = {"atomic_new": atomic_rows(new)}
+    train = [one_hop(kept_facts), kept, one_hop(new)]
+    probes = {names.ATOMIC_NEW: one_hop(new)}
     for name, rows in categories(old, new).items():
         rows = rows[stream(name).permutation(len(rows))]
         asked = len(rows) - round(settings.new_share * len(rows))
         probes[name] = rows[:asked]
         train.append(rows[asked:])
-    probes |= {"kept_atomic": atomic_rows(kept_facts), "kept_inferred": kept}
-    counts = {
+    probes |= {names.KEPT_ATOMIC: one_hop(kept_facts), names.KEPT_INFERRED: kept}
+    parts = {
         "num_new_facts": len(new),
         "num_kept_facts": len(kept_facts),
         "num_kept_compositions": len(kept),
         "num_new_compositions": sum(map(len, train[3:])),
     }
-    return _assemble(
-        old,
-        np.concatenate(train),
-        {name: rows[: settings.max_probes] for name, rows in probes.items()},
-        new,
-        counts,
-        seed,
-    )
+    probes = {name: rows[: settings.max_probes] for name, rows in probes.items()}
+    return _on_top(old, query_table(np.concatenate(train)), probes, new, parts, seed)
 
 
-def draw_new_facts(
-    old: Dataset, num_facts: int, rng: np.random.Generator
-) -> Int[np.ndarray, "n 3"]:
+def draw_new_facts(old: Dataset, num_facts: int, rng: np.random.Generator) -> FactRows:
     """Chains of two facts with relations that their heads do not use, an odd last one alone.
 
     Raises:
@@ -132,7 +137,7 @@ def _with_room(
 
 def keep_facts(
     old: Dataset, num_facts: int, rng: np.random.Generator
-) -> tuple[Int[np.ndarray, "n 3"], Int[np.ndarray, "m 5"]]:
+) -> tuple[FactRows, CompositionRows]:
     """The paper's text: so many ID facts, and all training compositions of two kept facts."""
     if num_facts > len(old.id_facts):
         raise UserError(
@@ -147,14 +152,18 @@ def keep_facts(
 
 def keep_closure(
     old: Dataset, num_items: int, rng: np.random.Generator
-) -> tuple[Int[np.ndarray, "n 3"], Int[np.ndarray, "m 5"]]:
-    """The authors' code: facts, each with every training composition of it, to exactly so many."""
+) -> tuple[FactRows, CompositionRows]:
+    """The authors' code: facts, each with every training composition of it, to exactly so many.
+
+    A fact's closure is what the source was taught with it. Facts and compositions stand in one
+    order, each composition right behind the first of its two facts, and the first `num_items` are
+    kept: of the last fact perhaps not all compositions.
+    """
     facts = np.concatenate([old.id_facts, old.ood_facts])
     facts = facts[rng.permutation(len(facts))]
     rows = trained_compositions(old)
     first, second = _hop_numbers(rows, facts)
     comes_with = np.minimum(first, second)
-    # A fact stands before its compositions.
     place = np.concatenate([2 * np.arange(len(facts)), 2 * comes_with + 1])
     order = np.argsort(place, kind="stable")
     if num_items > len(order):
@@ -167,30 +176,30 @@ def keep_closure(
     return facts[chosen[is_fact]], rows[chosen[~is_fact] - len(facts)]
 
 
-def trained_compositions(dataset: Dataset) -> Int[np.ndarray, "m 5"]:
+def trained_compositions(dataset: Dataset) -> CompositionRows:
     """The two-hop queries of a training set, with their bridges."""
-    query = np.asarray(dataset.train.query).astype(np.int32)
+    query = np.asarray(dataset.train.query)
     query = query[query[:, 2] != PAD]
     facts = np.concatenate([dataset.id_facts, dataset.ood_facts, dataset.new_facts])
-    bridge = facts[fact_numbers(facts)(query[:, 0], query[:, 1]), 2]
-    return np.insert(query, 2, bridge, axis=1)
+    return with_bridges(query, facts[fact_numbers(facts)(query[:, 0], query[:, 1]), 2])
 
 
-def _hop_numbers(
-    rows: Int[np.ndarray, "m 5"], facts: Int[np.ndarray, "n 3"]
-) -> tuple[np.ndarray, np.ndarray]:
+def _hop_numbers(rows: CompositionRows, facts: FactRows) -> tuple[np.ndarray, np.ndarray]:
     """Of both hops the number in `facts`, or -1."""
     number_of = fact_numbers(facts)
-    return number_of(rows[:, 0], rows[:, 1]), number_of(rows[:, 2], rows[:, 3])
+    return (
+        number_of(rows[:, HEAD], rows[:, RELATION1]),
+        number_of(rows[:, BRIDGE], rows[:, RELATION2]),
+    )
 
 
-def categories(old: Dataset, new: Int[np.ndarray, "n 3"]) -> dict[str, Int[np.ndarray, "m 5"]]:
+def categories(old: Dataset, new: FactRows) -> dict[str, CompositionRows]:
     """All compositions with a new fact and no OOD one, by the kinds of their hops."""
     facts = np.concatenate([old.id_facts, new])
     kind = np.repeat([ID, NEW], [len(old.id_facts), len(new)])
     first, second = chain_facts(facts)
     hops = np.stack([kind[first], kind[second]], axis=1)
-    rows = np.concatenate([facts[first], facts[second][:, 1:]], axis=1)
+    rows = compose(facts[first], facts[second])
     return {name: rows[np.all(hops == pair, axis=1)] for name, pair in _HOPS.items()}
 
 
@@ -208,8 +217,8 @@ def from_folder(old: Dataset, folder: Dataset, seed: int) -> Dataset:
     if folder.vocabulary != old.vocabulary:
         raise UserError(f"transfer.folder {folder.name}: has another vocabulary than the source")
     query = np.asarray(folder.probes.table.query).astype(np.int32)
-    types = np.array(folder.probes.names)[np.asarray(folder.probes.kind)]
-    new = query[types == "atomic_new"][:, [0, 1, 3]]
+    types = folder.probes.types
+    new = query[types == names.ATOMIC_NEW][:, [0, 1, 3]]
     facts = np.concatenate([old.id_facts, old.ood_facts, new])
     sizes = [len(f) for f in (old.id_facts, old.ood_facts, new)]
     kind, number_of = np.repeat([ID, OOD, NEW], sizes), fact_numbers(facts)
@@ -226,57 +235,29 @@ def from_folder(old: Dataset, folder: Dataset, seed: int) -> Dataset:
         )
     for name, hops in _HOPS.items():
         types[two_hops & asks_new & (kind[first] == hops[0]) & (kind[second] == hops[1])] = name
-    bridge = np.where(two_hops, tails[first], PAD)
-    rows = np.insert(query, 2, bridge, axis=1)
-    rows[:, 2] *= two_hops
+    rows = with_bridges(query, np.where(two_hops, tails[first], PAD))
     probes = {name: rows[types == name] for name in dict.fromkeys([*types.tolist(), *_HOPS])}
-    train = np.insert(np.asarray(folder.train.query).astype(np.int32), 2, PAD, axis=1)
-    problems = {n: folder.counts.get(n, 0) for n in ("num_missing_facts", "num_contradictions")}
-    return _assemble(old, train, probes, new, problems | {"num_new_facts": len(new)}, seed)
+    problems = {n: folder.parts.get(n, 0) for n in ("num_missing_facts", "num_contradictions")}
+    parts = problems | {"num_new_facts": len(new)}
+    return _on_top(old, folder.train, probes, new, parts, seed)
 
 
-def for_folder(dataset: Dataset) -> Dataset:
-    """A finetuning dataset as the authors' folders hold it: their types, and no lists of facts."""
-    probes = dataset.probes
-    types = np.array([AUTHORS_TYPE.get(name, name) for name in probes.names])[probes.kind]
-    names = tuple(name for name in FOLDER_TYPES if name in types)
-    rows = np.concatenate([np.flatnonzero(types == name) for name in names])
-    nothing = np.zeros((0, 3), np.int32)
-    table = QueryTable(np.asarray(probes.table.query)[rows], np.asarray(len(rows), np.int32))
-    kind = np.array([names.index(name) for name in types[rows]], np.int16)
-    return dataclasses.replace(
-        dataset,
-        probes=Probes(table, probes.bridge[rows], probes.decoy[rows], kind, names),
-        id_facts=nothing,
-        ood_facts=nothing,
-        new_facts=nothing,
-    )
-
-
-def _assemble(
+def _on_top(
     old: Dataset,
-    train: Int[np.ndarray, "n 5"],
-    probes: dict[str, Int[np.ndarray, "q 5"]],
-    new: Int[np.ndarray, "n 3"],
-    counts: Mapping[str, int],
+    train: QueryTable,
+    probes: Mapping[str, CompositionRows],
+    new: FactRows,
+    parts: Mapping[str, int],
     seed: int,
 ) -> Dataset:
     """The old probes and those of finetuning, the latter in place of old ones of the same name."""
-    rows = np.insert(np.asarray(old.probes.table.query).astype(np.int32), 2, PAD, axis=1)
-    rows[:, 2] = old.probes.bridge
+    rows = with_bridges(old.probes.table.query, old.probes.bridge)
     before = {n: rows[old.probes.kind == i] for i, n in enumerate(old.probes.names)}
-    own = before | probes
-    facts = {"num_id_facts": len(old.id_facts), "num_ood_facts": len(old.ood_facts)}
-    made = assemble(
-        f"{old.name}_finetuning",
-        old.vocabulary,
-        train,
-        np.concatenate(list(own.values())),
-        np.repeat(np.arange(len(own)), [len(of_type) for of_type in own.values()]),
-        tuple(own),
-        old.id_facts,
-        old.ood_facts,
-        facts | dict(counts),
-        seed,
+    return dataclasses.replace(
+        old,
+        name=f"{old.name}_finetuning",
+        train=train,
+        probes=probes_by_type(before | dict(probes), seed),
+        parts=parts,
+        new_facts=new,
     )
-    return dataclasses.replace(made, new_facts=new)

@@ -19,16 +19,18 @@ from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import DIRECTIONS
 from grokjax.analysis.sites import all_sites
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import PAD, make_batch
-from grokjax.data.folder import load_dataset
+from grokjax.data.dataset import make_batch
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, forward, init
 from grokjax.model.cost import forward_flops, matmul_ceiling, train_flops
 from grokjax.model.lens import top_tokens
 from grokjax.runtime.devices import setup_devices
-from grokjax.settings.experiment import load_experiment
+from grokjax.settings import load_experiment
 from grokjax.settings.rows import expand
+from grokjax.training.mesh import over_runs
 from grokjax.training.order import batch_indices
-from grokjax.training.population import Population, over_runs
+from grokjax.training.population import Population
 from grokjax.training.resolve import planned_model
 from grokjax.training.step import batch_loss
 

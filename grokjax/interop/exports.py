@@ -14,15 +14,16 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import PAD, Dataset, make_batch
-from grokjax.data.folder import item_texts
-from grokjax.data.new_facts import for_folder
+from grokjax.base.names import TEST_INFERRED_NEW, TEST_INFERRED_NEW_MIX, TEST_INFERRED_OOD
+from grokjax.data.dataset import Dataset, make_batch
+from grokjax.data.folder import in_authors_types, item_texts
+from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import lens_stream, top_tokens
 from grokjax.results import load
 from grokjax.runtime.devices import setup_precision
 
-_LENS_TYPES = ("test_inferred_ood", "test_inferred_new", "test_inferred_new_mix")
+_LENS_TYPES = (TEST_INFERRED_OOD, TEST_INFERRED_NEW, TEST_INFERRED_NEW_MIX)
 _BATCH = 512
 
 
@@ -45,9 +46,7 @@ def export_results(
       UserError: there is no such run, or a file would be written over.
     """
     results = load(workdir)
-    dataset = results.dataset(run_id)
-    if len(dataset.new_facts):
-        dataset = for_folder(dataset)
+    dataset = in_authors_types(results.dataset(run_id))
     setup_precision(results.config.model.dtype)
     steps = results.checkpoint_steps()
     folders = [pathlib.Path(out) / f"checkpoint-{step}" for step in steps]
@@ -99,10 +98,11 @@ def _predict(
 
 def _all_items(dataset: Dataset, predicted: Int[np.ndarray, "Q T"]) -> list[dict[str, str]]:
     texts = item_texts(dataset.vocabulary, np.asarray(dataset.probes.table.query))
-    types = (dataset.probes.names[kind] for kind in dataset.probes.kind)
     return [
         text | {"type": kind, "model_output": dataset.vocabulary.decode(ids)}
-        for text, kind, ids in zip(texts, types, predicted.tolist(), strict=True)
+        for text, kind, ids in zip(
+            texts, dataset.probes.types.tolist(), predicted.tolist(), strict=True
+        )
     ]
 
 

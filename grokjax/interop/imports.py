@@ -19,17 +19,29 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json
-from grokjax.data.dataset import NUM_TOKENS, Vocabulary
-from grokjax.data.folder import load_dataset, read_folder
-from grokjax.interop import official as interop
+from grokjax.base.names import DONE
+from grokjax.data.dataset import NUM_TOKENS
+from grokjax.data.folder import read_folder
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import Vocabulary
+from grokjax.interop.weights import (
+    REGISTERS,
+    bare_names,
+    model_config_from_official,
+    params_from_gpt2,
+    params_from_official,
+    read_arrays,
+)
 from grokjax.model import DECODER, ModelConfig, Params
-from grokjax.results import Results, load, run_table
+from grokjax.results import Results, load
 from grokjax.runtime.devices import setup_precision
-from grokjax.settings.config import default_config
-from grokjax.settings.experiment import validate
-from grokjax.settings.rows import expand, settings_hash
-from grokjax.training.loop import curve_rows, weights
+from grokjax.settings import default_config
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import expand
+from grokjax.training.log import curve_rows, run_table
 from grokjax.training.population import Population
+from grokjax.training.resolve import check_settings
+from grokjax.training.weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.layout import write_config
 from grokjax.workdir.tables import CurveWriter, write_runs
@@ -64,19 +76,19 @@ def import_official(
     Raises:
       UserError: a file is missing or of another kind; nothing has been written then.
     """
-    arrays = interop.bare_names(read_arrays(weights_file))
+    arrays = bare_names(read_arrays(weights_file))
     arch, training = _read_official_config(config_file)
     vocab_size = _embedding_rows(arrays, weights_file)
     try:
-        model = interop.model_config_from_official(arch, vocab_size)
+        model = model_config_from_official(arch, vocab_size)
     except KeyError as error:
         raise UserError(f"{config_file}: no setting {error} of the official model") from None
     for name, value in _FIXED.items():
         if arch.get(name, value) != value:
             raise UserError(f"{config_file}: {name} is {arch[name]}, only {value} is supported")
-    if interop.REGISTERS in arrays:  # our queries are all of identifier 0
-        arrays[interop.REGISTERS] = arrays[interop.REGISTERS][:1]
-    params, buffers = interop.params_from_official(arrays, model)
+    if REGISTERS in arrays:  # our queries are all of identifier 0
+        arrays[REGISTERS] = arrays[REGISTERS][:1]
+    params, buffers = params_from_official(arrays, model)
     config = _imported_config(model, data, step)
     loss = str(training.get("arch", {}).get("loss", {}).get("loss_type", "stablemax_cross_entropy"))
     config.train.loss = "softmax" if loss.startswith("softmax") else "stablemax"
@@ -136,7 +148,7 @@ def import_gpt2(
     weights_file = folder / "model.safetensors"
     if not weights_file.exists():
         weights_file = folder / "pytorch_model.bin"
-    params = interop.params_from_gpt2(read_arrays(weights_file), known)
+    params = params_from_gpt2(read_arrays(weights_file), known)
     rows = _token_rows(folder, c, read_folder(data).vocabulary)
     params["embed"] = params["embed"][rows]
     params["positions"] = params["positions"][:NUM_TOKENS]
@@ -177,33 +189,6 @@ def _token_rows(
     if max(rows) >= config["vocab_size"] or min(rows) < 0:
         raise UserError(f"{folder}: its tokenizer has ids beyond the model's vocabulary")
     return rows
-
-
-def read_arrays(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
-    """Named arrays of an `.npz`, safetensors or PyTorch file; nothing in it is executed.
-
-    Raises:
-      UserError: there is no such file, or it is of another kind.
-    """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; give named arrays, .npz or of PyTorch")
-    try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        if file.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            return load_file(file)
-        import torch  # type: ignore[import-not-found]
-
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        return {name: value.float().numpy() for name, value in state.items()}
-    except ModuleNotFoundError:
-        raise UserError(f"{file}: reading it takes torch; install it, or give an .npz") from None
-    except Exception as error:  # whatever the readers of three formats meet
-        raise UserError(f"{file}: not named arrays ({str(error).splitlines()[0][:80]})") from None
 
 
 def _read_official_config(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -258,7 +243,7 @@ def _write_workdir(
         raise UserError("--out: the path is empty; give a new folder")
     if os.path.lexists(path):
         raise UserError(f"{path}: exists already; give a new folder")
-    validate(config)
+    check_settings(config)
     setup_precision(config.model.dtype)
     runs = expand(config)
     dataset = load_dataset(runs[0])
@@ -285,12 +270,12 @@ def _write_workdir(
         write_config(scratch, config, size, imported_from=str(source))
         stages = population.evaluate_config.model.evaluation_stages
         rows = curve_rows(table, stages, step, population.evaluate(state), None)
-        table[0]["status"] = "done"
+        table[0]["status"] = DONE
         write_runs(scratch, table)
         CurveWriter(scratch).append(rows)
         settings = settings_hash(config)
         with Checkpoints(scratch / "checkpoints", settings=settings) as saved:
-            saved.save_analysis(step, weights(state))
+            saved.save_analysis(step, analysis_weights(state))
     return load(path)
 
 

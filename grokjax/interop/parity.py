@@ -1,18 +1,12 @@
-"""Our numbers against files of golden ones that the official PyTorch code has printed.
-
-A forward file holds parameters, one batch and everything that the model makes of it; a training
-file holds batches, and parameters and their average after some of the steps.
-"""
+"""Our numbers against golden ones that the PyTorch code of others has printed."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,14 +15,15 @@ import numpy as np
 
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Batch
-from grokjax.interop import official as interop
+from grokjax.interop import golden
+from grokjax.interop.golden import Arrays
+from grokjax.interop.weights import read_arrays
 from grokjax.model import Buffers, ModelConfig, Params, forward
+from grokjax.model.decoder import final_norm
 from grokjax.model.lens import lens_logits
 from grokjax.training.losses import halting_losses, sequence_losses, sequences_correct, token_losses
-from grokjax.training.optim import Hyperparameters
+from grokjax.training.optim import Hyperparameters, OptimizerConfig
 from grokjax.training.step import TrainConfig, apply_batch, batch_loss, init_run
-
-Arrays = Mapping[str, np.ndarray]
 
 # Of a correct port. float32 parameters: share of entries that may be off at all (those with a tiny
 # gradient, where Adam's first steps are the learning rate up or down), and EMA.
@@ -57,14 +52,12 @@ def compare(path: str | os.PathLike) -> list[Difference]:
     Raises:
       UserError: the file is none of these.
     """
-    z = read(path)
+    z = read_arrays(path)
     try:
         if "batches/target_ids" in z:
-            from grokjax.interop.parity_gpt2 import compare_gpt2
-
             with jax.default_matmul_precision("highest"):
-                return list(compare_gpt2(z))
-        config = model_config(z)
+                return list(_gpt2(z))
+        config = golden.model_config(z)
         x64 = jax.enable_x64(True) if config.dtype == "float64" else contextlib.nullcontext()
         with x64, jax.default_matmul_precision("highest"):
             return list(_training(z, config) if "batches/inputs" in z else _forward(z, config))
@@ -87,103 +80,10 @@ def table(path: str | os.PathLike, differences: Sequence[Difference]) -> str:
     return "\n".join(lines)
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of a file; nothing in it is executed."""
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            return {name: z[name] for name in z.files}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError):
-        raise UserError(f"{path}: not an .npz of plain arrays") from None
-
-
-def model_config(z: Arrays) -> ModelConfig:
-    """Our settings of the model that a file is of; float64 if its parameters are."""
-    arch = _official(z)["arch"]
-    prefix = "step0/param/" if "batches/inputs" in z else "param/"
-    names = [name for name in z if name.endswith("embed_tokens.embedding_weight")]
-    start = [name for name in names if name.startswith(prefix)] or names
-    if not start:
-        raise KeyError("embed_tokens.embedding_weight")
-    changes: dict[str, Any] = {}
-    if z[start[0]].dtype == np.float64:
-        changes["dtype"] = "float64"
-    identifiers = [z[name] for name in z if name.endswith(interop.REGISTERS)]
-    if identifiers:
-        changes["num_identifiers"] = len(identifiers[0])
-    inputs = z["batches/inputs"][0] if "batches/inputs" in z else z["batch/inputs"]
-    changes["seq_len"] = inputs.shape[1]
-    return interop.model_config_from_official(arch, len(z[start[0]]), **changes)
-
-
-def group(z: Arrays, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose name starts so, without it."""
-    return {name[len(prefix) :]: value for name, value in z.items() if name.startswith(prefix)}
-
-
-def batch(arrays: Arrays) -> Batch:
-    """A batch of the official code; negative labels are ignored, as PAD is."""
-    inputs = jnp.asarray(arrays["inputs"])
-    identifiers = arrays.get("puzzle_identifiers", np.zeros(len(inputs), np.int32))
-    return Batch(
-        inputs=inputs,
-        labels=jnp.asarray(arrays["labels"]),
-        answer_position=jnp.sum(inputs > 0, axis=1),
-        identifiers=jnp.asarray(identifiers),
-    )
-
-
-def params_and_buffers(z: Arrays, prefix: str, config: ModelConfig) -> tuple[Params, Buffers]:
-    """What a file has under a prefix such as `param/` or `step0/param/`, as ours."""
-    arrays = group(z, prefix) | group(z, "buffer/")
-    for name in ("H_init", "L_init"):
-        if name in z:
-            arrays[name] = z[name]
-    registers = prefix.removesuffix("param/").removesuffix("ema/") + interop.REGISTERS
-    if registers in z:
-        arrays[interop.REGISTERS] = z[registers]
-    return jax.tree.map(jnp.asarray, interop.params_from_official(arrays, config))
-
-
-def hyperparameters(z: Arrays, dtype: Any) -> Hyperparameters:
-    """The numbers that a file's training ran with."""
-    c = _official(z)
-    values = {
-        "learning_rate": c["lr"],
-        "warmup_steps": c["lr_warmup_steps"],
-        "weight_decay": c["weight_decay"],
-        "beta1": c["beta1"],
-        "beta2": c["beta2"],
-        "eps": 1e-8,
-        "register_learning_rate": c["puzzle_emb_lr"],
-        "register_weight_decay": c["puzzle_emb_weight_decay"],
-        "ema_rate": c["ema_rate"],
-    }
-    return Hyperparameters(**{name: jnp.asarray(v, dtype) for name, v in values.items()})
-
-
-def gradients(z: Arrays, config: ModelConfig) -> Params:
-    """A file's gradients as ours: rows of the registers are summed per identifier."""
-    arrays = group(z, "grad/") | group(z, "buffer/")
-    rows = arrays.pop("puzzle_emb.local_weights", None)
-    if rows is not None:
-        total = np.zeros((config.num_identifiers, rows.shape[1]), rows.dtype)
-        np.add.at(total, z["batch/puzzle_identifiers"], rows)
-        arrays[interop.REGISTERS] = total
-    return interop.params_from_official(arrays, config)[0]
-
-
-def loss_kind(z: Arrays) -> str:
-    """`stablemax` or `softmax`."""
-    kind = str(_official(z)["arch"].get("loss", {}).get("loss_type", "stablemax_cross_entropy"))
-    return "softmax" if kind.startswith("softmax") else "stablemax"
-
-
 def _forward(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
-    params, buffers = params_and_buffers(z, "param/", config)
-    given = batch(group(z, "batch/"))
-    kind = loss_kind(z)
+    params, buffers = golden.params_and_buffers(z, "param/", config)
+    given = golden.batch(golden.group(z, "batch/"))
+    kind = golden.loss_kind(z)
     near = _within_statistics if config.dtype == "bfloat16" else within
 
     @jax.jit
@@ -218,49 +118,102 @@ def _forward(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
                 yield near(name, value, z[name], tolerance)
     if any(name.startswith("grad/") for name in z):
         train = TrainConfig(config, len(given.inputs), kind, -1)
-        compute = jax.jit(jax.value_and_grad(batch_loss, argnums=1), static_argnums=0)
-        loss, grads = compute(train, params, buffers, given)
+        loss, grads = _loss_and_gradients(train, params, buffers, given)
         if config.dtype == "bfloat16":
             return
         yield within_relative("loss_scaled", loss, z["loss_scaled"], _LOSS_RTOL[config.dtype])
-        wanted = gradients(z, config)
+        wanted = golden.gradients(z, config)
         each = [within_relative("", a, b, tolerance) for a, b in _paired(grads, wanted)]
         yield worst("gradients", each)
 
 
+_loss_and_gradients = jax.jit(jax.value_and_grad(batch_loss, argnums=1), static_argnums=0)
+
+
 def _training(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
-    hyper = hyperparameters(z, config.param_dtype)
-    num_steps, batch_size = z["batches/inputs"].shape[:2]
-    train = TrainConfig(config, batch_size, loss_kind(z), -1)
-    params, buffers = params_and_buffers(z, "step0/param/", config)
+    train = TrainConfig(config, z["batches/inputs"].shape[1], golden.loss_kind(z), -1)
+    params, buffers = golden.params_and_buffers(z, "step0/param/", config)
+    # A file has the buffers once, with the parameters that it starts from.
+    arrays = {name: np.asarray(buffers[name]) for name in ("H_init", "L_init")} | dict(z)
+    columns = golden.group(z, "batches/")
+    return _steps(
+        z,
+        train,
+        golden.hyperparameters(z, config.param_dtype),
+        (params, buffers),
+        (
+            golden.batch({name: value[i] for name, value in columns.items()})
+            for i in range(len(z["batches/inputs"]))
+        ),
+        z["loss_scaled"] if "loss_scaled" in z and config.dtype != "bfloat16" else None,
+        lambda prefix: golden.params_and_buffers(arrays, prefix, config)[0],
+    )
+
+
+def _gpt2(z: Arrays) -> Iterator[Difference]:
+    """One batch, its gradients, and some steps; GPT-2 learns in float32."""
+    config, swap = golden.gpt2_config(z), golden.gpt2_swap(z)
+    params = golden.gpt2_params(z, "step0/param/", config, swap)
+    batches = [golden.gpt2_batch(z, i, swap) for i in range(len(z["batches/target_ids"]))]
+    atol = _ATOL["float32"]
+    output = forward(config, params, {}, batches[0])
+    hidden = jnp.concatenate(
+        [output.trace.z_H[:-1], final_norm(config, params, output.trace.z_H[-1:])]
+    )
+    yield within("logits", output.logits[:, 1:], z["logits"][:, :-1, swap], atol)
+    yield within("hidden_states", hidden, z["hidden_states"], atol)
+    last = lens_logits(config, params, output.trace)[-1]
+    yield within("lens_logits, last stage", last, z["lens_logits"][-1][..., swap], atol)
+    hyper = golden.gpt2_hyperparameters(z)
+    optimizer = OptimizerConfig(clip=bool(jnp.isfinite(hyper.clip_norm)))
+    train = TrainConfig(config, len(batches[0].inputs), "softmax", -1, optimizer)
+    loss, grads = _loss_and_gradients(train, params, {}, batches[0])
+    yield within_relative("loss", loss, z["loss"], _LOSS_RTOL["float32"])
+    wanted = golden.gpt2_params(z, "grad/", config, swap)
+    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(wanted))
+    each = [within("", a, b, atol * largest) for a, b in _paired(grads, wanted)]
+    yield worst("gradients", each)
+    yield from _steps(
+        z,
+        train,
+        hyper,
+        (params, {}),
+        batches,
+        z["train/loss"],
+        lambda prefix: golden.gpt2_params(z, prefix, config, swap),
+    )
+
+
+def _steps(
+    z: Arrays,
+    train: TrainConfig,
+    hyper: Hyperparameters,
+    start: tuple[Params, Buffers],
+    batches: Iterable[Batch],
+    losses: np.ndarray | None,
+    stored: Callable[[str], Params],
+) -> Iterator[Difference]:
+    """Each step's loss, where there are `losses`, and what is `stored` under `step<i>/<kind>/`."""
+    dtype, rate = train.model.dtype, float(hyper.learning_rate)
     state = dataclasses.replace(
         init_run(train, hyper, jnp.int32(0), jnp.int32(0)),
-        params=params,
-        ema_params=params,
-        buffers=buffers,
+        params=start[0],
+        ema_params=start[0],
+        buffers=start[1],
     )
     step = jax.jit(apply_batch, static_argnums=0)
-    rate = float(hyper.learning_rate)
-    for i in range(num_steps):
-        given = batch({name: value[i] for name, value in group(z, "batches/").items()})
+    for i, given in enumerate(batches):
         state, metrics, _ = step(train, state, hyper, given)
-        if "loss_scaled" in z and config.dtype != "bfloat16":
+        if losses is not None:
             # From the second step on the free entries move a float32 loss too.
-            rtol = _LOSS_RTOL[config.dtype] * (1 if i == 0 or config.dtype == "float64" else 20)
-            name = f"step {i + 1} loss"
-            yield within_relative(name, metrics.loss, z["loss_scaled"][i], rtol)
+            rtol = _LOSS_RTOL[dtype] * (1 if i == 0 or dtype == "float64" else 20)
+            yield within_relative(f"step {i + 1} loss", metrics.loss, losses[i], rtol)
         for kind, ours in (("param", state.params), ("ema", state.ema_params)):
             prefix = f"step{i + 1}/{kind}/"
-            if not group(z, prefix):
-                continue
-            arrays = dict(z)
-            missing = {"H_init": np.asarray(buffers["H_init"]), "L_init": buffers["L_init"]}
-            for name, value in missing.items():
-                arrays.setdefault(name, np.asarray(value))
-            want, _ = params_and_buffers(arrays, prefix, config)
-            yield parameters_within(
-                f"step {i + 1} {kind}", config.dtype, ours, want, 2 * rate * (i + 1)
-            )
+            if golden.group(z, prefix):
+                most = 2 * rate * (i + 1)
+                name = f"step {i + 1} {kind}"
+                yield parameters_within(name, dtype, ours, stored(prefix), most)
 
 
 def parameters_within(
@@ -280,6 +233,7 @@ def parameters_within(
 
 
 def worst(name: str, each: Sequence[Difference]) -> Difference:
+    """The largest of several, fine if all are."""
     return Difference(
         name,
         max(d.absolute for d in each),
@@ -320,13 +274,6 @@ def _within_statistics(name: str, ours: Any, theirs: Any, _: float = 0.0) -> Dif
         shift = abs(float(np.mean(a) - np.mean(b))) + abs(float(np.std(a)) - spread)
         ok = ok and shift <= _BF16_SHARE * spread
     return Difference(name, absolute, relative, "mean and deviation", ok)
-
-
-def _official(z: Arrays) -> dict[str, Any]:
-    try:
-        return json.loads(str(z["config"]))
-    except ValueError:
-        raise KeyError("config") from None
 
 
 def main(paths: Sequence[str], show: Callable[[str], None] = print) -> bool:

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from grokjax.base.names import DECODER, RECURSIVE
 from grokjax.data.dataset import Batch
 from grokjax.model import decoder, recursive
 from grokjax.model.recursive import initial_carry
 from grokjax.model.types import (
     BLOCK_COMPONENTS,
-    DECODER,
-    RECURSIVE,
     Buffers,
     ModelConfig,
     Output,

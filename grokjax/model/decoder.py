@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from grokjax.data.dataset import PAD, Batch
+from grokjax.data.dataset import Batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model.layers import Tap, untapped
 from grokjax.model.taps import Taps
 from grokjax.model.types import Buffers, ModelConfig, Output, Params, Patch, Trace

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from grokjax.base.names import DECODER, RECURSIVE
+
 Params = dict[str, Any]
 Buffers = dict[str, Array]
-
-RECURSIVE, DECODER = "recursive", "decoder"
 
 # What a block adds to its stream, and each attention head's mix of values before that.
 BLOCK_COMPONENTS = ("heads", "mixer", "mlp")

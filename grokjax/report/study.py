@@ -17,11 +17,11 @@ from grokjax.base.errors import UserError
 from grokjax.model import RECURSIVE
 from grokjax.model.cost import evaluation_flops, train_flops
 from grokjax.report.summary import OOD_ACCURACY
-from grokjax.results import Results, read_timing
-from grokjax.settings.rows import SEEDS
+from grokjax.results import Results, StoredRuns
+from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import event_table, grok_table
-from grokjax.sweeps.runner import SweepResults
 from grokjax.workdir.layout import read_content
+from grokjax.workdir.tables import read_timing
 
 RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
 THRESHOLD = 0.95  # of the events that are told of
@@ -86,17 +86,13 @@ class Study:
         return table
 
 
-def study(found: Results | SweepResults) -> Study:
+def study(found: StoredRuns) -> Study:
     """Reads what a report needs.
 
     Raises:
       UserError: nothing has been trained.
     """
-    populations = (
-        {str(n): found.population(str(n)) for n in found.runs.population[_trained(found)].unique()}
-        if isinstance(found, SweepResults)
-        else {"": found}
-    )
+    populations = found.populations()
     if not populations or not len(found.curves):
         raise UserError(f"{found.workdir}: nothing has been trained yet; run the sweep first")
     runs = found.runs.copy()
@@ -145,10 +141,6 @@ def origin_of(workdir: pathlib.Path, run_hash: str) -> str:
         f" commit {str(content.get('commit', ''))[:12]}. Repeat:"
         f" {' '.join(['grokjax', *command])}"
     )
-
-
-def _trained(found: SweepResults) -> pd.Series:
-    return found.runs.run_id.isin(found.curves.run_id.unique())
 
 
 def _label(row: dict[str, Any], settings: list[str]) -> str:

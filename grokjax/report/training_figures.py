@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from grokjax.base.names import EVENT_METRICS, PATH_AT
 from grokjax.report.curves_figure import curve_bands, curves_panel
 from grokjax.report.study import RATIOS, THRESHOLD, Study
 from grokjax.report.style import COLOURS, LINES, STYLE, Picture
 from grokjax.report.summary import OOD_ACCURACY
 from grokjax.report.training_tables import causes
-from grokjax.statistics.events import METRICS, PATH_AT
 from grokjax.statistics.survival import CENSORED, aalen_johansen
 from grokjax.workdir.tables import bands
 
@@ -70,8 +70,8 @@ def survival_picture(data: Study, threshold: float = THRESHOLD) -> Picture:
     tables = []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.4, 3.6))
-        axes = figure.subplots(1, len(METRICS), sharey=True)
-        for axis, event in zip(axes, METRICS, strict=True):
+        axes = figure.subplots(1, len(EVENT_METRICS), sharey=True)
+        for axis, event in zip(axes, EVENT_METRICS, strict=True):
             for i, group in enumerate(data.groups[:_MOST_PANELS]):
                 own = events[(events.group == group) & (events.event == event)]
                 if not len(own):

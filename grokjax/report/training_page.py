@@ -9,6 +9,7 @@ import pathlib
 import pandas as pd
 
 from grokjax.base.files import write_atomically
+from grokjax.base.names import BEST
 from grokjax.report import training_figures as pictures
 from grokjax.report import training_tables as tables
 from grokjax.report import transfer_page
@@ -16,16 +17,12 @@ from grokjax.report.html import Section, interval, render, shortly
 from grokjax.report.study import THRESHOLD, Study, published_curves, study
 from grokjax.report.style import span
 from grokjax.report.transfer_tables import read_transfers
-from grokjax.results import Results
-from grokjax.sweeps.runner import SweepResults
-from grokjax.training.evaluate import BEST
+from grokjax.results import StoredRuns
 
 REPORT = "report.html"
 
 
-def write_report(
-    found: Results | SweepResults, out: str | os.PathLike | None = None
-) -> pathlib.Path:
+def write_report(found: StoredRuns, out: str | os.PathLike | None = None) -> pathlib.Path:
     """Writes `report.html`, its pictures as PNG with their data, and its tables as CSV.
 
     Args:
@@ -39,9 +36,9 @@ def write_report(
       UserError: nothing has been trained.
     """
     folder = pathlib.Path(out) if out is not None else found.workdir
-    if isinstance(found, Results) and found.config.transfer.source:
+    if finetuning := found.finetuning:
         title = f"{found.config.name}: what does a grokked model do with new facts?"
-        transfers = read_transfers(found)
+        transfers = read_transfers(finetuning)
         lead, (sections, drawn, made) = (
             transfer_page.lead(transfers),
             transfer_page.sections(transfers),

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from grokjax.base.names import DIVERGED, EVENT_METRICS, OBSERVED
 from grokjax.report.study import THRESHOLD, Study
-from grokjax.settings.rows import SEEDS
-from grokjax.statistics.events import DIVERGED, METRICS, OBSERVED, Interval, student_interval
+from grokjax.settings.declarations import SEEDS
+from grokjax.statistics.events import Interval, student_interval
 from grokjax.statistics.survival import (
     CENSORED,
     COMPETING,
@@ -36,10 +37,12 @@ def times_table(data: Study, threshold: float = THRESHOLD) -> pd.DataFrame:
     """
     events = data.events[data.events.threshold == threshold]
     unseen = events[causes(events) == CENSORED].groupby("event").step.min()
-    first = {e: events[(events.group == data.groups[0]) & (events.event == e)] for e in METRICS}
+    first = {
+        e: events[(events.group == data.groups[0]) & (events.event == e)] for e in EVENT_METRICS
+    }
     rows = []
     for group in data.groups:
-        for event in METRICS:
+        for event in EVENT_METRICS:
             own = events[(events.group == group) & (events.event == event)]
             if not len(own):
                 continue

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from grokjax.data.dataset import CATEGORIES
+from grokjax.base.names import CATEGORIES
 from grokjax.report.style import COLOURS, LINES, MARKERS, STYLE, Picture, band, span
 from grokjax.report.transfer_tables import EARLY, Transfers, accuracy_table, in_order, worth_table
 from grokjax.workdir.tables import bands

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from grokjax.base.files import write_atomically
-from grokjax.data.dataset import CATEGORIES
+from grokjax.base.names import BRIDGE_SITE_AT, CATEGORIES
 from grokjax.report import transfer_figures as pictures
 from grokjax.report.html import Section, interval
 from grokjax.report.study import origin_of, published_curves
@@ -25,36 +24,13 @@ from grokjax.report.transfer_tables import (
 )
 from grokjax.results import Results
 from grokjax.statistics.events import student_interval
-from grokjax.transfer.halves import circuit_halves
-from grokjax.workdir.tables import usable_runs
+from grokjax.transfer.halves import HALVES
 
-HALVES = "halves.csv"
 _HALF_COLUMNS = (
     "score", "old_effect", "new_effect", "new_less_old", "accuracy", "old_patched", "new_patched",
 )  # fmt: skip
-_LEAST_SCORE = 0.25  # of a site that is said to hold the bridge
 Drawn = dict[str, Picture]
 Tables = dict[str, pd.DataFrame]
-
-
-def measure_halves(results: Results) -> pd.DataFrame:
-    """`circuit_halves` of every run's last checkpoint; writes `halves.csv`.
-
-    Runs that were finetuned from `end` or, natural ones, from `saturation`: those that are drawn.
-    """
-    rows = []
-    for run_id in usable_runs(results.runs).run_id:
-        run = results.run_config(run_id).transfer
-        names = run.checkpoint.split("+")
-        if "end" in names or (run.group == "natural" and "saturation" in names):
-            dataset = results.dataset(run_id)
-            if len(dataset.new_facts):
-                found = circuit_halves(results.model, results.weights(run_id), dataset)
-                rows.append({"run_id": run_id} | found)
-    table = pd.DataFrame(rows)
-    text = table.to_csv(index=False, lineterminator="\n")
-    write_atomically(results.workdir / HALVES, text)
-    return table
 
 
 def lead(data: Transfers) -> str:
@@ -176,7 +152,7 @@ def read_halves(data: Transfers) -> pd.DataFrame:
         these = by_run.loc[[r for r in own.run_id if r in by_run.index]]
         if not len(these):
             continue
-        held = these[these.score >= _LEAST_SCORE]
+        held = these[these.score >= BRIDGE_SITE_AT]
         row: dict[str, Any] = cell | {"num_runs": len(these), "num_with_site": len(held)}
         row["num_pairs"] = held.num_pairs.mean()
         for name in _HALF_COLUMNS:
@@ -197,7 +173,7 @@ def _halves_section(halves: pd.DataFrame) -> Section:
     return Section(
         "Which half of the circuit fails (old then new)",
         "One site of each run, chosen on old queries: the one that carries head and relation 1 and"
-        f" not relation 2 (score; runs without a site of at least {_LEAST_SCORE:g} are left out)."
+        f" not relation 2 (score; runs without a site of at least {BRIDGE_SITE_AT:g} are left out)."
         " Its state in a new query is put into an old query with another head: new effect, against"
         " the old effect of an old query's state (1: the whole difference in the answer's logits)."
         " If both agree, the first half works on new queries. Then the old query's state is put"

@@ -14,11 +14,11 @@ import pandas as pd
 from scipy import stats
 
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import CATEGORIES
+from grokjax.base.names import CATEGORIES
 from grokjax.data.graph import HOP_SETTINGS
 from grokjax.model.cost import train_flops
 from grokjax.results import Results, load
-from grokjax.settings.rows import SEEDS
+from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import first_crossing, student_interval
 from grokjax.statistics.survival import restricted_mean
 from grokjax.training.resolve import model_config
@@ -107,10 +107,9 @@ def read_transfers(results: Results) -> Transfers:
 def _source(workdir: str) -> Results | None:
     """The pretraining, if it is still there: only its costs are asked for."""
     try:
-        found = load(workdir)
+        return load(workdir)
     except UserError:
         return None
-    return found if isinstance(found, Results) else None
 
 
 def _steps_before(source: Results | None, transfer: Any) -> int:

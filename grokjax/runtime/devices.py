@@ -8,6 +8,7 @@ import pathlib
 import jax
 
 from grokjax.base.errors import UserError
+from grokjax.runtime.private_jax import backends_are_initialized
 from grokjax.runtime.processes import processes_here
 
 _CACHE_ENV = "GROKJAX_CACHE"
@@ -23,7 +24,7 @@ def setup_devices(num_cpu_devices: int | None = None) -> None:
     Args:
       num_cpu_devices: instead of one per available core.
     """
-    if not _started():
+    if not backends_are_initialized():
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_cpu_multi_thread_eigen" not in flags:
             os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
@@ -67,10 +68,6 @@ def _own_cores() -> int:
     if cores < (os.cpu_count() or cores):
         return cores
     return max(cores // processes_here(), 1)
-
-
-def _started() -> bool:
-    return jax._src.xla_bridge.backends_are_initialized()
 
 
 def _setup_cache() -> None:

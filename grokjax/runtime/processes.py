@@ -20,22 +20,17 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from grokjax.base.errors import UserError
+from grokjax.runtime.private_jax import GceTpuCluster, GkeTpuCluster, OmpiCluster, SlurmCluster
 
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 30  # of silence, after which the others leave a dead process
 _ENV = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _CONNECT_ENV = "GROKJAX_CONNECT_SECONDS"
-_CLUSTERS = (
-    clusters.SlurmCluster,
-    clusters.OmpiCluster,
-    clusters.GkeTpuCluster,
-    clusters.GceTpuCluster,
-)
+_CLUSTERS = (SlurmCluster, OmpiCluster, GkeTpuCluster, GceTpuCluster)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,12 @@ import sys
 import time
 from collections.abc import Sequence
 
+from grokjax.base.names import OOD_ACCURACY, OOD_BRIDGE_FOUND, TRAINING_ACCURACY
 from grokjax.base.text import duration
 from grokjax.runtime.processes import is_primary
 
 _LOG_EVERY = 10.0  # seconds between lines where the output is not a terminal
-
-
 _SECONDS = {"s": 1, "min": 60}
-
-
 _MOST_GROUPS = 4  # that fit a line
 
 
@@ -100,8 +97,8 @@ def headline(groups: Sequence[str], rows: Sequence[dict]) -> str:
             return f"{sum(values) / len(values):.2f}" if values else "-"
 
         parts.append(
-            f"{group}: train {mean('training_accuracy')}"
-            f" ood {mean('test_inferred_ood/answer_accuracy')}"
-            f" bridge {mean('test_inferred_ood/bridge_found')}"
+            f"{group}: train {mean(TRAINING_ACCURACY)}"
+            f" ood {mean(OOD_ACCURACY)}"
+            f" bridge {mean(OOD_BRIDGE_FOUND)}"
         )
     return "  |  ".join(parts)

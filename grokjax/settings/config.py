@@ -1,161 +1,164 @@
-"""Every setting of a run, with its default: the paper's, unless a comment says otherwise."""
+"""The settings of a run as a config: with their defaults, copied, changed, and as JSON."""
 
 from __future__ import annotations
 
-import ml_collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from grokjax.base.errors import UserError
+from grokjax.settings.declarations import SECTIONS, SETTINGS
+from grokjax.settings.suggestions import unknown_setting
+
+Row = dict[str, Any]
 
 
-def default_config() -> ml_collections.ConfigDict:
+class Settings(ConfigDict):
+    """A config, or a section of it, once it is locked: it takes declared names and types alone."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not self.is_locked:
+            super().__setitem__(key, value)
+            return
+        name = self._name(key)
+        if key not in self:
+            raise UserError(unknown_setting(name))
+        if name in SECTIONS:
+            raise UserError(f"{name}: a section; set what is in it, config.{name}.update(...)")
+        super().__setitem__(key, _of_type(name, self[key], value))
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return super().__getattr__(key)
+        except AttributeError:
+            if key.startswith("_"):
+                raise
+            raise AttributeError(unknown_setting(self._name(key))) from None
+
+    def _name(self, key: str) -> str:
+        """`section.key`: a section is known by the names that it holds."""
+        for section, settings in SECTIONS.items():
+            if settings.keys() == set(self):
+                return f"{section}.{key}"
+        return key
+
+
+def default_config() -> ConfigDict:
     """The settings of one run. Experiment files start from these and change what they study.
 
     Returns:
-      A type-safe ConfigDict. Durations are in optimiser steps. Settings named in
-      `grokjax.sweep.TRACED` may differ between the runs of a population; the others shape the
-      compiled program and are shared by all of its runs.
+      A locked, type-safe ConfigDict. Durations are in optimiser steps. `runs` holds the differences
+      between the runs of this population, a tuple of {setting: value} that the experiment file's
+      `sweep(add)` makes; empty: one run with the settings above.
     """
-    config = ml_collections.ConfigDict()
-    config.name = "grokjax"
-
-    # The three sources of randomness (protocol section 2; design rule 6).
-    config.seeds = ml_collections.ConfigDict({"data": 0, "init": 0, "order": 0})
-
-    config.data = ml_collections.ConfigDict(
-        {
-            "folder": "",  # a dataset in the authors' JSON format; replaces everything below
-            "num_entities": 2000,
-            "num_relations": 200,
-            "out_degree": 20,
-            "ood_fraction": 0.05,
-            "iid_test_fraction": 0.005,
-            "phi": 18.0,  # training compositions per ID fact; float("inf") takes the whole pool
-            "regime": "natural",  # gives hop ratios and k, see grokjax.graph.REGIMES
-            # A value here replaces the regime's; a negative one keeps it.
-            "hop1_ratio": -1.0,
-            "hop1_k": -1,
-            "hop2_ratio": -1.0,
-            "hop2_k": -1,
-            "max_probes": 3000,  # queries of each probe type
-            "identity_bridge": False,  # also train on (e) -> e, each entity (arXiv 2509.24653)
-        }
-    )
-
-    config.model = ml_collections.ConfigDict(
-        {
-            "vocab_size": 0,  # 0: the dataset's; an imported model may know one token less
-            "kind": "recursive",  # or "decoder", which reads the settings marked with a D
-            "hidden_size": 1536,  # D
-            "num_layers": 2,  # D
-            "H_cycles": 2,
-            "L_cycles": 6,
-            "gradient_cycles": 1,  # trailing H cycles that carry gradient; 0 means all of them
-            "mixer": "mlp",  # "mlp" (across positions) or "attention" (bidirectional)
-            "positions": "none",  # "none", "rotary" or "learned"
-            "num_heads": 8,  # D
-            "expansion": 4.0,
-            "mlp_multiple": 256,  # inner widths are rounded up to a multiple of this
-            "num_registers": 16,
-            "register_size": 1536,  # learned values, at most num_registers * hidden_size
-            "tied_head": False,  # the embedding is the output head, as it always is in the decoder
-            "halt_max_steps": 1,  # passes that a sequence may take, its state carried over
-            "halt_exploration": 0.1,  # share of sequences that may not halt before a random pass
-            "num_loops": 1,  # D: 1 is the ordinary transformer, 2 the looped one of Wang et al.
-            "dropout": 0.0,  # D
-            # D: compute dtype; parameters stay float32 ("float64" raises both).
-            "dtype": "bfloat16",
-        }
-    )
-
-    config.optimizer = ml_collections.ConfigDict(
-        {
-            "name": "adamw",  # or "adam_atan2"
-            "learning_rate": 4e-5,
-            "warmup_steps": 2000,
-            "warmup_start": 1,  # what the first update counts as: 0 gives it no learning rate
-            "schedule": "constant",  # after the warm-up; "cosine" falls to 0 at decay_steps
-            "decay_steps": 0,
-            "weight_decay": 1.0,
-            "weight_decay_schedule": "constant",  # or "cosine", as above
-            "decay_vectors": True,  # whether biases and norms decay too
-            "beta1": 0.9,
-            "beta2": 0.95,
-            "eps": 1e-8,
-            "clip_norm": float("inf"),  # of the whole gradient
-            "grokfast_alpha": 0.98,  # memory of the gradient's slow part
-            "grokfast_lambda": 0.0,  # its amplification; 0 is off
-            "orthograd": False,  # gradient without its part along the weights
-            "register_learning_rate": 1e-4,
-            "register_weight_decay": 1.0,
-            "ema_rate": 0.999,
-        }
-    )
-
-    config.train = ml_collections.ConfigDict(
-        {
-            "num_steps": 1_300_000,
-            "batch_size": 512,
-            "loss": "stablemax",  # "stablemax" or "softmax"
-            "eval_every": 2000,
-            "chunk_steps": 100,  # steps per dispatched program; divides eval_every
-            # A run may leave early: stop_margin steps after its OOD answer accuracy has reached
-            # stop_at in three evaluations running. 0: nobody does.
-            "stop_at": 0.0,
-            "stop_margin": 0,
-            "batch_devices": 1,  # devices that share each run's batch; the others share the runs
-        }
-    )
-
-    config.evaluate = ml_collections.ConfigDict(
-        {
-            "batch_size": 1024,  # queries per forward pass
-            # Of bridge_found_strict: a stage and a position, or the best on ID compositions.
-            "path_stage": "best",
-            "path_position": "answer",
-            # Depth of the evaluated model; 0 is that of training.
-            "H_cycles": 0,
-            "L_cycles": 0,
-            "num_loops": 0,
-            "raw_weights": False,  # also report the non-averaged weights, in columns "raw/..."
-        }
-    )
-
-    config.checkpoint = ml_collections.ConfigDict(
-        {
-            "every": 20_000,  # full state for resume; a multiple of eval_every
-            "keep": 2,
-            "analysis_steps_per_decade": 8,  # parameters and EMA on a log grid, never deleted
-        }
-    )
-
-    # Finetuning on new facts (protocol 2.5). `grokjax transfer` makes the rows: it fills in whose
-    # weights a run starts from, and an empty source means a run that starts anew.
-    config.transfer = ml_collections.ConfigDict(
-        {
-            "source": "",  # workdir
-            "run_id": 0,
-            "run_hash": "",
-            "step": 0,
-            "checkpoint": "",  # which of `checkpoints` that step is
-            "group": "",  # the source's regime, or a control's name
-            # What to finetune: before memorisation, at it, at the path, after grokking, the last.
-            "checkpoints": "before,saturation,path,grokked,end",
-            "control_atomic": True,  # also a model that was pretrained on atomic facts alone
-            "control_steps": 0,  # for which that one is pretrained; 0: as long as the source
-            "weights": "ema",  # or "raw"
-            "optimizer_state": "fresh",  # or "carried", of a source's last checkpoint
-            "folder": "",  # the authors' finetuning data; replaces everything below
-            "num_new_facts": 2000,
-            "num_kept": 8000,
-            "retention": "facts",  # num_kept counts ID facts; or "closure": all that is kept
-            "new_share": 0.0,  # of the compositions with new facts, to train on
-            "max_probes": 10_000,  # queries of each category
-            "seed": 0,  # of the draw of new and kept facts, on top of the data seed
-        }
-    )
-
-    # How a sweep is cut; 0 suggests what fits the memory.
-    config.sweep = ml_collections.ConfigDict({"runs_per_population": 0})
-
-    # Differences between the runs of this population: a tuple of {setting: value}, made by the
-    # experiment file's sweep(add). Empty: one run with the settings above.
+    config = Settings()
+    for name, setting in SETTINGS.items():
+        section, _, last = name.rpartition(".")
+        if section and section not in config:
+            config[section] = Settings()
+        (config[section] if section else config)[last] = setting.default
     config.runs = ()
+    config.lock()
     return config
+
+
+def set_setting(config: ConfigDict, name: str, value: Any) -> None:
+    """Sets `section.name`, whole numbers for fractions allowed.
+
+    Raises:
+      UserError: the setting is unknown (the nearest is named) or of another type.
+    """
+    section, _, last = _known(name).rpartition(".")
+    (config[section] if section else config)[last] = value
+
+
+def check_row(row: Mapping[str, Any]) -> None:
+    """Refuses {setting: value} of unknown settings, or of values of another type.
+
+    Raises:
+      UserError: there is one.
+    """
+    for name, value in row.items():
+        _of_type(name, SETTINGS[_known(name)].default, value)
+
+
+def with_settings(config: ConfigDict, row: Mapping[str, Any]) -> ConfigDict:
+    """One run of a config, with some of its settings changed."""
+    run = config.copy_and_resolve_references()
+    run.runs = ()
+    for name, value in row.items():
+        set_setting(run, name, value)
+    return run
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """{`section.name`: value}; rows appear as `runs[i].section.name`."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{inner}": v for inner, v in flatten(value).items()}
+        elif name == "runs":
+            for i, row in enumerate(value):
+                flat |= {f"runs[{i}].{inner}": v for inner, v in row.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """JSON-ready settings; infinities are written as JSON's readers in Python know them."""
+    settings = config.to_dict()
+    settings["runs"] = list(rows_of(settings["runs"]))
+    return settings
+
+
+def from_json(settings: Mapping[str, Any]) -> ConfigDict:
+    """The config that `to_json` gave, checked against the known settings; others have defaults.
+
+    Raises:
+      UserError: a setting is unknown or of another type.
+    """
+    config = default_config()
+    rest = dict(settings)
+    rows = rest.pop("runs", ())
+    for section, values in rest.items():
+        if isinstance(values, Mapping):
+            for name, value in values.items():
+                set_setting(config, f"{section}.{name}", value)
+        else:
+            set_setting(config, section, values)
+    try:
+        config.runs = rows_of(rows)
+    except (TypeError, ValueError):
+        raise UserError("runs: not a list of {setting: value}") from None
+    return config
+
+
+def rows_of(sequence: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """Rows as a config's `runs` holds them."""
+    return tuple(dict(row) for row in sequence)
+
+
+def _known(name: str) -> str:
+    if name not in SETTINGS:
+        raise UserError(unknown_setting(name))
+    return name
+
+
+def _of_type(name: str, before: Any, value: Any) -> Any:
+    """The value as the setting has it.
+
+    Raises:
+      UserError: it is of another type.
+    """
+    if value is None:  # which a ConfigDict takes for anything
+        raise UserError(f"{name}: has no value; give one")
+    wanted = type(before)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is tuple and isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise UserError(f"{name}: {value!r} is not of type {wanted.__name__}")
+    return value

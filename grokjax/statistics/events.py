@@ -14,15 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-CONSECUTIVE = 3
-THRESHOLDS = (0.95, 0.5, 0.9, 0.99)
-PATH_AT = 0.5  # path score from which a path is there; below it throughout, grokking is fake
-METRICS = {
-    "memorised": "training_accuracy",
-    "path": "test_inferred_ood/bridge_found_strict",
-    "grokked": "test_inferred_ood/answer_accuracy",
-}
-OBSERVED, CENSORED, DIVERGED = "observed", "censored", "diverged"
+from grokjax.base import names
 
 
 class Interval(NamedTuple):
@@ -38,7 +30,7 @@ def first_crossing(
     steps: Sequence[int],
     values: Sequence[float],
     threshold: float,
-    consecutive: int = CONSECUTIVE,
+    consecutive: int = names.CONSECUTIVE,
 ) -> float:
     """The first step of `consecutive` evaluations at or above the threshold; inf if never."""
     above = np.asarray(values, float) >= threshold
@@ -64,15 +56,15 @@ def student_interval(values: Sequence[float]) -> Interval:
 def event_table(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
-    thresholds: Sequence[float] = THRESHOLDS,
-    consecutive: int = CONSECUTIVE,
+    thresholds: Sequence[float] = names.LEVELS,
+    consecutive: int = names.CONSECUTIVE,
 ) -> pd.DataFrame:
     """T_mem, T_path and T_grok of every run that was trained, for several thresholds.
 
     Returns:
-      run_id, regime, event (of METRICS), threshold; status (observed, censored or diverged), step
-      (of the event, or where the run ended), step_before (the evaluation before, since which the
-      event came; NaN unless observed).
+      run_id, regime, event (of names.EVENT_METRICS), threshold; status (observed, censored or
+      diverged), step (of the event, or where the run ended), step_before (the evaluation before,
+      since which the event came; NaN unless observed).
     """
     rows = []
     by_run = dict(iter(curves.groupby("run_id", sort=False)))
@@ -81,19 +73,19 @@ def event_table(
             continue
         own = by_run[run.run_id].sort_values("step")
         steps = own.step.to_numpy()
-        diverged = run.status == "diverged"
+        diverged = run.status == names.DIVERGED
         end = float(run.step if diverged else steps[-1])
         steps_until = steps <= end
-        for event, metric in METRICS.items():
+        for event, metric in names.EVENT_METRICS.items():
             values = own[metric].to_numpy(float) if metric in own else np.full(len(own), np.nan)
             for threshold in thresholds:
                 at = first_crossing(steps[steps_until], values[steps_until], threshold, consecutive)
                 before = math.nan
-                status = DIVERGED if diverged else CENSORED
+                status = names.DIVERGED if diverged else names.CENSORED
                 if math.isfinite(at):
                     place = int(np.searchsorted(steps, at))
                     before = float(steps[place - 1]) if place else 0.0
-                    status = OBSERVED
+                    status = names.OBSERVED
                 at = at if math.isfinite(at) else end
                 rows.append((run.run_id, run.regime, event, threshold, status, at, before))
     columns = ["run_id", "regime", "event", "threshold", "status", "step", "step_before"]
@@ -103,9 +95,9 @@ def event_table(
 def grok_table(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
-    threshold: float = 0.95,
-    consecutive: int = CONSECUTIVE,
-    path_at: float = PATH_AT,
+    threshold: float = names.EVENT_AT,
+    consecutive: int = names.CONSECUTIVE,
+    path_at: float = names.PATH_AT,
 ) -> pd.DataFrame:
     """A row per run: its three times, its delay, and whether its grokking is true or fake.
 
@@ -116,26 +108,27 @@ def grok_table(
       "unclear"; "none"; "diverged").
     """
     events = event_table(runs, curves, (threshold, path_at), consecutive)
-    wanted = events.event.map({name: path_at if name == "path" else threshold for name in METRICS})
-    events = events[events.threshold == wanted].drop_duplicates(["run_id", "event"])
-    path_metric = METRICS["path"]
+    wanted = dict.fromkeys(names.EVENT_METRICS, threshold) | {names.PATH: path_at}
+    events = events[events.threshold == events.event.map(wanted)].drop_duplicates(
+        ["run_id", "event"]
+    )
     rows = []
     for (run_id, regime), own in events.groupby(["run_id", "regime"], sort=False):
         e = own.set_index("event")
-        seen = {name: e.status[name] == OBSERVED for name in METRICS}
-        times = {name: float(e.step[name]) if seen[name] else math.nan for name in METRICS}
+        seen = {name: e.status[name] == names.OBSERVED for name in names.EVENT_METRICS}
+        times = {name: float(e.step[name]) if was else math.nan for name, was in seen.items()}
         overlap = (
-            seen["memorised"]
-            and seen["grokked"]
-            and max(e.step_before["memorised"], e.step_before["grokked"])
-            < min(e.step["memorised"], e.step["grokked"])
+            seen[names.MEMORISED]
+            and seen[names.GROKKED]
+            and max(e.step_before[names.MEMORISED], e.step_before[names.GROKKED])
+            < min(e.step[names.MEMORISED], e.step[names.GROKKED])
         )
-        score = curves.loc[curves.run_id == run_id, path_metric]
-        if (e.status == DIVERGED).any():
-            kind = "diverged"
-        elif not seen["grokked"]:
+        score = curves.loc[curves.run_id == run_id, names.EVENT_METRICS[names.PATH]]
+        if (e.status == names.DIVERGED).any():
+            kind = names.DIVERGED
+        elif not seen[names.GROKKED]:
             kind = "none"
-        elif seen["path"]:
+        elif seen[names.PATH]:
             kind = "true"
         else:
             kind = "fake" if score.max() < path_at else "unclear"
@@ -143,7 +136,7 @@ def grok_table(
             {"run_id": run_id, "regime": regime}
             | times
             | {
-                "delay": times["grokked"] - times["memorised"],
+                "delay": times[names.GROKKED] - times[names.MEMORISED],
                 "simultaneous": bool(overlap),
                 "grok": kind,
             }

@@ -20,6 +20,9 @@ from grokjax.data.graph import random_stream
 from grokjax.statistics.events import Interval
 
 CENSORED, EVENT, COMPETING = 0, 1, 2
+_NORMAL = 1.959964  # standard deviations to either side that hold 95 %
+_SURVIVAL = ["time", "survival", "low", "high", "at_risk"]
+_PROBABILITY = ["time", "probability", "low", "high", "at_risk"]
 
 
 def kaplan_meier(time: Float[np.ndarray, " N"], observed: Bool[np.ndarray, " N"]) -> pd.DataFrame:
@@ -34,7 +37,7 @@ def kaplan_meier(time: Float[np.ndarray, " N"], observed: Bool[np.ndarray, " N"]
     """
     time, observed = np.asarray(time, float), np.asarray(observed, bool)
     if not len(time):
-        return pd.DataFrame(columns=["time", "survival", "low", "high", "at_risk"], dtype=float)
+        return pd.DataFrame(columns=_SURVIVAL, dtype=float)
     data = stats.CensoredData(uncensored=time[observed], right=time[~observed])
     curve = stats.ecdf(data).sf
     at = curve.quantiles
@@ -45,12 +48,9 @@ def kaplan_meier(time: Float[np.ndarray, " N"], observed: Bool[np.ndarray, " N"]
     # Before the first event, and after all runs had it, the formula has no width to give.
     low, high = (np.where(np.isnan(b), curve.probabilities, b) for b in (low, high))
     at_risk = [(time >= t).sum() for t in at]
-    start = pd.DataFrame([(0.0, 1.0, 1.0, 1.0, len(time))], columns=_KM)
+    start = pd.DataFrame([(0.0, 1.0, 1.0, 1.0, len(time))], columns=_SURVIVAL)
     rest = zip(at, curve.probabilities, low, high, at_risk, strict=True)
-    return pd.concat([start, pd.DataFrame(rest, columns=_KM)], ignore_index=True)
-
-
-_KM = ["time", "survival", "low", "high", "at_risk"]
+    return pd.concat([start, pd.DataFrame(rest, columns=_SURVIVAL)], ignore_index=True)
 
 
 def aalen_johansen(time: Float[np.ndarray, " N"], cause: Int[np.ndarray, " N"]) -> pd.DataFrame:
@@ -63,11 +63,13 @@ def aalen_johansen(time: Float[np.ndarray, " N"], cause: Int[np.ndarray, " N"]) 
       cause: CENSORED, EVENT or COMPETING.
 
     Returns:
-      time, probability, low, high, at_risk; the variance is the delta method's (Marubini and
-      Valsecchi 1995).
+      time, probability, low, high, at_risk. With n_k runs at risk at end k, d_k that ended and e_k
+      that had the event there, S_k surviving until then and F the probability, the variance is the
+      delta method's (Marubini and Valsecchi 1995):
+      sum over k of (F - F_k)^2 d_k / (n_k (n_k - d_k)) + S_k^2 e_k (n_k - e_k) / n_k^3
+      - 2 (F - F_k) S_k e_k / n_k^2.
     """
     time, cause = np.asarray(time, float), np.asarray(cause)
-    columns = ["time", "probability", "low", "high", "at_risk"]
     nobody = wilson(0, len(time))
     rows = [(0.0, 0.0, 0.0, nobody.high, len(time))]
     ends = np.unique(time[cause != CENSORED])
@@ -90,7 +92,7 @@ def aalen_johansen(time: Float[np.ndarray, " N"], cause: Int[np.ndarray, " N"]) 
         variance = max(first + second - 2 * third, 0.0)
         low, high = _log_log(probability[k], variance, len(time))
         rows.append((t, probability[k], low, high, int(at_risk[k])))
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=_PROBABILITY)
 
 
 def _log_log(p: float, variance: float, n: int) -> tuple[float, float]:
@@ -101,7 +103,7 @@ def _log_log(p: float, variance: float, n: int) -> tuple[float, float]:
     if not 0 < p < 1 or variance == 0:
         whole = wilson(round(p * n), n)
         return whole.low, whole.high
-    width = 1.959964 * math.sqrt(variance) / abs(p * math.log(p))
+    width = _NORMAL * math.sqrt(variance) / abs(p * math.log(p))
     return p ** math.exp(width), p ** math.exp(-width)
 
 
@@ -111,7 +113,9 @@ def restricted_mean(
     """Mean time without the event up to a horizon: the area under Kaplan-Meier.
 
     Returns:
-      Mean with its 95 % normal interval (Greenwood's variance), and the number of runs.
+      Mean with its 95 % normal interval, and the number of runs. The variance is Greenwood's: the
+      sum over events of A^2 d / (n (n - d)), A being the area beyond each, n the runs at risk and d
+      those that had it (Klein and Moeschberger 2003, section 4.5).
     """
     time, observed = np.asarray(time, float), np.asarray(observed, bool)
     n = len(time)
@@ -128,7 +132,7 @@ def restricted_mean(
         d = float(((time == t) & observed).sum())
         if d and risk > d:
             variance += after[k] ** 2 * d / (risk * (risk - d))
-    half = 1.959964 * math.sqrt(variance)
+    half = _NORMAL * math.sqrt(variance)
     if n < 2 or not variance:  # nothing observed, nothing to tell a spread by
         return Interval(mean, math.nan, math.nan, n)
     return Interval(mean, max(mean - half, 0.0), min(mean + half, horizon), n)
@@ -183,27 +187,6 @@ def paired_ratio(
     ratios = a[drawn].mean(axis=1) / b[drawn].mean(axis=1)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return Interval(float(a.mean() / b.mean()), float(low), float(high), n)
-
-
-def stratified_mean(
-    values: Float[np.ndarray, " N"],
-    strata: Sequence[str],
-    *,
-    seed: int = 0,
-    num_resamples: int = 10_000,
-) -> Interval:
-    """The mean over strata of their means, with a bootstrap within each."""
-    values, labels = np.asarray(values, float), np.asarray(strata, dtype=object)
-    names = list(dict.fromkeys(labels.tolist()))
-    rng = random_stream(seed, "stratified bootstrap")
-    means, resampled = [], np.zeros(num_resamples)
-    for name in names:
-        own = values[labels == name]
-        means.append(own.mean())
-        drawn = rng.integers(len(own), size=(num_resamples, len(own)))
-        resampled += own[drawn].mean(axis=1) / len(names)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(float(np.mean(means)), float(low), float(high), len(values))
 
 
 def variance_components(

@@ -16,14 +16,14 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, write_atomically
-from grokjax.settings.rows import from_json, to_json
-from grokjax.workdir.tables import DIVERGED, RUNS, STOPPED, read_table
+from grokjax.base.names import DIVERGED, DONE, FAILED, FINISHED, PARTIAL, PENDING, STOPPED
+from grokjax.settings.config import from_json, to_json
+from grokjax.workdir.tables import RUNS, read_table
 
 PLAN = "plan.json"
 POPULATIONS = "populations"
 ERROR = "error.txt"
 SCHEMA_VERSION = 1
-PENDING, PARTIAL, FAILED, FINISHED = "pending", "partial", "failed", "done"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def population_state(workdir: str | os.PathLike, population: PlannedPopulation) 
     folder = population_folder(workdir, population.name)
     if (folder / RUNS).exists():
         runs = read_table(folder, RUNS)
-        ended = (runs.status == "done") & (runs.step >= population.config.train.num_steps)
+        ended = (runs.status == DONE) & (runs.step >= population.config.train.num_steps)
         if (ended | runs.status.isin([DIVERGED, STOPPED])).all():
             return FINISHED
     if (folder / ERROR).exists():

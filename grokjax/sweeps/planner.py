@@ -15,20 +15,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from grokjax.base.names import FINISHED
 from grokjax.base.text import aligned, duration
 from grokjax.model import DECODER, num_parameters
 from grokjax.model.cost import available_bytes, matmul_ceiling, train_flops
-from grokjax.settings.experiment import validate
-from grokjax.settings.rows import (
-    TRACED,
-    Row,
-    expand,
-    flatten,
-    settings_hash,
-    with_settings,
-)
+from grokjax.settings.config import Row, flatten, with_settings
+from grokjax.settings.declarations import TRACED
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import Plan, PlannedPopulation
-from grokjax.training.resolve import planned_model
+from grokjax.training.resolve import check_settings, planned_model
 from grokjax.workdir.checkpoints import log_spaced_steps
 
 _MOST_RUNS = 1024  # of one population, whatever fits
@@ -63,13 +59,13 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
     populations = [_longer(p, config.train.num_steps, asked) for p in plan.populations]
     for members in by_static.values():
         base = members[0][0]
-        validate(base)
+        check_settings(base)
         size = base.sweep.runs_per_population or suggest_runs(base)
         for start in range(0, len(members), size):
             chunk = members[start : start + size]
-            own = ConfigDict(base.to_dict())
+            own = with_settings(base, {})
             own.runs = tuple(traced for _, traced, _ in chunk)
-            validate(own)
+            check_settings(own)
             name = f"{len(populations):03d}"
             hashes = tuple(h for _, _, h in chunk)
             populations.append(PlannedPopulation(name, own, hashes, checkpoint_bytes(own)))
@@ -79,7 +75,7 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
 def _longer(population: PlannedPopulation, num_steps: int, asked: set[str]) -> PlannedPopulation:
     if num_steps <= population.config.train.num_steps or not asked & set(population.run_hashes):
         return population
-    config = ConfigDict(population.config.to_dict())
+    config = population.config.copy_and_resolve_references()
     config.train.num_steps = num_steps
     return dataclasses.replace(population, config=config, checkpoint_bytes=checkpoint_bytes(config))
 
@@ -144,7 +140,7 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
     for population, static in zip(plan.populations, statics, strict=True):
         c, n = population.config, len(population.run_hashes)
         flops = float(train_flops(planned_model(c))) * c.train.batch_size * c.train.num_steps * n
-        done = states[population.name] == "done"
+        done = states[population.name] == FINISHED
         total += 0.0 if done else flops
         differs = ", ".join(f"{name}={static[name]}" for name in sorted(varied))
         rows.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import traceback
@@ -12,20 +11,15 @@ from typing import Any
 import pandas as pd
 from ml_collections import ConfigDict
 
-from grokjax import results
 from grokjax.base.errors import DiskError, UserError
-from grokjax.base.files import replacing, write_atomically, writing_to
-from grokjax.results import Results
+from grokjax.base.files import given_path, replacing, write_atomically, writing_to
+from grokjax.base.names import FINISHED
 from grokjax.runtime.devices import require_devices, setup_devices
 from grokjax.runtime.heartbeat import Heartbeat, require_free
 from grokjax.runtime.interrupt import Interrupted
 from grokjax.runtime.processes import are_several, is_primary, join_processes, on_all, on_primary
-from grokjax.settings.rows import expand, flatten
 from grokjax.sweeps.plan import (
     ERROR,
-    FINISHED,
-    PENDING,
-    PLAN,
     Plan,
     PlannedPopulation,
     note_failure,
@@ -36,9 +30,10 @@ from grokjax.sweeps.plan import (
     write_plan,
 )
 from grokjax.sweeps.planner import describe_plan, extend_plan
-from grokjax.training.loop import train_and_evaluate
+from grokjax.sweeps.results import SweepResults, collect
+from grokjax.training.loop import train
 from grokjax.workdir.lock import Locked, locked
-from grokjax.workdir.tables import CURVES, RUNS, read_table
+from grokjax.workdir.tables import RUNS
 
 ALL_CURVES = "curves.parquet"
 
@@ -49,33 +44,6 @@ class SweepFailed(Exception):
 
 class PopulationFailed(Exception):
     """One of them, and why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepResults:
-    """A sweep's workdir. `runs` has a row per planned run, trained or not; run_id is the sweep's.
-
-    curves: a row per run and evaluation of those that were trained, with the sweep's run_id.
-    """
-
-    workdir: pathlib.Path
-    plan: Plan
-    runs: pd.DataFrame
-    curves: pd.DataFrame
-
-    @property
-    def config(self) -> ConfigDict:
-        """The first population's settings: what all share, and its own."""
-        return self.plan.populations[0].config
-
-    def population(self, name: str) -> Results:
-        """One population's own results."""
-        return results.load(population_folder(self.workdir, name))
-
-    def locate(self, run_id: int) -> tuple[Results, int]:
-        """The population that a run is in, and its id there."""
-        row = self.runs.set_index("run_id").loc[run_id]
-        return self.population(str(row.population)), int(row.population_run_id)
 
 
 def run_sweep(
@@ -102,9 +70,7 @@ def run_sweep(
       SweepFailed: after all others, if some populations failed.
       Interrupted: after Ctrl-C or SIGTERM; the same call goes on.
     """
-    path = pathlib.Path(workdir)
-    if not str(workdir).strip():
-        raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
+    path = given_path(workdir)
     if (path / "config.json").exists():
         raise UserError(f"workdir {path}: holds one population; give a sweep a folder of its own")
     if dry_run:
@@ -208,7 +174,7 @@ def _train(path: pathlib.Path, plan: Plan, population: PlannedPopulation, device
         require_devices(devices)
         with heartbeat:
             beat = {"on_step": heartbeat.update} if is_primary() else {}
-            train_and_evaluate(population.config, folder, **beat)
+            train(population.config, folder, **beat)
     except Interrupted:
         if is_primary():
             heartbeat.note_saved()
@@ -239,60 +205,3 @@ def write_tables(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.Da
         with replacing(workdir / ALL_CURVES) as scratch:
             curves.to_parquet(scratch, index=False)
     return runs, curves
-
-
-def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs and curves of all populations, run ids counted through."""
-    resolved = [flatten(run) for p in plan.populations for run in expand(p.config)]
-    ignored = ("name", "runs", "train.num_steps", "data.regime")
-    first = resolved[0]
-    swept = [n for n in first if n not in ignored and any(f[n] != first[n] for f in resolved)]
-    rows: list[dict[str, Any]] = []
-    curves = []
-    for population in plan.populations:
-        folder = population_folder(workdir, population.name)
-        start, trained = len(rows), None
-        if (folder / CURVES).exists():
-            known = ["run_id", "run_hash", *swept]
-            trained = read_table(folder, RUNS).drop(columns=known, errors="ignore")
-            own = read_table(folder, CURVES).sort_values("run_id", kind="stable")
-            curves.append(own.assign(run_id=own.run_id + start))
-        for own_id, run_hash in enumerate(population.run_hashes):
-            settings = resolved[start + own_id]
-            row = {
-                "run_id": start + own_id,
-                "population": population.name,
-                "population_run_id": own_id,
-                "run_hash": run_hash,
-                "regime": settings["data.regime"],
-            }
-            row |= {name: settings[name] for name in swept}
-            if trained is None:
-                row |= {"status": PENDING, "step": 0}
-            else:
-                row |= trained.loc[own_id].to_dict()
-            rows.append(row)
-    empty = pd.DataFrame({"run_id": pd.Series(dtype=int), "step": pd.Series(dtype=int)})
-    return pd.DataFrame(rows), pd.concat(curves, ignore_index=True) if curves else empty
-
-
-def load_sweep(workdir: str | os.PathLike) -> SweepResults:
-    """Reads a sweep's workdir, from its populations: what the tables on disk say, at this moment.
-
-    Raises:
-      UserError: there is no plan.
-    """
-    path = pathlib.Path(workdir)
-    plan = require_plan(path)
-    return SweepResults(path, plan, *collect(path, plan))
-
-
-def load(workdir: str | os.PathLike) -> Results | SweepResults:
-    """Reads a workdir, of one population or of a sweep.
-
-    Raises:
-      UserError: it is neither, or a file of it is damaged.
-    """
-    if (pathlib.Path(workdir) / PLAN).exists():
-        return load_sweep(workdir)
-    return results.load(workdir)

@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grokjax.data.dataset import PAD, POSITIONS, Batch, Probes, make_batch
+from grokjax.base import names
+from grokjax.base.names import BEST, POSITIONS
+from grokjax.data.dataset import Batch, Probes, make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 
-COMPOSITION_METRICS = ("bridge_found", "bridge_found_strict", "bridge_chance")
-METRICS = ("answer_accuracy", "exact_match", "target_found", *COMPOSITION_METRICS)
-TRAINING_TYPES = ("id_atomic", "ood_atomic", "train_inferred")
-ID_COMPOSITIONS = ("train_inferred", "test_inferred_iid")
-BEST = "best"  # of the stages or positions, on ID compositions
+COMPOSITION_METRICS = (names.BRIDGE_FOUND, names.BRIDGE_FOUND_STRICT, names.BRIDGE_CHANCE)
+TRAINING_TYPES = (names.ID_ATOMIC, names.OOD_ATOMIC, names.TRAIN_INFERRED)
+ID_COMPOSITIONS = (names.TRAIN_INFERRED, names.TEST_INFERRED_IID)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +73,12 @@ def evaluate(
     is_chosen = is_declared | jnp.any(id_compositions)
 
     values = {
-        "answer_accuracy": hits.answer,
-        "exact_match": hits.exact,
-        "target_found": hits.target,
-        "bridge_found": hits.bridge,
-        "bridge_found_strict": hits.bridge_by_site[:, stage, place],
-        "bridge_chance": hits.chance,
+        names.ANSWER_ACCURACY: hits.answer,
+        names.EXACT_MATCH: hits.exact,
+        names.TARGET_FOUND: hits.target,
+        names.BRIDGE_FOUND: hits.bridge,
+        names.BRIDGE_FOUND_STRICT: hits.bridge_by_site[:, stage, place],
+        names.BRIDGE_CHANCE: hits.chance,
     }
     metrics: dict[str, Array] = {}
     for name, of_type in is_type.items():
@@ -85,14 +86,14 @@ def evaluate(
             if metric in COMPOSITION_METRICS:
                 if "atomic" in name:
                     continue
-                is_strict = metric == "bridge_found_strict"
+                is_strict = metric == names.BRIDGE_FOUND_STRICT
                 where = of_type & (strict & is_chosen if is_strict else has_bridge)
             else:
                 where = of_type
             metrics[f"{name}/{metric}"] = _mean_where(value, where)
-    trained = [metrics[f"{n}/exact_match"] for n in TRAINING_TYPES if n in is_type]
+    trained = [metrics[f"{n}/{names.EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
     if trained:
-        metrics["training_accuracy"] = jnp.nanmean(jnp.stack(trained))
+        metrics[names.TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
     metrics["path_stage"] = stage
     metrics["path_position"] = _position(config, place)
     return metrics

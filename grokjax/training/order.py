@@ -48,7 +48,9 @@ def permute(
     size: UInt32[Array, ""],
 ) -> UInt32[Array, " B"]:
     """Position -> item: for each epoch a bijection of 0..size-1."""
+    # The smallest power of two that holds them all; it has a bit or more for either half.
     bits = jnp.maximum(32 - jax.lax.clz(size - 1), 2)
+    # The epoch goes into every round's key, so that each epoch has an order of its own.
     tweaks = [
         _mix(key ^ _mix(epoch + jnp.uint32(0x9E3779B9 * (i + 1) & 0xFFFFFFFF)))
         for i, key in enumerate(round_keys)
@@ -63,6 +65,8 @@ def permute(
             low, high = high, low
         return (left << low) | right
 
+    # Cycle-walking: the network permutes the whole power of two, so whoever lands outside and goes
+    # on from there comes back inside, each to an item of its own.
     def walk(x):
         return jnp.where(x >= size, network(x), x)
 

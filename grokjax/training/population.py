@@ -1,14 +1,13 @@
 """A population: functions of one run under `vmap`, spread over devices by runs (and by batch).
 
-The only place where a run axis exists. `over_runs` maps a function of one run over all of them;
-nothing in it communicates, so a run's numbers do not depend on its neighbours.
+Here and in `mesh.py` alone a run axis exists. `over_runs` maps a function of one run over all of
+them; nothing in it communicates, so a run's numbers do not depend on its neighbours.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,14 +15,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
+from grokjax.base.names import RUNNING, STOPPED
 from grokjax.data.dataset import Dataset, Probes, QueryTable, stack_datasets
 from grokjax.runtime.processes import are_several
 from grokjax.training.evaluate import EvaluateConfig, evaluate
+from grokjax.training.mesh import (
+    BY_RUN,
+    among_nan,
+    make_mesh,
+    over_runs,
+    padded_rows,
+    place,
+    place_rows,
+    put_rows,
+    take_rows,
+)
 from grokjax.training.optim import Hyperparameters
 from grokjax.training.resolve import (
     evaluated_model,
@@ -32,75 +43,16 @@ from grokjax.training.resolve import (
     optimizer_config,
 )
 from grokjax.training.step import (
-    RUNNING,
-    STOPPED,
     RunState,
     StepMetrics,
     TrainConfig,
     init_run,
+    status_code,
     train_chunk,
 )
+from grokjax.workdir.arrays import with_rows
 
-BY_RUN = PartitionSpec("run")
 _COMPACT_BELOW = 0.75  # of the places in the program: fewer is worth compiling again
-
-
-def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mesh:
-    """The mesh ("run", "batch") that fits `num_runs` with the fewest idle places.
-
-    Rows follow the order of the processes, shared out evenly: each process holds neighbouring runs,
-    whole ones unless `batch_devices` is more than it has.
-
-    Args:
-      num_runs: R.
-      batch_devices: devices that share one run's batch.
-      devices: to use; all visible ones, of all processes, when None.
-
-    Raises:
-      UserError: a batch is to be split over more devices than there are, or a process has no work.
-    """
-    devices = jax.devices() if devices is None else devices
-    if batch_devices > len(devices):
-        raise UserError(f"train.batch_devices: {batch_devices}, of {len(devices)} devices here")
-    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-    groups = [list(own) for _, own in itertools.groupby(devices, lambda d: d.process_index)]
-    num_processes = len(groups)
-    if batch_devices > min(map(len, groups)):
-        groups = [devices]
-    by_turns = sorted(
-        (place, owner)
-        for owner, own in enumerate(groups)
-        for place in range(len(own) // batch_devices)
-    )
-    rows = -(-num_runs // -(-num_runs // len(by_turns)))
-    chosen = sorted((owner, place) for place, owner in by_turns[:rows])
-    grid = np.array(
-        [groups[owner][place * batch_devices :][:batch_devices] for owner, place in chosen]
-    )
-    if len({device.process_index for device in grid.flat}) < num_processes:
-        raise UserError(
-            f"{num_processes} processes are too many for {num_runs} runs on {batch_devices} devices"
-            " each: start fewer, or split batches over more devices with train.batch_devices"
-        )
-    return Mesh(grid, ("run", "batch"), axis_types=(AxisType.Auto,) * 2)
-
-
-def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable:
-    """Maps a function of one run over the leading run axis of all its arguments, compiled.
-
-    Every device holds whole runs; the step communicates only where a run's batch is split.
-    """
-    mapped = jax.shard_map(
-        _map_runs(function, mesh), mesh=mesh, in_specs=BY_RUN, out_specs=BY_RUN, axis_names={"run"}
-    )
-    return jax.jit(mapped, donate_argnums=donate)
-
-
-def _map_runs(function: Callable, mesh: Mesh) -> Callable:
-    """`vmap`, or on CPU one run after the other: there a run's state is what fits the cache."""
-    if mesh.devices.flat[0].platform == "cpu":
-        return lambda *args: jax.lax.map(lambda arg: function(*arg), args)
-    return jax.vmap(function)
 
 
 def make_init(config: TrainConfig, mesh: Mesh) -> Callable[..., RunState]:
@@ -137,45 +89,6 @@ def make_evaluate(
         return metrics | {"step": state.step, "status": state.status}
 
     return over_runs(measure, mesh)
-
-
-def pad_runs(tree: Any, mesh: Mesh) -> Any:
-    """Repeats the last run until the runs divide over the mesh."""
-    rows = padded_rows(jax.tree.leaves(tree)[0].shape[0], mesh)
-    return jax.tree.map(lambda x: x if len(x) == len(rows) else x[rows], tree)
-
-
-def padded_rows(num_runs: int, mesh: Mesh) -> np.ndarray:
-    """Which run is in each row of a padded array: 0 to R - 1, and the last one again."""
-    per_place = -(-num_runs // mesh.shape["run"])
-    return np.minimum(np.arange(per_place * mesh.shape["run"]), num_runs - 1)
-
-
-def place(tree: Any, mesh: Mesh) -> Any:
-    """Puts stacked arrays on the mesh, padded to it, whole runs to each device.
-
-    Of several processes each has the arrays of all runs, and puts the rows that its devices hold.
-    """
-    padded = pad_runs(tree, mesh)
-    return _place_rows(padded, mesh, jax.tree.leaves(padded)[0].shape[0], first=0)
-
-
-def _place_rows(tree: Any, mesh: Mesh, size: int, first: int) -> Any:
-    """Arrays of `size` rows, of which `tree` has those from `first` on that are needed here."""
-    sharding = NamedSharding(mesh, BY_RUN)
-
-    def put(x: Any) -> Array:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
-        own = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
-
-        def rows(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(size)
-            return own[start - first : stop - first]
-
-        return jax.make_array_from_callback((size, *own.shape[1:]), sharding, rows)
-
-    return jax.tree.map(put, tree)
 
 
 class Population:
@@ -241,9 +154,7 @@ class Population:
     def abstract_state(self) -> RunState:
         """Shapes and dtypes of the R runs' state, as checkpoints hold it."""
         shapes = jax.eval_shape(make_init(self.train_config, self.mesh), self.hyper, *self._seeds)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((self.num_runs, *x.shape[1:]), x.dtype), shapes
-        )
+        return with_rows(shapes, self.num_runs)
 
     def place(self, state: Any) -> Any:
         return place(state, self.mesh)
@@ -255,13 +166,7 @@ class Population:
 
     def place_own(self, state: RunState) -> RunState:
         """A state of which each process has its `own_runs` alone."""
-        return _place_rows(state, self.mesh, len(self._rows), self._own.start)
-
-    def real_runs(self, tree: Any) -> Any:
-        """Without the copies that fill up the mesh."""
-        return jax.tree.map(
-            lambda x: x if x.shape[0] == self.num_runs else x[: self.num_runs], tree
-        )
+        return place_rows(state, self.mesh, len(self._rows), self._own.start)
 
     def for_all(self, tree: Any) -> Any:
         """Small arrays with a run axis, so that every process can read them."""
@@ -279,26 +184,28 @@ class Population:
         if self._staying is None:
             return self.train_program(state, num_steps)(state, self.hyper, self.tables)
         own = self._staying
-        by_run = NamedSharding(self.mesh, BY_RUN)
-        part = _take(state, own.rows, by_run)
+        part = take_rows(state, own.rows, self.mesh)
         chunk = make_train_chunk(self.train_config, self.mesh, num_steps)
         program = self._compile((num_steps, len(own.rows)), chunk, part, own.hyper, own.tables)
         part, metrics = program(part, own.hyper, own.tables)
-        metrics = _among_nan(metrics, own.rows, len(self._rows), by_run)
-        return _put(state, part, own.rows, by_run), metrics
+        metrics = among_nan(metrics, own.rows, len(self._rows), self.mesh)
+        return put_rows(state, part, own.rows, self.mesh), metrics
 
     def stop(self, state: RunState, ended: Bool[np.ndarray, " R"]) -> RunState:
         """Freezes runs that have reached their end; they leave the program when enough have."""
         ended = ended[self._rows]
         stopping = place(jnp.asarray(ended), self.mesh)
-        status = jnp.where(stopping & (state.status == RUNNING), STOPPED, state.status)
+        stopping &= state.status == status_code(RUNNING)
+        status = jnp.where(stopping, status_code(STOPPED), state.status)
+        # A frozen run costs as much as any, for its row is computed and dropped. So the others move
+        # into a smaller program, once that saves more than it costs to compile.
         staying = np.flatnonzero(~ended)
         places = -(-max(len(staying), 1) // self.mesh.shape["run"]) * self.mesh.shape["run"]
         now = len(ended) if self._staying is None else len(self._staying.rows)
         if len(staying) and places <= _COMPACT_BELOW * now:
             rows = np.concatenate([staying, np.repeat(staying[-1:], places - len(staying))])
-            by_run = NamedSharding(self.mesh, BY_RUN)
-            self._staying = _Staying(rows, *_take((self.hyper, self.tables), rows, by_run))
+            own = take_rows((self.hyper, self.tables), rows, self.mesh)
+            self._staying = _Staying(rows, *own)
         return dataclasses.replace(state, status=status)
 
     def evaluate(self, state: RunState) -> dict[str, Array]:
@@ -335,28 +242,6 @@ class _Staying:
     rows: np.ndarray
     hyper: Hyperparameters
     tables: QueryTable
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _take(tree: Any, rows: np.ndarray, by_run: NamedSharding) -> Any:
-    """Some runs, spread over the devices anew."""
-    return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], tree), by_run)
-
-
-@functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
-def _put(tree: Any, part: Any, rows: np.ndarray, by_run: NamedSharding) -> Any:
-    """Their new values in the place that they have among all."""
-    whole = jax.tree.map(lambda x, y: x.at[rows].set(y), tree, part)
-    return jax.lax.with_sharding_constraint(whole, by_run)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _among_nan(tree: Any, rows: np.ndarray, size: int, by_run: NamedSharding) -> Any:
-    """Their metrics in the place that they have among all."""
-    whole = jax.tree.map(
-        lambda x: jnp.full((size, *x.shape[1:]), jnp.nan, x.dtype).at[rows].set(x), tree
-    )
-    return jax.lax.with_sharding_constraint(whole, by_run)
 
 
 def _identity(tree: Any) -> Any:

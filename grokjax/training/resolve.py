@@ -10,10 +10,28 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from grokjax.data.dataset import SPECIAL_TOKENS
-from grokjax.data.folder import load_dataset
+from grokjax.base.errors import UserError
+from grokjax.base.names import BEST
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import SPECIAL_TOKENS
 from grokjax.model import ModelConfig
+from grokjax.settings.validation import validate
 from grokjax.training.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
+
+
+def check_settings(config: ConfigDict) -> None:
+    """All that can be found wrong before there are data: `validate`, and what the model knows.
+
+    Raises:
+      UserError: one line with the setting, its value and what would do.
+    """
+    validate(config)
+    stages = evaluated_model(config, model_config(config, vocab_size=1)).evaluation_stages
+    if config.evaluate.path_stage not in (BEST, *stages):
+        raise UserError(
+            f"evaluate.path_stage: '{config.evaluate.path_stage}' is none of {BEST},"
+            f" {', '.join(stages)}"
+        )
 
 
 def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.results import Results, load
 from grokjax.runtime.processes import on_all
 from grokjax.training.population import Population
 from grokjax.training.step import RunState
+from grokjax.training.weights import read_weights
+from grokjax.workdir.arrays import with_rows
 from grokjax.workdir.checkpoints import Checkpoints
+from grokjax.workdir.tables import RUNS, read_table
 
 
 def starting_state(population: Population, runs: Sequence[ConfigDict]) -> RunState:
@@ -30,8 +34,9 @@ def starting_state(population: Population, runs: Sequence[ConfigDict]) -> RunSta
     state = population.init()
     if not any(run.transfer.source for run in runs):
         return state
-    opened = on_all(lambda: {s: load(s) for s in {run.transfer.source for run in runs}})
-    weights = on_all(lambda: [_weights(opened[run.transfer.source], run.transfer) for run in runs])
+    sources = {run.transfer.source for run in runs}
+    tables = on_all(lambda: {source: read_table(source, RUNS) for source in sources})
+    weights = on_all(lambda: [_weights(tables[run.transfer.source], run.transfer) for run in runs])
     params, buffers = jax.tree.map(lambda *x: np.stack(x), *weights)
     on_all(lambda: _check_model(population, params))
     start: Any = population.place({"params": params, "ema_params": params, "buffers": buffers})
@@ -42,7 +47,7 @@ def starting_state(population: Population, runs: Sequence[ConfigDict]) -> RunSta
 
     def own(i: int, transfer: ConfigDict) -> Any:
         if transfer.optimizer_state == "carried":
-            return _optimizer_state(opened[transfer.source], transfer, fresh)
+            return _optimizer_state(len(tables[transfer.source]), transfer, fresh)
         return jax.tree.map(lambda x: x[i], fresh)
 
     carried = on_all(lambda: [own(i, run.transfer) for i, run in enumerate(runs)])
@@ -50,36 +55,32 @@ def starting_state(population: Population, runs: Sequence[ConfigDict]) -> RunSta
     return dataclasses.replace(state, opt_state=opt_state)
 
 
-def _weights(source: Results, transfer: ConfigDict) -> Any:
-    if source.runs.run_hash.get(transfer.run_id) != transfer.run_hash:
+def _weights(runs: pd.DataFrame, transfer: ConfigDict) -> Any:
+    """(params, buffers) of one run of a source, whose run table is `runs`."""
+    if runs.run_hash.get(transfer.run_id) != transfer.run_hash:
         raise UserError(
-            f"{source.workdir}: run {transfer.run_id} is no longer the run {transfer.run_hash} that"
-            " this finetuning was planned from; give a new --workdir"
+            f"{transfer.source}: run {transfer.run_id} is no longer the run {transfer.run_hash}"
+            " that this finetuning was planned from; give a new --workdir"
         )
-    return jax.device_get(
-        source.weights(transfer.run_id, transfer.step, ema=transfer.weights == "ema")
-    )
+    name = "ema_params" if transfer.weights == "ema" else "params"
+    stored = read_weights(transfer.source, [name], [transfer.run_id], transfer.step)[0]
+    return stored[name], stored["buffers"]
 
 
 def _check_model(population: Population, params: Any) -> None:
-    def shapes(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x.shape, tree)
-
-    if shapes(params) != shapes(population.abstract_state().params):
+    described = population.abstract_state().params
+    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, described):
         raise UserError("transfer: the source's model is another one than config.model describes")
 
 
-def _optimizer_state(source: Results, transfer: ConfigDict, like: Any) -> Any:
-    """One run's moments at a step of which everything was stored."""
-    with Checkpoints(source.workdir / "checkpoints") as checkpoints:
+def _optimizer_state(num_runs: int, transfer: ConfigDict, like: Any) -> Any:
+    """One run's moments at a step of which everything was stored; its source has `num_runs`."""
+    with Checkpoints(pathlib.Path(transfer.source) / "checkpoints") as checkpoints:
         if transfer.step not in checkpoints.steps():
             kept = ", ".join(f"{step:,}" for step in checkpoints.steps())
             raise UserError(
-                f"transfer.optimizer_state: {source.workdir} has that of step {kept} only, not of"
+                f"transfer.optimizer_state: {transfer.source} has that of step {kept} only, not of"
                 f" {transfer.step:,}; give fresh, or transfer.checkpoints=end"
             )
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((len(source.runs), *x.shape[1:]), x.dtype), like
-        )
-        stored = checkpoints.restore_state(transfer.step, {"opt_state": shapes}, transfer.run_id)
-    return stored["opt_state"]
+        shapes = {"opt_state": with_rows(like, num_runs)}
+        return checkpoints.restore_state(transfer.step, shapes, transfer.run_id)["opt_state"]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from grokjax.base.names import DIVERGED, RUN_STATUSES, RUNNING
 from grokjax.data.dataset import Batch, QueryTable, make_batch
 from grokjax.model import Buffers, ModelConfig, Output, Params, forward
 from grokjax.model import init as init_model
@@ -19,11 +20,13 @@ from grokjax.training.halting import Halting, continue_or_replace, first_halting
 from grokjax.training.optim import Hyperparameters, OptimizerConfig, make_optimizer, update_ema
 from grokjax.training.order import batch_indices
 
-RUNNING, DONE, DIVERGED, STOPPED = 0, 1, 2, 3
-STATUS_NAMES = ("running", "done", "diverged", "stopped")
-
 _HALTING_WEIGHT = 0.5
 _DROPOUT = 1  # folded into a run's key; its order of items uses the key itself
+
+
+def status_code(status: str) -> int:
+    """What a run's status is on the device: its place in RUN_STATUSES."""
+    return RUN_STATUSES.index(status)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,7 @@ def init_run(
         buffers=buffers,
         opt_state=make_optimizer(config.optimizer, hyper).init(params),
         carry=first_halting(config.model, buffers, config.batch_size) if config.halts else (),
-        status=jnp.full((), RUNNING, jnp.int32),
+        status=jnp.full((), status_code(RUNNING), jnp.int32),
         key=jax.random.key(order_seed),
     )
 
@@ -167,7 +170,7 @@ def train_step(
     batch = make_batch(split_batch(going.query), config.end_id)
     stepped, metrics, output = apply_batch(config, state, hyper, batch, going.states)
     carry = halt(config.model, going, output, state.key, state.step)
-    running = stepped.status == RUNNING
+    running = stepped.status == status_code(RUNNING)
     carry = jax.tree.map(lambda n, o: jnp.where(running, n, o), carry, state.carry)
     return dataclasses.replace(stepped, carry=carry), metrics
 
@@ -192,7 +195,7 @@ def train_chunk(
 def _keep_if_finite(old: RunState, new: RunState, metrics: StepMetrics) -> RunState:
     """The new state if the run still trains, else the old one, marked if this step broke it."""
     finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
-    running: Bool[Array, ""] = old.status == RUNNING
+    running: Bool[Array, ""] = old.status == status_code(RUNNING)
     kept = jax.tree.map(lambda n, o: jnp.where(running & finite, n, o), new, old)
-    status = jnp.where(running & ~finite, DIVERGED, old.status)
+    status = jnp.where(running & ~finite, status_code(DIVERGED), old.status)
     return dataclasses.replace(kept, status=status)

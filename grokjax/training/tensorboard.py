@@ -9,17 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.plugins.hparams import metadata, plugin_data_pb2
-from tensorboard.plugins.hparams.api_pb2 import DataType, HParamInfo, MetricInfo, MetricName
-from tensorboard.plugins.hparams.api_pb2 import Experiment as HParamsExperiment
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+# Not from its `api`, which imports TensorFlow.
+from tensorboard.plugins.hparams.summary_v2 import (
+    HParam,
+    Metric,
+    hparams_config_pb,
+    hparams_pb,
+)
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-HEADLINE_METRICS = (
-    "training_accuracy",
-    "test_inferred_ood/answer_accuracy",
-    "test_inferred_ood/bridge_found",
-)
+from grokjax.base.names import OOD_ACCURACY, OOD_BRIDGE_FOUND, TRAINING_ACCURACY
+
+HEADLINE_METRICS = (TRAINING_ACCURACY, OOD_ACCURACY, OOD_BRIDGE_FOUND)
 
 
 class TensorBoardWriters:
@@ -52,7 +55,7 @@ class TensorBoardWriters:
                 log = SessionLog(status=SessionLog.START)
                 writer.add_event(Event(step=purge_from, session_log=log, wall_time=time.time()))
             if not start_step:
-                for summary in _hparams_summaries(values):
+                for summary in _hparams_summaries(folder.name, values):
                     writer.add_event(Event(summary=summary, wall_time=time.time()))
         self.flush()
 
@@ -89,42 +92,11 @@ def run_folder(run: Mapping[str, Any]) -> str:
     return f"{run['run_id']:03d}-{run['regime']}"
 
 
-def _hparams_summaries(values: Mapping[str, Any]) -> list[Summary]:
-    """What the HPARAMS tab reads: the experiment's columns, and this session's values."""
-    experiment = HParamsExperiment(
-        hparam_infos=[
-            HParamInfo(
-                name=name,
-                type=DataType.DATA_TYPE_STRING
-                if isinstance(value, str)
-                else DataType.DATA_TYPE_FLOAT64,
-            )
-            for name, value in values.items()
-        ],
-        metric_infos=[MetricInfo(name=MetricName(tag=tag)) for tag in HEADLINE_METRICS],
-    )
-    start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-    for name, value in values.items():
-        if isinstance(value, str):
-            start.hparams[name].string_value = value
-        else:
-            start.hparams[name].number_value = float(value)
-    contents = (
-        (metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment)),
-        (
-            metadata.SESSION_START_INFO_TAG,
-            plugin_data_pb2.HParamsPluginData(session_start_info=start),
-        ),
-    )
-    return [_hparams_summary(tag, content) for tag, content in contents]
-
-
-def _hparams_summary(tag: str, content: plugin_data_pb2.HParamsPluginData) -> Summary:
-    content.version = metadata.PLUGIN_DATA_VERSION
-    plugin = SummaryMetadata.PluginData(
-        plugin_name=metadata.PLUGIN_NAME, content=content.SerializeToString()
-    )
-    value = Summary.Value(
-        tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=metadata.NULL_TENSOR
-    )
-    return Summary(value=[value])
+def _hparams_summaries(name: str, values: Mapping[str, Any]) -> list[Summary]:
+    """What the HPARAMS tab reads: the experiment's columns, and one run's values."""
+    columns = [HParam(setting) for setting in values]
+    metrics = [Metric(tag) for tag in HEADLINE_METRICS]
+    return [
+        hparams_config_pb(columns, metrics),
+        hparams_pb(dict(values), trial_id=name),
+    ]

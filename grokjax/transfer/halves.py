@@ -20,18 +20,43 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
 
 from grokjax.analysis.effects import patch_effects
-from grokjax.analysis.pairs import ID, SLOTS, Compositions, draw_pairs
+from grokjax.analysis.onset import holds_bridge
+from grokjax.analysis.pairs import SLOTS, Compositions, draw_pairs
 from grokjax.analysis.patching import Donor, Patching, Readings, Weights
 from grokjax.analysis.sites import STREAMS, Site, all_sites, components, single_shares
+from grokjax.base.files import write_atomically
+from grokjax.base.names import OLD_THEN_NEW
 from grokjax.data.dataset import Dataset
-from grokjax.data.graph import fact_numbers, random_stream
+from grokjax.data.graph import ID, QUERY, fact_numbers, random_stream
 from grokjax.data.new_facts import trained_compositions
 from grokjax.model import ModelConfig
+from grokjax.results import Results
+from grokjax.workdir.tables import usable_runs
 
-_QUERY = [0, 1, 3, 4]
+HALVES = "halves.csv"
+
+
+def measure_halves(results: Results) -> None:
+    """Writes `halves.csv`: `circuit_halves` of runs' last checkpoints, by run_id.
+
+    Of the runs that the report compares: those finetuned from `end` or, natural ones, from
+    `saturation`.
+    """
+    found = []
+    for run_id in usable_runs(results.runs).run_id:
+        run = results.run_config(run_id).transfer
+        names = run.checkpoint.split("+")
+        if "end" in names or (run.group == "natural" and "saturation" in names):
+            dataset = results.dataset(run_id)
+            if len(dataset.new_facts):
+                halves = circuit_halves(results.model, results.weights(run_id), dataset)
+                found.append({"run_id": run_id} | halves)
+    text = pd.DataFrame(found).to_csv(index=False, lineterminator="\n")
+    write_atomically(results.workdir / HALVES, text)
 
 
 def circuit_halves(
@@ -62,7 +87,7 @@ def circuit_halves(
     sites = all_sites(model, [c for c in components(model) if c in STREAMS])
     effect = patch_effects(model, weights, pairs, direction="denoising", sites=sites).effect
     head, relation1, relation2 = effect.to_numpy()[:, 0]
-    score = np.minimum(head, relation1) - np.maximum(relation2, 0)
+    score = holds_bridge(head, relation1, relation2)
     nothing = dict.fromkeys(
         ("score", "old_effect", "new_effect", "accuracy", "old_patched", "new_patched"), math.nan
     )
@@ -84,7 +109,7 @@ def _triples(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """O, R, and a new query with O's head and relation 1, where there is one."""
     probes = dataset.probes
-    is_asked = np.asarray(probes.kind) == probes.names.index("old_then_new")
+    is_asked = np.asarray(probes.kind) == probes.names.index(OLD_THEN_NEW)
     asked = np.asarray(probes.table.query)[is_asked]
     rng = random_stream(seed, "circuit halves")
     kept, new = [], []
@@ -93,7 +118,7 @@ def _triples(
         if len(rows):
             kept.append(i)
             new.append(asked[rng.choice(rows)])
-    return clean[kept][:, _QUERY], corrupted[kept][:, _QUERY], np.array(new).reshape(-1, 4)
+    return clean[kept][:, QUERY], corrupted[kept][:, QUERY], np.array(new).reshape(-1, 4)
 
 
 def _ask(

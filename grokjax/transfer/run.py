@@ -8,66 +8,38 @@ of its checkpoints, and a control that was pretrained on atomic facts alone.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import write_atomically
-from grokjax.data.folder import load_datasets
+from grokjax.base.files import given_path, write_atomically
 from grokjax.data.graph import HOP_SETTINGS
-from grokjax.results import Results
+from grokjax.data.loading import load_datasets
+from grokjax.results import Results, train_and_evaluate
 from grokjax.runtime.devices import setup_devices
 from grokjax.runtime.processes import is_primary, join_processes, on_primary
-from grokjax.settings.experiment import read_experiment, validate
-from grokjax.settings.rows import (
-    SEEDS,
-    TRACED,
-    Row,
-    config_difference,
-    expand,
-    flatten,
-    with_settings,
+from grokjax.settings import read_experiment
+from grokjax.settings.config import flatten, with_settings
+from grokjax.settings.declarations import SEEDS, TRACED
+from grokjax.settings.identity import config_difference
+from grokjax.settings.rows import expand
+from grokjax.sweeps.results import load
+from grokjax.training.resolve import check_settings
+from grokjax.transfer.halves import measure_halves
+from grokjax.transfer.sources import (
+    CHECKPOINTS,
+    Source,
+    describe_sources,
+    find_sources,
+    looked_for_in_vain,
 )
-from grokjax.statistics.events import grok_table
-from grokjax.sweeps.runner import SweepResults, load
-from grokjax.training.loop import train_and_evaluate
 
-CHECKPOINTS = ("before", "saturation", "path", "grokked", "end")
 CONTROL = "control_atomic"
 SOURCES = "sources.csv"
-_COLUMNS = ["group", "run_id", "checkpoint", "step", "event_step", "skipped"]
-_EVENT_OF = {"before": "memorised", "saturation": "memorised", "path": "path", "grokked": "grokked"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A stored checkpoint of one run. One step can be several checkpoints: `saturation+path`."""
-
-    results: Results
-    run_id: int
-    group: str
-    checkpoint: str
-    step: int
-    settings: ConfigDict  # that finetuning keeps: the run's own
-
-    def row(self) -> Row:
-        """What names it in a finetuning run's settings."""
-        named = {
-            "source": str(self.results.workdir),
-            "run_id": self.run_id,
-            "run_hash": str(self.results.runs.run_hash[self.run_id]),
-            "step": self.step,
-            "checkpoint": self.checkpoint,
-            "group": self.group,
-        }
-        return {f"transfer.{name}": value for name, value in named.items()}
 
 
 def transfer(
@@ -79,7 +51,8 @@ def transfer(
     """Finetunes every run of a workdir, from several of its checkpoints, as one population.
 
     Pretrains `control_atomic` in a folder of `workdir` first, if the settings ask for it. The same
-    call resumes; `workdir` is a population's, with `sources.csv` (what was found, what was not).
+    call resumes; `workdir` is a population's, with `sources.csv` (what was found, what was not) and
+    `halves.csv` (which half of the circuit fails: `measure_halves`).
 
     Args:
       experiment: file with `get_config(source)`, which makes finetuning settings of a run's, and a
@@ -92,19 +65,13 @@ def transfer(
       UserError: bad settings, nothing to finetune, or sources of different models.
       Interrupted: after Ctrl-C or SIGTERM; everything up to the last chunk is saved.
     """
-    path = pathlib.Path(workdir)
-    if not str(workdir).strip() or path.resolve().is_relative_to(pathlib.Path(source).resolve()):
+    path = given_path(workdir)
+    if path.resolve().is_relative_to(pathlib.Path(source).resolve()):
         raise UserError("--workdir: give finetuning a folder of its own, --workdir=runs/NAME")
     setup_devices()
     join_processes()
-    found = load(source)
-    populations = (
-        [found.population(n) for n in found.runs.population[found.runs.step > 0].unique()]
-        if isinstance(found, SweepResults)
-        else [found]
-    )
     sources, tables = [], []
-    for results in populations:
+    for results in load(source).populations().values():
         own, table = find_sources(results)
         sources += own
         tables.append(table)
@@ -113,8 +80,7 @@ def transfer(
     config = plan_transfer(experiment, overrides, sources)
     skipped = _no_control(config)
     if config.transfer.control_atomic and skipped:
-        row = (CONTROL, "", "end", math.nan, math.nan, skipped)
-        tables.append(pd.DataFrame([row], columns=_COLUMNS))
+        tables.append(looked_for_in_vain(CONTROL, "end", skipped))
     elif config.transfer.control_atomic:
         load_datasets(expand(config))  # what is wrong with them, before a control trains for long
         settings, natural = control_config(
@@ -131,51 +97,8 @@ def transfer(
     results = train_and_evaluate(config, path)
     text = looked_for.to_csv(index=False, lineterminator="\n")
     on_primary(lambda: write_atomically(path / SOURCES, text))
+    on_primary(lambda: measure_halves(results))
     return results
-
-
-def find_sources(
-    results: Results, checkpoints: Sequence[str] = CHECKPOINTS, group: str = ""
-) -> tuple[list[Source], pd.DataFrame]:
-    """The stored steps of every run that are such checkpoints.
-
-    `before` is the last one before training accuracy reaches 0.95; `saturation`, `path` and
-    `grokked` are the first from the event on (0.95; a path score of 0.5; 0.95 of the OOD
-    compositions; three evaluations running); `end` is the last.
-
-    Args:
-      results: of the source population. Diverged runs are passed over.
-      checkpoints: of CHECKPOINTS.
-      group: what to call them; each run's regime by default.
-
-    Returns:
-      The sources, one for each run and step; and a table of all that was looked for: group, run_id,
-      checkpoint, step (NaN where skipped), event_step (NaN where it was not observed), skipped
-      (why, or nothing).
-    """
-    if results.config.transfer.source:
-        raise UserError(
-            f"{results.workdir}: is a finetuning itself; give the workdir that it came from"
-        )
-    stored = np.array(results.checkpoint_steps())
-    if not len(stored):
-        raise UserError(f"{results.workdir}: has no checkpoints to finetune; train it first")
-    events = grok_table(results.runs, results.curves).set_index("run_id")
-    sources: list[Source] = []
-    rows = []
-    for run in results.runs.itertuples():
-        name = group or str(run.regime)
-        found: dict[int, list[str]] = {}
-        for checkpoint in checkpoints:
-            at, step, skipped = _locate(checkpoint, run, events, stored)
-            if not skipped:
-                found.setdefault(int(step), []).append(checkpoint)
-            rows.append((name, run.run_id, checkpoint, step, at, skipped))
-        sources += [
-            Source(results, run.run_id, name, "+".join(c), step, results.run_config(run.run_id))
-            for step, c in found.items()
-        ]
-    return sources, pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _no_control(config: ConfigDict) -> str:
@@ -185,22 +108,6 @@ def _no_control(config: ConfigDict) -> str:
     if not any("end" in run.transfer.checkpoints.split(",") for run in expand(config)):
         return "end is not among transfer.checkpoints"
     return ""
-
-
-def _locate(
-    checkpoint: str, run: Any, events: pd.DataFrame, stored: np.ndarray
-) -> tuple[float, float, str]:
-    """(step of the event, stored step, why there is none)."""
-    if run.status == "diverged" or run.run_id not in events.index:
-        return math.nan, math.nan, "diverged" if run.status == "diverged" else "not trained"
-    if checkpoint == "end":
-        return math.nan, stored[-1], ""
-    event = _EVENT_OF[checkpoint]
-    at = float(events.loc[run.run_id, event])
-    if not math.isfinite(at):
-        return at, math.nan, f"{event}: never observed"
-    steps = stored[stored < at][-1:] if checkpoint == "before" else stored[stored >= at][:1]
-    return (at, steps[0], "") if len(steps) else (at, math.nan, "no checkpoint stored there")
 
 
 def control_config(
@@ -249,11 +156,11 @@ def plan_transfer(
             # Only by the names that were asked for: another one would have some of its runs alone.
             if names := [name for name in source.checkpoint.split("+") if name in wanted]:
                 named = dataclasses.replace(source, checkpoint="+".join(names))
-                configs.append(with_settings(made, named.row()))
+                configs.append(with_settings(made, named.naming()))
     if not configs:
         raise UserError("transfer.checkpoints: no run has any of them; train the source for longer")
     population = as_population(configs)
-    validate(population)
+    check_settings(population)
     return population
 
 
@@ -277,16 +184,6 @@ def as_population(configs: Sequence[ConfigDict]) -> ConfigDict:
                 " a time"
             )
     varied = [n for n in flat[0] if n in TRACED and any(f[n] != flat[0][n] for f in flat)]
-    population = ConfigDict(configs[0].to_dict())
+    population = with_settings(configs[0], {})
     population.runs = tuple({name: f[name] for name in varied} for f in flat)
     return population
-
-
-def describe_sources(config: ConfigDict, looked_for: pd.DataFrame) -> str:
-    """What will be finetuned, and what was skipped, for a terminal."""
-    lines = [f"finetuning: {len(config.runs)} runs"]
-    skipped = looked_for[looked_for.skipped != ""]
-    for (group, checkpoint, why), own in skipped.groupby(["group", "checkpoint", "skipped"]):
-        runs = ", ".join(str(run_id) for run_id in own.run_id if run_id != "")
-        lines.append(f"skipped: {checkpoint} of {group}{', runs ' if runs else ''}{runs} ({why})")
-    return "\n".join(lines)

@@ -39,6 +39,11 @@ def with_key(like: Any, leaf: Any) -> Any:
     return jax.random.wrap_key_data(leaf) if _is_key(like) else leaf
 
 
+def with_rows(tree: Any, num_runs: int) -> Any:
+    """Shapes and dtypes of arrays with a leading run axis, for another number of runs."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_runs, *x.shape[1:]), x.dtype), tree)
+
+
 def _open_array(
     folder: pathlib.Path, name: str, context: ts.Context, *, write: bool = False
 ) -> ts.TensorStore:

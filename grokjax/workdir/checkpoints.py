@@ -1,7 +1,7 @@
-"""Checkpoints through Orbax (here and in `stored.py` alone), each with a manifest of our own.
+"""Checkpoints through Orbax (here and in `arrays.py` alone), each with a manifest of our own.
 
 Orbax restores a flipped bit without a word and lists half-deleted steps: a step counts when
-`grokjax.manifest` has sealed it, and is skipped when its files differ from that. Two kinds:
+`manifest.py` has sealed it, and is skipped when its files differ from that. Two kinds:
 `state/` (everything, for resume, the newest few) and `analysis/` (parameters and their average, on
 a log grid, never deleted). The latter have the SHA-256 of each run's part of each array, so that a
 run can be read, and verified, alone.

@@ -14,13 +14,14 @@ import jax
 import ml_collections
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import leads_out, read_json, write_atomically
-from grokjax.settings.rows import config_difference, from_json, to_json
+from grokjax.base.files import given_path, leads_out, read_json, write_atomically
+from grokjax.settings.config import from_json, to_json
+from grokjax.settings.identity import config_difference
 from grokjax.workdir.manifest import package_versions
+from grokjax.workdir.tables import CURVES, RUNS, TIMING
 
 SCHEMA_VERSION = 1
-_FILES = ("config.json", "runs.csv", "curves.csv", "checkpoints")
-TIMING = "timing.json"
+_FILES = ("config.json", RUNS, CURVES, "checkpoints")
 _WRITTEN = (*_FILES, "tensorboard", TIMING)
 
 
@@ -32,9 +33,7 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
         it belongs to another config (the differing settings are named). More steps than before are
         welcome.
     """
-    if not str(path).strip():
-        raise UserError("workdir: the path is empty; give one, --workdir=runs/NAME")
-    workdir = pathlib.Path(path)
+    workdir = given_path(path)
     try:
         above = [p for p in workdir.absolute().parents if p.exists() and not p.is_dir()]
         _ = workdir.exists()

@@ -24,6 +24,8 @@ class Locked(UserError):
 def locked(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a folder's lock; the kernel frees it when the process ends, however it ends.
 
+    The lock's file stays behind: who waits for it has it open.
+
     Args:
       folder: made if need be, and removed again if nothing is written to it.
       wait: until the other process is done with it, instead of an error.
@@ -32,23 +34,18 @@ def locked(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
       Locked: another process, named by host and id, holds it.
       UserError: the folder cannot be written to.
     """
-    made: list[pathlib.Path] = []
-    file = -1
-    while file < 0:
-        with writing_to(folder), contextlib.suppress(FileNotFoundError):
-            made = [path for path in (folder, *folder.parents) if not path.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            file = _acquire(folder / LOCK, wait)  # not there: its owner has removed it
+    with writing_to(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        file = _acquire(folder / LOCK, wait)
     try:
         yield
     finally:
-        # Before it is freed: whoever opened this file in the meantime sees that it is gone.
         with contextlib.suppress(OSError):
-            (folder / LOCK).unlink()
+            if made and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+                for path in made:
+                    path.rmdir()  # which only an empty one allows
         os.close(file)
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()  # which only an empty one allows
 
 
 @contextlib.contextmanager
@@ -72,18 +69,22 @@ def locked_once(folder: pathlib.Path) -> Iterator[None]:
 
 def _acquire(path: pathlib.Path, wait: bool) -> int:
     """The descriptor of the lock file, locked; who holds it is written in it."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-        try:
-            _flock(file, path, wait)
-            if _is_at(file, path):
-                os.ftruncate(file, 0)
-                os.write(file, f"host {socket.gethostname()}, process {os.getpid()}".encode())
-                return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)  # its owner has removed it: lock the one that is there now
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    try:
+        _flock(file, path, wait)
+    except BaseException:
+        os.close(file)
+        raise
+    if not path.exists() or not os.path.samestat(os.fstat(file), path.stat()):
+        # Its owner had made the folder, wrote nothing and has removed both.
+        os.close(file)
+        return _acquire(path, wait)
+    holder = f"host {socket.gethostname()}, process {os.getpid()}".encode()
+    if os.pread(file, 200, 0) != holder:
+        os.ftruncate(file, 0)
+        os.write(file, holder)
+    return file
 
 
 def _flock(file: int, path: pathlib.Path, wait: bool) -> None:
@@ -100,9 +101,3 @@ def _flock(file: int, path: pathlib.Path, wait: bool) -> None:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         print(f"{path.parent}: its file system has no locks; let nobody else train in it")
-
-
-def _is_at(file: int, path: pathlib.Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    return False

@@ -1,9 +1,10 @@
-"""The tables of a workdir: `curves.csv`, a row per run and evaluation, and `runs.csv`."""
+"""The tables of a workdir: `curves.csv` (a row per run and evaluation), `runs.csv`, timing."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import leads_out, write_atomically
+from grokjax.base.files import leads_out, read_json, write_atomically
+from grokjax.base.names import DIVERGED, STOPPED
 
-CURVES, RUNS = "curves.csv", "runs.csv"
-DIVERGED, STOPPED = "diverged", "stopped"  # states of runs
+CURVES, RUNS, TIMING = "curves.csv", "runs.csv", "timing.json"
 PATH_SITE = ("path_stage", "path_position")  # columns of names among the measures
 _TEXTS = {"run_hash": str, "regime": str, "status": str}
 
@@ -134,6 +135,18 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return "" if value != value else repr(value)
     return str(value)
+
+
+def read_timing(workdir: pathlib.Path) -> list[Any]:
+    """What each session of training spent, up to its last checkpoint; empty where no log tells."""
+    try:
+        return list(read_json(workdir / TIMING))
+    except (OSError, ValueError, TypeError):  # none yet, or damaged: it is only a log
+        return []
+
+
+def write_timing(workdir: pathlib.Path, sessions: Sequence[Any]) -> None:
+    write_atomically(workdir / TIMING, json.dumps(sessions, indent=1) + "\n")
 
 
 def usable_runs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from grokjax.analysis.store import part_path
 from grokjax.base.errors import UserError
 from grokjax.cli import main
 from grokjax.report.analysis_page import group_runs
-from grokjax.settings.rows import grid, product, seeds
-from grokjax.training.loop import train_and_evaluate
+from grokjax.results import train_and_evaluate
+from grokjax.settings import grid, product, seeds
 
 FAST = AnalysisConfig(num_pairs=4, null=False)
 

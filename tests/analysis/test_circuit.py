@@ -15,7 +15,7 @@ from conftest import tiny_config
 from grokjax.analysis import all_sites, draw_pairs, logit_lens, patch_effects
 from grokjax.analysis.pairs import SLOTS
 from grokjax.data.dataset import make_dataset
-from grokjax.data.folder import load_dataset
+from grokjax.data.loading import load_dataset
 from grokjax.model import ModelConfig
 from grokjax.transfer.halves import circuit_halves
 

@@ -8,7 +8,9 @@ from conftest import tiny_config
 
 from grokjax.analysis import logit_lens
 from grokjax.analysis.logit_lens import RATES
-from grokjax.data.dataset import PAD, POSITIONS, Probes, make_batch, make_dataset
+from grokjax.base.names import POSITIONS
+from grokjax.data.dataset import Probes, make_batch, make_dataset
+from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, forward_all_steps, init, readout
 from grokjax.training.evaluate import EvaluateConfig, evaluate
 

@@ -11,9 +11,10 @@ from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import Patching
 from grokjax.analysis.sites import components, single_shares, whole_stage
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import PAD, make_batch
+from grokjax.data.dataset import make_batch
+from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, forward_all_steps, init
-from grokjax.training.population import make_mesh
+from grokjax.training.mesh import make_mesh
 
 RECURSIVE = ModelConfig(
     31, 16, 1, 2, 1, mixer="attention", positions="learned", num_heads=2, mlp_multiple=16,

@@ -9,9 +9,10 @@ import pytest
 from conftest import tiny_config
 
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import make_batch, make_dataset, make_vocabulary, stack_datasets
-from grokjax.data.folder import load_dataset
-from grokjax.settings.config import default_config
+from grokjax.data.dataset import make_batch, make_dataset, stack_datasets
+from grokjax.data.loading import load_dataset
+from grokjax.data.vocabulary import make_vocabulary
+from grokjax.settings import default_config
 
 
 def dataset(seed=0, **changes):

@@ -10,7 +10,8 @@ from conftest import FINETUNING, PRETRAINING, tiny_config
 
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import make_dataset
-from grokjax.data.folder import load_dataset, read_folder, write_folder
+from grokjax.data.folder import read_folder, write_folder
+from grokjax.data.loading import load_dataset
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import pytest
 from conftest import FINETUNING, PRETRAINING, tiny_config
 
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import CATEGORIES
-from grokjax.data.folder import load_dataset, load_datasets, read_folder, write_folder
+from grokjax.base.names import CATEGORIES
+from grokjax.data.folder import read_folder, write_folder
+from grokjax.data.loading import load_dataset, load_datasets
 from grokjax.data.new_facts import from_folder
 
 HOPS = {"new_then_old": "no", "old_then_new": "on", "new_then_new": "nn"}

@@ -15,8 +15,8 @@ import grokjax
 from grokjax.cli import main
 from grokjax.data.dataset import make_batch, make_dataset
 from grokjax.data.folder import write_folder
-from grokjax.interop import exports, imports, parity
-from grokjax.interop import official as interop
+from grokjax.interop import exports, golden, imports
+from grokjax.interop.weights import bare_names, params_from_gpt2, read_arrays
 from grokjax.model import ModelConfig, forward, forward_all_steps
 from grokjax.training.resolve import model_config
 
@@ -85,7 +85,7 @@ def test_prefixes_are_dropped(prefix, imported, tmp_path):
 
 
 def bare():
-    return interop.bare_names(imports.read_arrays(OFFICIAL / "weights.npz"))
+    return bare_names(read_arrays(OFFICIAL / "weights.npz"))
 
 
 def edited(tmp_path, change):
@@ -174,12 +174,12 @@ def test_predictions_do_not_depend_on_the_batch(imported):
 @pytest.fixture
 def gpt2(tmp_path):
     """The golden GPT-2 in Hugging Face's layout, its 48 rows given to a small dataset's tokens."""
-    z = parity.read(DATA / "golden" / "e_gpt2.npz")
+    z = read_arrays(DATA / "golden" / "e_gpt2.npz")
     folder = tmp_path / "gpt2"
     folder.mkdir()
     arrays = {
         name.removeprefix("lm."): value.astype(np.float32)
-        for name, value in parity.group(z, "step0/param/").items()
+        for name, value in golden.group(z, "step0/param/").items()
     }
     arrays["transformer.h.0.attn.bias"] = np.ones((1, 1, 16, 16), np.float32)  # a mask, no weight
     arrays["lm_head.weight"] = arrays["transformer.wte.weight"]
@@ -208,7 +208,7 @@ def test_a_gpt2_says_the_same_here(gpt2, loops, flag, tmp_path):
     ours = forward(model, params, {}, batch).logits
     # The same in GPT-2's own vocabulary, of which we keep some columns.
     full = ModelConfig(48, 32, 2, 1, 1, kind="decoder", num_heads=4, seq_len=16, num_loops=loops)
-    whole = interop.params_from_gpt2(imports.read_arrays(folder / "model.safetensors"), full)
+    whole = params_from_gpt2(read_arrays(folder / "model.safetensors"), full)
     rows = np.array([47, *(added[token] for token in dataset.vocabulary.tokens)])
     other = dataclasses.replace(
         batch, inputs=jnp.asarray(rows[np.asarray(batch.labels)]), labels=batch.labels * 0

@@ -19,12 +19,14 @@ from launching import ENVIRONMENT, beat, planned, rows_of
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main as grokjax_main
-from grokjax.data.folder import load_datasets
+from grokjax.data.loading import load_datasets
 from grokjax.runtime import heartbeat
-from grokjax.settings.rows import expand, seeds
+from grokjax.settings import seeds
+from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
 from grokjax.sweeps.planner import checkpoint_bytes
-from grokjax.training import loop
+from grokjax.training.population import Population
+from grokjax.training.weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
 from launch import books, local, preflight, status, submit
 from launch.__main__ import main
@@ -133,7 +135,8 @@ def test_what_is_submitted_is_the_plan_of_the_command(tmp_path, capsys, monkeypa
     """A dry run of a new sweep: planned in a process of its own, rendered, nothing written."""
     file = tmp_path / "x.py"
     file.write_text(
-        "from conftest import tiny_config\nfrom grokjax.sweep import grid, product, seeds\n\n"
+        "from conftest import tiny_config\n"
+        "from grokjax.settings import grid, product, seeds\n\n"
         "def get_config():\n    return tiny_config()\n\n"
         "def sweep(add):\n    for row in product(grid('model.hidden_size', (16, 32)), seeds(3)):\n"
         "        add(row)\n"
@@ -295,7 +298,7 @@ def test_checkpoints_take_what_the_plan_says(tmp_path):
     config = tiny_config(model__hidden_size=128, model__mlp_multiple=128)
     config.runs = tuple(seeds(4))
     runs = expand(config)
-    population = loop.Population(config, runs, load_datasets(runs))
+    population = Population(config, runs, load_datasets(runs))
     noise = np.random.default_rng(0)  # what is alike in a fresh state would be compressed away
     state = jax.tree.map(
         lambda x: noise.standard_normal(x.shape, np.float32) if x.dtype == np.float32 else x,
@@ -305,7 +308,7 @@ def test_checkpoints_take_what_the_plan_says(tmp_path):
         for step in (20, 30, 40):
             saved.save(step, state)
         for step in log_spaced_steps(40, config.checkpoint.analysis_steps_per_decade, 10):
-            saved.save_analysis(step, loop.weights(state))
+            saved.save_analysis(step, analysis_weights(state))
     files = [p for p in tmp_path.rglob("*") if p.is_file() and "trash" not in p.parts]
     taken = sum(p.stat().st_size for p in files)
     one_state = max(sum(f.stat().st_size for f in d.rglob("*") if f.is_file())

@@ -20,7 +20,7 @@ from slurm_cluster import client, cluster, free_port, reason_to_skip, release, w
 from tiny import PYTHONPATH
 
 from grokjax.runtime.heartbeat import read_beat
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, seeds
 from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
 from grokjax.sweeps.planner import extend_plan
 from launch import books, status, submit

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grokjax.data.dataset import make_batch
-from grokjax.interop.parity_gpt2 import gpt2_batch, gpt2_params
+from grokjax.interop.golden import gpt2_batch, gpt2_params
 from grokjax.model import ModelConfig, Patch, forward, init, num_parameters
 from grokjax.model.decoder import final_norm
 from grokjax.model.lens import lens_logits

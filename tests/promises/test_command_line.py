@@ -47,6 +47,7 @@ BAD = {
     "flag": (["--wrkdir=x"], "unknown argument '--wrkdir'"),
     "no experiment": (["--config=experiments/nothing.py"], "no such file"),
     "regime": (["--config.data.regime=neutral"], "regime"),
+    "stage": (["--config.evaluate.path_stage=H7"], "'H7' is none of best, Init"),
     "entities": (["--config.data.num_entities=40000"], "tokens"),
 }
 
@@ -225,15 +226,28 @@ def test_checkpoints_are_listed(tmp_path, capsys):
      "line 3: TypeError: 'int' object"),
     ("from conftest import tiny_config as get_config\ndef sweep(add):\n    import json\n"
      "    json.loads('{')\n", "line 4: JSONDecodeError"),
+    ("from grokjax.config import default_config\n",
+     "line 1: there is no grokjax.config any more; import what it had from grokjax.settings"),
+    ("from tiny import tiny_config\ndef get_config():\n    c = tiny_config()\n"
+     "    c.optimizer.lr = 0.5\n", "line 4: config: unknown setting 'optimizer.lr'; did you mean"
+     " 'optimizer.learning_rate'?"),
+    ("from tiny import tiny_config\ndef get_config():\n    c = tiny_config()\n"
+     "    c.data.update({'seed': 5})\n", "line 4: config: unknown setting 'data.seed'; did you mean"
+     " 'seeds.data'?"),
+    ("from tiny import tiny_config as get_config\ndef sweep(add):\n    add({'model.width': 8})\n",
+     "line 3: config: unknown setting 'model.width'; did you mean 'model.hidden_size'?"),
+    ("from ml_collections import ConfigDict\ndef get_config():\n"
+     "    return ConfigDict({'train': {'steps': 3}})\n", "did you mean 'train.num_steps'?"),
 ])  # fmt: skip
 def test_a_mistake_in_an_experiment_is_told_with_its_line(code, message, tmp_path, capsys):
     file = tmp_path / "x.py"
     file.write_text(code)
-    assert main(["train", f"--config={file}", f"--workdir={tmp_path}/w"]) == 2
-    error = capsys.readouterr().err
-    assert f"--config={file}: " in error.replace(f"{file}: its", f"--config={file}: its")
-    assert message in error and error.count("\n") == 1
-    assert not (tmp_path / "w").exists()
+    for command in ("train", "sweep"):
+        assert main([command, f"--config={file}", f"--workdir={tmp_path}/w"]) == 2
+        error = capsys.readouterr().err
+        assert f"--config={file}: " in error.replace(f"{file}: its", f"--config={file}: its")
+        assert message in error and error.count("\n") == 1
+        assert not (tmp_path / "w").exists()
 
 
 def test_help_names_every_command(capsys):

@@ -5,10 +5,10 @@ import pytest
 from conftest import PRETRAINING, ROOT
 
 import grokjax
-from grokjax.data.dataset import POSITIONS
+from grokjax.base.names import POSITIONS
 from grokjax.report import summary
-from grokjax.settings.experiment import load_experiment, read_experiment
-from grokjax.settings.rows import grid, product, rows_of, seeds
+from grokjax.settings import grid, load_experiment, product, read_experiment, seeds
+from grokjax.settings.config import rows_of
 
 # What memorises the authors' folder with the quickstart's model.
 FOLDER_SETTINGS = {

@@ -18,7 +18,7 @@ from grokjax.cli import main
 from grokjax.runtime import devices
 from grokjax.runtime import processes as distributed
 from grokjax.runtime.processes import HEARTBEAT_SECONDS, Processes, find_processes
-from grokjax.training.population import make_mesh
+from grokjax.training.mesh import make_mesh
 from grokjax.workdir.checkpoints import Checkpoints
 
 LONG = "--config.train.num_steps=1000"
@@ -186,7 +186,7 @@ class _Device:
 ])  # fmt: skip
 def test_each_process_holds_neighbouring_runs(num_runs, batch_devices, ids, monkeypatch):
     """Whatever the order of the devices is."""
-    monkeypatch.setattr("grokjax.training.population.Mesh", lambda grid, *_, **__: grid)
+    monkeypatch.setattr("grokjax.training.mesh.Mesh", lambda grid, *_, **__: grid)
     visible = [_Device(1, 11), _Device(0, 0), _Device(1, 10), _Device(0, 1)]
     grid = make_mesh(num_runs, batch_devices, visible)
     assert [[device.id for device in row] for row in grid] == ids

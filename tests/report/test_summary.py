@@ -11,7 +11,7 @@ from grokjax.base.errors import UserError
 from grokjax.report import curves_figure as figures
 from grokjax.report import summary
 from grokjax.results import Results
-from grokjax.settings.config import default_config
+from grokjax.settings import default_config
 
 STEPS = (0, 100, 200, 300, 400)
 

@@ -20,8 +20,7 @@ from grokjax.report import training_figures as pictures
 from grokjax.report import training_tables as tables
 from grokjax.report.html import Section, render
 from grokjax.report.study import Study, published_curves, study
-from grokjax.settings.config import default_config
-from grokjax.settings.rows import product, seeds
+from grokjax.settings import default_config, product, seeds
 
 STEPS = np.arange(0, 1001, 100)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import tiny_config
 
-from grokjax.data.dataset import CATEGORIES
+from grokjax.base.names import CATEGORIES
 from grokjax.model.cost import train_flops
 from grokjax.report import transfer_figures as transfer_pictures
 from grokjax.report import transfer_page
@@ -19,7 +19,7 @@ from grokjax.report.transfer_tables import (
     time_table,
     worth_table,
 )
-from grokjax.settings.experiment import load_experiment
+from grokjax.settings import load_experiment
 from grokjax.training.resolve import model_config
 
 STEPS = np.arange(0, 100, 10)

@@ -1,27 +1,11 @@
-"""Sweep rows, resolved runs, identity and differences of settings."""
-
-import json
+"""Sweep rows, and the runs that they resolve to."""
 
 import pytest
 from conftest import tiny_config
 
 from grokjax.base.errors import UserError
-from grokjax.settings.config import default_config
-from grokjax.settings.rows import (
-    TRACED,
-    Sweep,
-    config_difference,
-    expand,
-    flatten,
-    from_json,
-    grid,
-    product,
-    seeds,
-    set_setting,
-    settings_hash,
-    swept_settings,
-    to_json,
-)
+from grokjax.settings import grid, product, seeds
+from grokjax.settings.rows import Sweep, expand, swept_settings
 
 
 def with_rows(*rows, **changes):
@@ -71,48 +55,10 @@ def test_unknown_and_static_settings_are_refused():
         expand(with_rows({"optimizer.learning_rate": "fast"}))
 
 
-def test_traced_settings():
-    """What may differ between runs is declared in one place."""
-    known = flatten(default_config())
-    assert set(known) >= TRACED
-    assert {"seeds.init", "data.phi", "data.hop1_k", "optimizer.ema_rate"} <= TRACED
-    assert not {"model.hidden_size", "data.num_entities", "train.batch_size"} & TRACED
-
-
-def test_identity():
-    a, b = expand(with_rows({"seeds.init": 0}, {"seeds.init": 1}))
-    assert settings_hash(a) != settings_hash(b)
-    assert len(settings_hash(a)) == 12
-    longer = tiny_config(train__num_steps=1000)
-    assert settings_hash(expand(longer)[0]) == settings_hash(a)
-    # A setting that came later: runs of before keep their name, others have one of their own.
-    before = tiny_config()
-    with before.evaluate.unlocked():
-        del before.evaluate["path_position"]
-    assert settings_hash(before) == settings_hash(tiny_config())
-    asked = tiny_config(evaluate__path_position="best")
-    assert settings_hash(asked) != settings_hash(before)
-
-
-def test_differences_name_settings():
-    before = with_rows({"seeds.init": 0}, {"seeds.init": 1})
-    after = with_rows({"seeds.init": 0}, {"seeds.init": 2}, optimizer__learning_rate=0.5)
-    assert config_difference(before, after) == [
-        "optimizer.learning_rate: 0.003 -> 0.5",
-        "runs[1].seeds.init: 1 -> 2",
-    ]
-    assert config_difference(before, before) == []
-
-
-def test_json_round_trip():
-    config = with_rows({"data.phi": float("inf")}, {"seeds.init": 1}, data__phi=float("inf"))
-    back = from_json(json.loads(json.dumps(to_json(config))))
-    assert config_difference(config, back) == []
-    assert back.data.phi == float("inf")
-
-
-def test_unknown_setting_names_the_nearest():
-    with pytest.raises(UserError, match=r"did you mean 'optimizer.learning_rate'"):
-        set_setting(tiny_config(), "learning_rate", 1.0)
-    with pytest.raises(UserError, match=r"did you mean 'model.hidden_size'"):
-        set_setting(tiny_config(), "model.hiden_size", 8)
+def test_rows_are_checked_when_they_are_added():
+    add = Sweep()
+    with pytest.raises(UserError, match=r"did you mean 'optimizer\.learning_rate'"):
+        add({"seeds.init": 1}, {"optimizer.lr": 1.0})
+    with pytest.raises(UserError, match="'fast' is not of type float"):
+        add({"optimizer.learning_rate": "fast"})
+    assert not add.rows

@@ -12,7 +12,6 @@ from grokjax.statistics.survival import (
     log_rank,
     paired_ratio,
     restricted_mean,
-    stratified_mean,
     variance_components,
     wilson,
 )
@@ -110,8 +109,6 @@ def test_proportions_and_ratios():
     assert wilson(0, 10).low == 0.0 and np.isnan(wilson(0, 0).mean)
     ratio = paired_ratio(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]))
     assert ratio == (2.0, 2.0, 2.0, 3)
-    strata = stratified_mean(np.array([1.0, 1.0, 1.0, 5.0]), ["a", "a", "a", "b"])
-    assert strata.mean == strata.low == strata.high == 3.0
 
 
 def test_variance_components_of_a_crossed_design():

@@ -1,18 +1,29 @@
-"""Reading the golden files: numbers made by the official PyTorch code (see tests/data/golden)."""
+"""Golden files: numbers made by the official PyTorch code (see tests/data/golden)."""
 
 import pathlib
 
-from grokjax.interop import parity
+from grokjax.interop.golden import (
+    batch,
+    gradients,
+    group,
+    hyperparameters,
+    model_config,
+    params_and_buffers,
+)
+from grokjax.interop.weights import read_arrays
+
+__all__ = [
+    "batch",
+    "gradients",
+    "group",
+    "hyperparameters",
+    "load",
+    "model_config",
+    "params_and_buffers",
+]
 
 FOLDER = pathlib.Path(__file__).parents[1] / "data" / "golden"
 
-batch = parity.batch
-group = parity.group
-hyperparameters = parity.hyperparameters
-params_and_buffers = parity.params_and_buffers
-gradients = parity.gradients
-model_config = parity.model_config
-
 
 def load(name):
-    return parity.read(FOLDER / f"{name}.npz")
+    return read_arrays(FOLDER / f"{name}.npz")

@@ -20,8 +20,8 @@ import numpy as np
 from tiny import PYTHONPATH, ROOT, tiny_config
 
 import grokjax
-from grokjax.data.folder import load_datasets
-from grokjax.settings.experiment import load_experiment
+from grokjax.data.loading import load_datasets
+from grokjax.settings import load_experiment
 from grokjax.settings.rows import expand
 from grokjax.training.population import Population
 from grokjax.workdir.checkpoints import Checkpoints

@@ -157,7 +157,7 @@ def restore_listed(workdir: pathlib.Path, like: object) -> tuple[list[int], list
 def abstract_state(workdir: pathlib.Path) -> object:
     """Shapes and dtypes of the state that a trained workdir holds."""
     import grokjax
-    from grokjax.data.folder import load_datasets
+    from grokjax.data.loading import load_datasets
     from grokjax.settings.rows import expand
     from grokjax.training.population import Population
 

@@ -7,7 +7,7 @@ import time
 
 from tiny import PYTHONPATH, tiny_config
 
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, seeds
 from grokjax.sweeps.plan import Plan, read_plan, write_plan
 from grokjax.sweeps.planner import extend_plan
 from launch import status

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 import grokjax
-from grokjax.data.folder import load_datasets
+from grokjax.data.loading import load_datasets
 from grokjax.settings.rows import expand
 from grokjax.training.population import Population
 from grokjax.workdir.checkpoints import Checkpoints

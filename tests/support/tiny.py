@@ -4,8 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from grokjax.settings.experiment import load_experiment
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, load_experiment, product, seeds
 
 ROOT = pathlib.Path(__file__).parents[2]
 # For processes that import what tests import.

@@ -14,8 +14,9 @@ from tiny import PYTHONPATH, fast, rows
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.settings.experiment import read_experiment
-from grokjax.settings.rows import expand, settings_hash
+from grokjax.settings import read_experiment
+from grokjax.settings.identity import settings_hash
+from grokjax.settings.rows import expand
 from grokjax.sweeps import planner as plan
 from grokjax.sweeps import runner as sweeps
 from grokjax.sweeps.plan import Plan, population_state, read_plan, write_plan
@@ -122,6 +123,12 @@ def test_a_sweep_trains_what_is_missing_and_gathers_all(tmp_path, capsys):
     y = grown.curves[grown.curves.run_id == 4].reset_index(drop=True)
     pd.testing.assert_frame_equal(x.drop(columns="run_id"), y.drop(columns="run_id"))
 
+    assert grown.run_config(4) == own.run_config(own_id)
+    same = (r.weights(i)[0]["embed"] for r, i in ((grown, 4), (own, own_id)))
+    np.testing.assert_array_equal(*same)
+    with pytest.raises(UserError, match="has runs 0 to 5"):
+        grown.dataset(6)
+
     stored = pd.read_parquet(workdir / "curves.parquet")
     pd.testing.assert_frame_equal(stored, grown.curves)
     assert (
@@ -146,14 +153,14 @@ def test_a_member_trains_as_it_would_alone(tmp_path):
 
 
 def test_a_failure_stops_nobody_else_and_is_tried_again(tmp_path, monkeypatch):
-    workdir, real = tmp_path / "w", sweeps.train_and_evaluate
+    workdir, real = tmp_path / "w", sweeps.train
 
     def broken(config, folder, **options):
         if pathlib.Path(folder).name == "000":
             raise MemoryError("no room\nat all")
         return real(config, folder, **options)
 
-    monkeypatch.setattr(sweeps, "train_and_evaluate", broken)
+    monkeypatch.setattr(sweeps, "train", broken)
     with pytest.raises(sweeps.SweepFailed, match=r"1 of 2 populations failed: 000 \(no room\)"):
         sweeps.run_sweep(fast(), rows(1, (16, 32)), workdir)
     found = grokjax.load(workdir)
@@ -161,14 +168,14 @@ def test_a_failure_stops_nobody_else_and_is_tried_again(tmp_path, monkeypatch):
     states = [population_state(workdir, p) for p in found.plan.populations]
     assert states == ["failed", "done"]
     assert "MemoryError" in (workdir / "populations" / "000" / "error.txt").read_text()
-    monkeypatch.setattr(sweeps, "train_and_evaluate", real)
+    monkeypatch.setattr(sweeps, "train", real)
     assert sweeps.run_sweep(fast(), rows(1, (16, 32)), workdir).runs.status.tolist() == ["done"] * 2
     assert not (workdir / "populations" / "000" / "error.txt").exists()
 
 
 EXPERIMENT = '''"""A sweep over a static setting."""
 from conftest import tiny_config
-from grokjax.settings.rows import grid, product, seeds
+from grokjax.settings import grid, product, seeds
 
 def get_config():
     return tiny_config(train__num_steps=20, checkpoint__every=10)

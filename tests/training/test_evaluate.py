@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from grokjax.data.dataset import POSITIONS, PROBE_TYPES, make_batch, make_dataset, stack_datasets
+from grokjax.base.names import POSITIONS, PROBE_TYPES
+from grokjax.data.dataset import make_batch, make_dataset, stack_datasets
 from grokjax.data.folder import write_folder
 from grokjax.model import forward, init, lens
 from grokjax.training.evaluate import TRAINING_TYPES, EvaluateConfig, evaluate, exact_match

@@ -23,6 +23,7 @@ from grokjax.data.folder import write_folder
 from grokjax.report import curves_figure, summary
 from grokjax.runtime.interrupt import Interrupted
 from grokjax.training import loop
+from grokjax.training.evaluate import evaluate
 from grokjax.workdir.checkpoints import Checkpoints
 
 
@@ -85,7 +86,7 @@ def test_stored_parameters_are_the_runs_own(uninterrupted):
         population = loop.Population(
             r.config, [r.run_config(run_id)], [r.dataset(run_id)], jax.devices()[:1]
         )
-        metrics = grokjax.evaluate.evaluate(
+        metrics = evaluate(
             population.evaluate_config,
             weights["ema_params"],
             weights["buffers"],

@@ -8,10 +8,12 @@ from conftest import tiny_config
 from jax.sharding import PartitionSpec
 
 from grokjax.base.errors import UserError
-from grokjax.data.folder import load_dataset
+from grokjax.base.names import DIVERGED, RUNNING
+from grokjax.data.loading import load_dataset
 from grokjax.settings.rows import expand
-from grokjax.training.population import Population, make_mesh, over_runs, pad_runs
-from grokjax.training.step import DIVERGED, RUNNING
+from grokjax.training.mesh import make_mesh, over_runs, pad_runs
+from grokjax.training.population import Population
+from grokjax.training.step import status_code
 
 STEPS = 20
 
@@ -31,7 +33,11 @@ def by_seed(num):
 def trained(p, num_steps=STEPS):
     """Final state on the host, without the copies that fill up the mesh."""
     state, _ = p.train(p.init(), num_steps)
-    return jax.device_get(p.real_runs((state.params, state.ema_params, state.status)))
+    return jax.device_get(real_runs(p, (state.params, state.ema_params, state.status)))
+
+
+def real_runs(p, tree):
+    return jax.tree.map(lambda x: x[: p.num_runs], tree)
 
 
 def assert_same(a, b, rtol=0.0, atol=0.0):
@@ -109,8 +115,9 @@ def test_a_diverged_run_leaves_its_neighbours_alone():
     metrics = [
         jax.device_get(p.evaluate(s)) for p, s in zip((healthy, broken), states, strict=True)
     ]
-    assert states[0].status.tolist() == [RUNNING] * 4
-    assert states[1].status.tolist() == [RUNNING, DIVERGED, RUNNING, RUNNING]
+    running, diverged = status_code(RUNNING), status_code(DIVERGED)
+    assert states[0].status.tolist() == [running] * 4
+    assert states[1].status.tolist() == [running, diverged, running, running]
     others = np.array([0, 2, 3])
     for a, b in zip(*map(jax.tree.leaves, ((s.params, s.opt_state) for s in states)), strict=True):
         np.testing.assert_array_equal(a[others], b[others])
@@ -125,8 +132,8 @@ def test_padding_is_no_run():
     p = population(by_seed(5))
     assert p.mesh.shape["run"] == 3
     state = p.init()
-    assert state.step.shape == (6,) and p.real_runs(state).step.shape == (5,)
-    assert_same(p.place(p.real_runs(state)).params, state.params)
+    assert state.step.shape == (6,) and real_runs(p, state).step.shape == (5,)
+    assert_same(p.place(real_runs(p, state)).params, state.params)
     np.testing.assert_array_equal(pad_runs(jnp.arange(5), p.mesh), [0, 1, 2, 3, 4, 4])
 
 

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grokjax.interop.official import params_from_official
+from grokjax.base.names import DIVERGED, RUNNING
+from grokjax.interop.weights import params_from_official
 from grokjax.model import ModelConfig, forward
 from grokjax.model.lens import lens_logits
 from grokjax.training.losses import log_stablemax, sequence_losses, token_losses
 from grokjax.training.optim import Hyperparameters, SignSGDState, sign_sgd, warmup
-from grokjax.training.step import DIVERGED, RUNNING, TrainConfig, apply_batch, init_run
+from grokjax.training.step import TrainConfig, apply_batch, init_run, status_code
 
 CASES = {"a64_mlpt": "float64", "a_mlpt": "float32", "b_attn_rope": "float32"}
 
@@ -171,6 +172,6 @@ def test_divergence_freezes_the_run():
     for _ in range(40):
         state, _, _ = step(config, state, hyper, batch)
         statuses.append(int(state.status))
-    assert statuses[0] == RUNNING and statuses[-1] == DIVERGED
-    assert int(state.step) == statuses.index(DIVERGED)
+    assert statuses[0] == status_code(RUNNING) and statuses[-1] == status_code(DIVERGED)
+    assert int(state.step) == statuses.index(status_code(DIVERGED))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))

@@ -9,7 +9,7 @@ from conftest import tiny_config
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.runtime.interrupt import Interrupt, Interrupted
-from grokjax.settings.experiment import validate
+from grokjax.settings.validation import validate
 from grokjax.training import loop, population
 from grokjax.training.stopping import Stopping
 

@@ -12,14 +12,17 @@ from conftest import ROOT, tiny_config
 
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.data.folder import load_datasets, read_folder
+from grokjax.data.folder import read_folder
+from grokjax.data.loading import load_datasets
 from grokjax.model.cost import train_flops
-from grokjax.results import load
-from grokjax.settings.rows import expand, grid, product, seeds
-from grokjax.training.loop import train_and_evaluate
+from grokjax.results import load, train_and_evaluate
+from grokjax.settings import grid, product, seeds
+from grokjax.settings.rows import expand
 from grokjax.training.population import Population
 from grokjax.training.starts import starting_state
-from grokjax.transfer.run import as_population, find_sources, plan_transfer, transfer
+from grokjax.transfer import transfer
+from grokjax.transfer.run import as_population, plan_transfer
+from grokjax.transfer.sources import find_sources
 from grokjax.workdir.checkpoints import Checkpoints
 
 EXPERIMENT = """
@@ -104,11 +107,15 @@ def test_a_finetuning_run_starts_from_the_weights_of_its_source(source, experime
             run.transfer.weights = weights
         population, state = started(config, runs)
         expected = source.stacked_weights([0, 1, 2, 3], ema=ema)
-        found = jax.device_get(population.real_runs((state.params, state.buffers)))
+        found = jax.device_get(real_runs(population, (state.params, state.buffers)))
         jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(expected))
         np.testing.assert_array_equal(state.step, 0)
     jax.tree.map(np.testing.assert_array_equal, state.params, state.ema_params)
     assert not any(np.any(x) for x in jax.tree.leaves(jax.device_get(state.opt_state)))
+
+
+def real_runs(population, tree):
+    return jax.tree.map(lambda x: x[: population.num_runs], tree)
 
 
 def started(config, runs):
@@ -125,7 +132,7 @@ def test_an_optimiser_is_carried_where_all_was_stored(source, experiment):
             Population(source.config, expand(source.config), [source.dataset(i) for i in range(4)])
             .abstract_state()
         )  # fmt: skip
-    found = jax.device_get(population.real_runs(state.opt_state))
+    found = jax.device_get(real_runs(population, state.opt_state))
     jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(whole.opt_state))
     assert any(np.any(x) for x in jax.tree.leaves(found))
     early = plan_transfer(experiment, carried, find_sources(learned(source), ("before",))[0])
@@ -213,10 +220,21 @@ def test_experiments_go_with_their_command(source, tmp_path, capsys):
         transfer(str(ROOT / "experiments" / "pretrain.py"), [], source.workdir, tmp_path / "w")
 
 
+def test_the_halves_of_every_run_that_ended_are_measured(finetuned):
+    """By the call itself: whoever calls it from Python has the table too."""
+    halves = pd.read_csv(finetuned.workdir / "halves.csv")
+    at_end = [i for i in range(6) if "end" in finetuned.run_config(i).transfer.checkpoint]
+    assert halves.run_id.tolist() == at_end == [0, 1, 2, 3, 4, 5]
+    assert {"score", "old_effect", "new_effect", "num_pairs"} <= {*halves}
+
+
 def test_the_report_of_a_finetuning(finetuned, capsys):
     assert main(["report", str(finetuned.workdir)]) == 0
     page = (finetuned.workdir / "report.html").read_text()
-    for text in ("What transfers", "Is it worthwhile?", "control_atomic", "Repeat: grokjax"):
+    for text in (
+        "What transfers", "Is it worthwhile?", "Which half of the circuit", "control_atomic",
+        "Repeat: grokjax",
+    ):  # fmt: skip
         assert text in page
     assert (finetuned.workdir / "figures" / "transfer.png").stat().st_size > 10_000
     table = pd.read_csv(finetuned.workdir / "transfer_worth.csv")

@@ -1,7 +1,9 @@
-"""Names and shapes of the official PyTorch code, and ours."""
+"""Weights of others as ours: files of named arrays, the official code's names and GPT-2's."""
 
 from __future__ import annotations
 
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,33 @@ from grokjax.model import ModelConfig, Params
 
 REGISTERS = "puzzle_emb.weights"
 _PREFIXES = ("_orig_mod.", "model.", "inner.")
+
+
+def read_arrays(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
+    """Named arrays of an `.npz`, safetensors or PyTorch file; nothing in it is executed.
+
+    Raises:
+      UserError: there is no such file, or it is of another kind.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give named arrays, .npz or of PyTorch")
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        if file.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return load_file(file)
+        import torch  # type: ignore[import-not-found]
+
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return {name: value.float().numpy() for name, value in state.items()}
+    except ModuleNotFoundError:
+        raise UserError(f"{file}: reading it takes torch; install it, or give an .npz") from None
+    except Exception as error:  # whatever the readers of three formats meet
+        raise UserError(f"{file}: not named arrays ({str(error).splitlines()[0][:80]})") from None
 
 
 def model_config_from_official(arch: Mapping[str, Any], vocab_size: int, **changes) -> ModelConfig:

@@ -1,0 +1,98 @@
+"""What a sweep's workdir holds, read back from its populations as far as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+import pandas as pd
+from ml_collections import ConfigDict
+
+from grokjax import results
+from grokjax.base.names import PENDING
+from grokjax.results import Results, StoredRuns
+from grokjax.settings.config import flatten
+from grokjax.settings.rows import expand
+from grokjax.sweeps.plan import PLAN, Plan, population_folder, require_plan
+from grokjax.workdir.tables import CURVES, RUNS, read_table
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResults(StoredRuns):
+    """A sweep's workdir. `runs` has a row per planned run, trained or not; run_id is the sweep's.
+
+    curves: a row per run and evaluation of those that were trained, with the sweep's run_id.
+    """
+
+    workdir: pathlib.Path
+    plan: Plan
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+
+    @functools.cached_property
+    def config(self) -> ConfigDict:
+        """The first population's settings: what all share, and its own."""
+        return self.plan.populations[0].config
+
+    def population(self, name: str) -> Results:
+        """One population's own results."""
+        return results.load(population_folder(self.workdir, name))
+
+    def populations(self) -> dict[str, Results]:
+        trained = self.runs.population[self.runs.run_id.isin(self.curves.run_id.unique())]
+        return {str(name): self.population(str(name)) for name in trained.unique()}
+
+    def _own(self, run_id: int) -> tuple[Results, int]:
+        row = self.runs.set_index("run_id").loc[run_id]
+        return self.population(str(row.population)), int(row.population_run_id)
+
+
+def load(workdir: str | os.PathLike) -> Results | SweepResults:
+    """Reads a workdir, of one population or of a sweep: what the tables on disk say by now.
+
+    Raises:
+      UserError: it is neither, or a file of it is damaged.
+    """
+    path = pathlib.Path(workdir)
+    if not (path / PLAN).exists():
+        return results.load(path)
+    plan = require_plan(path)
+    return SweepResults(path, plan, *collect(path, plan))
+
+
+def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs and curves of all populations, run ids counted through."""
+    resolved = [flatten(run) for p in plan.populations for run in expand(p.config)]
+    ignored = ("name", "runs", "train.num_steps", "data.regime")
+    first = resolved[0]
+    swept = [n for n in first if n not in ignored and any(f[n] != first[n] for f in resolved)]
+    rows: list[dict[str, Any]] = []
+    curves = []
+    for population in plan.populations:
+        folder = population_folder(workdir, population.name)
+        start, trained = len(rows), None
+        if (folder / CURVES).exists():
+            known = ["run_id", "run_hash", *swept]
+            trained = read_table(folder, RUNS).drop(columns=known, errors="ignore")
+            own = read_table(folder, CURVES).sort_values("run_id", kind="stable")
+            curves.append(own.assign(run_id=own.run_id + start))
+        for own_id, run_hash in enumerate(population.run_hashes):
+            settings = resolved[start + own_id]
+            row = {
+                "run_id": start + own_id,
+                "population": population.name,
+                "population_run_id": own_id,
+                "run_hash": run_hash,
+                "regime": settings["data.regime"],
+            }
+            row |= {name: settings[name] for name in swept}
+            if trained is None:
+                row |= {"status": PENDING, "step": 0}
+            else:
+                row |= trained.loc[own_id].to_dict()
+            rows.append(row)
+    empty = pd.DataFrame({"run_id": pd.Series(dtype=int), "step": pd.Series(dtype=int)})
+    return pd.DataFrame(rows), pd.concat(curves, ignore_index=True) if curves else empty

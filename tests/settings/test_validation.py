@@ -1,0 +1,61 @@
+"""What is wrong with settings, each by itself and among each other."""
+
+import pytest
+from ml_collections import ConfigDict
+from tiny import tiny_config
+
+from grokjax.base.errors import UserError
+from grokjax.settings.validation import validate
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__num_heads": 3}, "3 heads do not divide hidden_size 16"),
+        ({"model__num_heads": 16, "model__positions": "rotary"}, "even head size"),
+        ({"model__mixer": "mlp", "model__positions": "rotary"}, "attention mixer"),
+        ({"model__mixer": "conv"}, "'conv' is none of mlp, attention"),
+        ({"model__register_size": 5}, "5 values do not fit 0 registers"),
+        ({"model__gradient_cycles": 3}, r"3 is outside 0..2"),
+        ({"train__chunk_steps": 3}, "does not divide eval_every"),
+        ({"train__batch_size": 0}, "must be at least 1"),
+        ({"checkpoint__every": 15}, "no multiple of train.eval_every"),
+        ({"evaluate__path_position": "bridge"}, "head, relation1, relation2, answer, end"),
+        ({"evaluate__path_position": "best", "model__kind": "decoder"}, "not of a decoder"),
+        ({"evaluate__H_cycles": -1}, "H_cycles: -1 must be finite and at least 0"),
+        ({"optimizer__learning_rate": float("nan")}, "learning_rate: nan must be finite"),
+        ({"optimizer__beta2": 1.0}, "beta2: 1.0 must be at least 0 and below 1"),
+        ({"optimizer__schedule": "cosine"}, "decay_steps: 0 is not beyond the warm-up"),
+        ({"model__expansion": 0.0}, "expansion: 0.0 must be finite and above 0"),
+        ({"model__dropout": 1.0}, "dropout: 1.0 must be at least 0 and below 1"),
+        ({"model__kind": "decoder", "model__num_heads": 3}, "3 heads do not divide"),
+        ({"seeds__init": -1}, "seeds.init: -1 must be a whole number"),
+        ({"checkpoint__analysis_steps_per_decade": 0}, "must be at least 1"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(UserError, match=message):
+        validate(tiny_config(**changes))
+
+
+def test_numbers_of_the_sweep_are_checked_too():
+    config = tiny_config()
+    config.runs = ({"seeds.init": 0}, {"optimizer.ema_rate": 1.5})
+    with pytest.raises(UserError, match=r"ema_rate: 1\.5 must be at least 0 and below 1"):
+        validate(config)
+    config.runs = ({"optimizer.ema_rate": "slow"},)
+    with pytest.raises(UserError, match="ema_rate: 'slow' is not of type float"):
+        validate(config)
+
+
+def test_names_of_a_config_of_another_making_are_checked():
+    config = ConfigDict(tiny_config().to_dict())
+    config.optimizer.lr = 1.0
+    with pytest.raises(
+        UserError, match=r"'optimizer\.lr'; did you mean 'optimizer\.learning_rate'"
+    ):
+        validate(config)
+    del config.optimizer["lr"]
+    del config.data["phi"]
+    with pytest.raises(UserError, match=r"lacks the setting 'data\.phi'"):
+        validate(config)
