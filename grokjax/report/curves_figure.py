@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from grokjax.base.errors import UserError
+from grokjax.base.files import refuse_links
 from grokjax.report.style import COLOURS, LINES, STYLE, band
 from grokjax.report.summary import (
     BRIDGE_CHANCE,
@@ -47,6 +48,7 @@ def curves_figure(results: Results) -> pathlib.Path:
     Returns:
       The picture's path; `curves_bands.csv` beside it holds what is drawn.
     """
+    refuse_links(results.workdir, "figures")
     regimes = list(dict.fromkeys(results.runs.regime))
     data = curve_bands(results.runs, results.curves, "regime")
     columns = min(len(regimes), 3)

@@ -8,7 +8,7 @@ import pathlib
 
 import pandas as pd
 
-from grokjax.base.files import write_atomically
+from grokjax.base.files import refuse_links, write_atomically
 from grokjax.base.names import BEST
 from grokjax.report import training_figures as pictures
 from grokjax.report import training_tables as tables
@@ -36,6 +36,7 @@ def write_report(found: StoredRuns, out: str | os.PathLike | None = None) -> pat
       UserError: nothing has been trained.
     """
     folder = pathlib.Path(out) if out is not None else found.workdir
+    refuse_links(folder, "figures", "*.csv", REPORT)
     if finetuning := found.finetuning:
         title = f"{found.config.name}: what does a grokked model do with new facts?"
         transfers = read_transfers(finetuning)
