@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grokjax.arguments import parse, tell
+from grokjax.arguments import parse, printing_plainly, tell
 from grokjax.base.errors import RESUMABLE, DiskError, UserError
 from grokjax.base.files import disk_error, given_path
 from grokjax.runtime.interrupt import Interrupted, ending_in_order
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 where a comparison fails or a checkpoint is damaged; 2 after one line about bad input;
       75 after an interruption that the same command resumes, 130 after Ctrl-C at once.
     """
-    with ending_in_order("grokjax", for_good=argv is None):
+    with ending_in_order("grokjax", for_good=argv is None), printing_plainly():
         return _run(list(sys.argv[1:] if argv is None else argv))
 
 
@@ -47,7 +47,12 @@ def _run(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(f"grokjax: {stop}", file=sys.stderr)
         return RESUMABLE
-    except Exception:
+    except Exception as error:
+        if "Unable to initialize backend" in str(error):
+            said = f"JAX: {error}; look at JAX_PLATFORMS, JAX_NUM_CPU_DEVICES and XLA_FLAGS"
+            code = tell("grokjax", UserError(said))
+            leave_the_others(code)
+            return code
         if are_several():
             traceback.print_exc()
             leave_the_others(_UNEXPECTED)
@@ -69,10 +74,9 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _show(results: Results) -> None:
-    from grokjax.report import curves_figure as figures
-    from grokjax.report import summary
+    from grokjax.report import curves_figure, summary
 
-    picture = figures.curves_figure(results)
+    picture = curves_figure.save_curves(results)
     summaries = summary.summarize(results.runs, results.curves)
     print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
     print("\n" + summary.verdict(summaries))
@@ -155,6 +159,14 @@ def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print("\n".join(list_settings(args.file, overrides)))
 
 
+def compile_programs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.instruments.compile import main as run_compile
+    from grokjax.settings import load_experiment
+
+    config = load_experiment(args.config, overrides)
+    run_compile(config, args.target, args.runs, args.devices, args.dump)
+
+
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.data.folder import write_folder
     from grokjax.data.loading import load_dataset
@@ -211,15 +223,16 @@ def parity(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.report import curves_figure as figures
+    from grokjax.report.curves_figure import comparison_figure
     from grokjax.results import load
 
-    print(f"figure: {figures.comparison_figure([load(w) for w in args.workdirs], args.out)}")
+    picture = comparison_figure([load(w) for w in args.workdirs])
+    print(f"figure: {picture.save(args.out)}")
 
 
 def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import analysis
-    from grokjax.report.analysis_page import check_group_by, check_margin, report
+    from grokjax.report.analysis_page import check_group_by, check_margin, write_analysis
     from grokjax.results import load
 
     results = load(args.workdir)
@@ -234,7 +247,8 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         out=args.out,
     )
     folder = analysis.analysis_folder(results, args.out)
-    print(report(results, found, folder, group_by=args.group_by, margin=args.margin))
+    said = write_analysis(results, found, folder, group_by=args.group_by, margin=args.margin)
+    print(said)
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -288,6 +302,7 @@ _COMMANDS = {
     "checkpoints": checkpoints,
     "quickstart": quickstart,
     "config": config,
+    "compile": compile_programs,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

@@ -7,7 +7,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from grokjax.arguments import Parser, tell
+from grokjax.arguments import Parser, printing_plainly, tell
 from grokjax.base.errors import UserError
 from grokjax.base.files import given_path
 from grokjax.runtime.interrupt import ending_in_order
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 if rows that were trained here failed; 2 after one line about bad input; 75 after an
       interruption that the same command resumes.
     """
-    with ending_in_order("launch", for_good=argv is None):
+    with ending_in_order("launch", for_good=argv is None), printing_plainly():
         return _run(argv)
 
 

@@ -7,13 +7,18 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 
 import jax
-import launching
 import pytest
-from tiny import ROOT, tiny_config
+import shapes
 
-from grokjax.runtime.devices import setup_devices
+shapes.check_annotations()
+
+import launching  # noqa: E402
+from tiny import ROOT, tiny_config  # noqa: E402
+
+from grokjax.runtime.devices import setup_devices  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 setup_devices()
 
 DATA = ROOT / "tests" / "data"

@@ -9,7 +9,7 @@ from grokjax.analysis.analyze import AnalysisConfig, analyze
 from grokjax.analysis.effects import patch_effects
 from grokjax.analysis.logit_lens import logit_lens
 from grokjax.analysis.pairs import Pairs, all_compositions, draw_pairs
-from grokjax.analysis.paths import path_identity
+from grokjax.analysis.path_identity import path_identity
 from grokjax.analysis.sites import Site, all_sites
 from grokjax.analysis.store import Analysis, analysis_folder, load_analysis
 

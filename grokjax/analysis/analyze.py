@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grokjax.analysis import effects, logit_lens
-from grokjax.analysis.pairs import GROUPS, SLOTS, all_compositions, draw_pairs, stack_pairs
+from grokjax.analysis.effects import label_effects, measure_effects
+from grokjax.analysis.logit_lens import label_lens, measure_lens
+from grokjax.analysis.pairs import SLOTS, SPLITS, all_compositions, draw_pairs, stack_pairs
 from grokjax.analysis.patching import DIRECTIONS
 from grokjax.analysis.sites import all_sites
 from grokjax.analysis.store import (
@@ -39,7 +40,7 @@ from grokjax.settings.rows import expand
 from grokjax.training.mesh import make_mesh, place
 from grokjax.workdir.tables import usable_runs
 
-CELLS = [(slot, group) for group in GROUPS for slot in SLOTS]
+CELLS = [(slot, split) for split in SPLITS for slot in SLOTS]
 _RUNS_PER_ACCELERATOR = 4
 
 
@@ -106,28 +107,28 @@ def analyze(
         for missing in [_missing(folder, step, runs)]
         for i in range(0, len(missing), at_once)
     ]
-    total = sum(len(group) for _, group in work)
+    total = sum(len(run_ids) for _, run_ids in work)
     progress = Progress(1, 0, total, label="analysed", unit="checkpoints", per="min")
-    inputs = _inputs(results, sorted({run for _, group in work for run in group}), config)
+    inputs = _inputs(results, sorted({run for _, run_ids in work for run in run_ids}), config)
     write_settings(folder, settings)
     with Interrupt() as interrupt:
         done = 0
-        for step, group in work:
-            own = [inputs[run_id] for run_id in group]
-            _analyze_group(results, step, group, own, config, settings, folder, mesh)
-            done += len(group)
+        for step, run_ids in work:
+            own = [inputs[run_id] for run_id in run_ids]
+            _analyze_runs(results, step, run_ids, own, config, settings, folder, mesh)
+            done += len(run_ids)
             interrupt.hold()  # before, nothing was stored
             last = done == total or interrupt.requested
-            progress.update(done, f"step {step:,}, runs {group[0]} to {group[-1]}", last=last)
+            progress.update(done, f"step {step:,}, runs {run_ids[0]} to {run_ids[-1]}", last=last)
             if interrupt.requested and done < total:
                 raise Interrupted(f"{folder}: {done} of {total} stored; the same command goes on")
     return load_analysis(results, folder)
 
 
-def _analyze_group(
+def _analyze_runs(
     results: Results,
     step: int,
-    group: Sequence[int],
+    run_ids: Sequence[int],
     inputs: Sequence[_Input],
     config: AnalysisConfig,
     settings: dict[str, Any],
@@ -136,20 +137,18 @@ def _analyze_group(
 ) -> None:
     """Some runs at one step, side by side."""
     model = results.model
-    weights = results.stacked_weights(group, step, ema=config.weights == "ema")
+    weights = results.stacked_weights(run_ids, step, ema=config.weights == "ema")
     _, probes = stack_datasets([x.dataset for x in inputs])
     queries = tuple(np.stack(x) for x in zip(*(x.cells for x in inputs), strict=True))
     weights, probes, queries = place(jax.tree.map(jnp.asarray, (weights, probes, queries)), mesh)
     path_site = results.config.evaluate.path_stage, results.config.evaluate.path_position
-    lens = logit_lens.measure_lens(model, weights, probes, path_site=path_site, mesh=mesh)
+    lens = measure_lens(model, weights, probes, path_site=path_site, mesh=mesh)
     sites = all_sites(model)
-    measured = effects.measure_effects(
-        model, weights, queries, sites=sites, null=config.null, mesh=mesh
-    )
-    for i, run_id in enumerate(group):
+    measured = measure_effects(model, weights, queries, sites=sites, null=config.null, mesh=mesh)
+    for i, run_id in enumerate(run_ids):
         parts = {
-            "lens": logit_lens.label_lens(model, lens, i, probes.names),
-            "patching": effects.label_effects(measured, i, CELLS, DIRECTIONS, sites),
+            "lens": label_lens(model, lens, i, probes.names),
+            "patching": label_effects(measured, i, CELLS, DIRECTIONS, sites),
         }
         for part, data in parts.items():
             write_part(part_path(folder, part, step, run_id), data, settings)
@@ -175,8 +174,8 @@ def _inputs(results: Results, run_ids: Sequence[int], config: AnalysisConfig) ->
 def _stacked_cells(dataset: Dataset, config: AnalysisConfig) -> tuple[np.ndarray, ...]:
     compositions = all_compositions(dataset)
     pairs = [
-        draw_pairs(dataset, slot, group, config.num_pairs, config.seed, compositions)
-        for slot, group in CELLS
+        draw_pairs(dataset, slot, split, config.num_pairs, config.seed, compositions)
+        for slot, split in CELLS
     ]
     if not any(len(p.clean) for p in pairs):
         raise UserError(f"{dataset.name}: no two of its queries differ in one token and the answer")

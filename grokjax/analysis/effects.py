@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import DIRECTIONS, Donor, Patching, Readings, Weights
@@ -37,14 +37,14 @@ def patch_effects(
 
     Args:
       model, weights: as `Results.model` and `Results.weights` give them.
-      pairs: of one slot and group, or several.
+      pairs: of one slot and split, or several.
       direction: one of DIRECTIONS, or several.
       sites: of `all_sites`, which is also the default.
       null: also patch from another pair's donor, drawn at random.
       patches_at_once: to bound the memory; by default what fits a budget.
 
     Returns:
-      Dimensions cell (a slot and a group), direction, site and pair:
+      Dimensions cell (a slot and a split, which is stored as `group`), direction, site and pair:
         `logit_difference`, `attribution` (the first-order change), `null` per pair,
         `clean` and `corrupted`, the unpatched runs' logit differences (cell, pair),
         `effect`, `attributed_effect`, `null_effect`: ratios of means, 0 nothing, 1 everything; NaN
@@ -69,7 +69,7 @@ def patch_effects(
         model, *one_run, directions=directions, sites=sites, null=null,
         patches_at_once=patches_at_once,
     )  # fmt: skip
-    cells = [(p.slot, p.group) for p in pairs]
+    cells = [(p.slot, p.split) for p in pairs]
     return label_effects(measured, 0, cells, directions, sites)
 
 
@@ -77,7 +77,9 @@ def measure_effects(
     model: ModelConfig,
     weights: Any,
     queries: tuple[
-        Int[np.ndarray, "R C N 4"], Int[np.ndarray, "R C N 4"], Bool[np.ndarray, "R C N"]
+        Int[np.ndarray | Array, "R C N 4"],
+        Int[np.ndarray | Array, "R C N 4"],
+        Bool[np.ndarray | Array, "R C N"],
     ],
     *,
     directions: Sequence[str] = DIRECTIONS,
@@ -170,7 +172,7 @@ def label_effects(
     table = site_table(sites)
     coordinates = {
         "slot": ("cell", [slot for slot, _ in cells]),
-        "group": ("cell", [group for _, group in cells]),
+        "group": ("cell", [split for _, split in cells]),
         "direction": list(directions),
     } | {name: ("site", np.array(table[name].tolist())) for name in table}
     per_pair = {name: x[run] for name, x in measured.items()}

@@ -1,7 +1,7 @@
 """The logit lens on every stage, stream and position: what a state would say if it were the last.
 
 The model's own output head reads each state (a decoder's final norm first). Rates are means over
-the queries of a probe type; what is read of whom, and its definitions: protocol section 4.
+the queries of a probe type; what is read of whom, and its definitions: docs/protocol.md, section 4.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
-from grokjax.base.names import BEST, POSITIONS
+from grokjax.base.names import ANSWER_ACCURACY, BEST, POSITIONS, TARGET_FOUND
 from grokjax.data.dataset import Probes, make_batch
 from grokjax.data.vocabulary import PAD
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
@@ -30,7 +30,7 @@ TOKENS = ("bridge", "target", "head", "relation1", "relation2")
 # Queries whose bridge is also the head or the answer can be read without being computed.
 SUBSETS = ("apart", "head_or_answer")
 MEASURES = ("top1", "rank", "reciprocal_rank", "log_probability")
-RATES = ("answer_accuracy", "target_found", *COMPOSITION_METRICS)
+RATES = (ANSWER_ACCURACY, TARGET_FOUND, *COMPOSITION_METRICS)
 _LENS_BUDGET = {"cpu": 2**24}  # bytes of logits at once; on a CPU what its cache holds
 
 
@@ -75,11 +75,11 @@ def measure_lens(
     """The same of R runs at once, unlabelled: sums [R, K, 2, tokens, streams, G, T] by measure."""
     mesh = mesh or make_mesh(1, devices=jax.devices()[:1])
     batch_size = batch_size or queries_within_budget(model)
-    return jax.device_get(_program(model, batch_size, path_site, mesh)(weights, probes))
+    return jax.device_get(lens_program(model, batch_size, path_site, mesh)(weights, probes))
 
 
 @functools.lru_cache(maxsize=8)
-def _program(
+def lens_program(
     model: ModelConfig, batch_size: int, path_site: tuple[str, str], mesh: Mesh
 ) -> Callable:
     """Compiled once for all calls: (weights [R], probes [R]) -> sums and rates."""
@@ -135,7 +135,7 @@ def _read(
         )
         rank = jnp.sum(logits > own, axis=-1)
         return {
-            "top1": (top == token[:, None]).astype(jnp.float32),
+            "top1": (top == token[None, None, :, None]).astype(jnp.float32),
             "rank": rank.astype(jnp.float32),
             "reciprocal_rank": 1.0 / (1 + rank),
             "log_probability": (own[..., 0] - normaliser).astype(jnp.float32),
@@ -143,7 +143,7 @@ def _read(
 
     # Of facts the answer comes one position earlier; the second relation's is empty.
     is_fact = (batch.answer_position == POSITIONS.index("relation2"))[:, None]
-    place = jnp.where(is_fact, jnp.array([0, 1, 4, 2, 3]), jnp.arange(len(POSITIONS)))
+    place = jnp.where(is_fact, jnp.array([[0, 1, 4, 2, 3]]), jnp.arange(len(POSITIONS))[None])
     by_token = [about(wanted[:, i]) for i in range(wanted.shape[1])]
     return {
         name: jnp.take_along_axis(

@@ -14,11 +14,11 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from grokjax.analysis.tables import SITE
+from grokjax.base.names import PATH_AT, TEST_INFERRED_IID, TEST_INFERRED_OOD
 from grokjax.statistics.events import first_crossing
 
-CAUSAL_AT = READABLE_AT = ANSWERED_AT = 0.5
 EVENTS = ("path readable", "path causal", "answered")
-_COMPOSITIONS = {"id": "test_inferred_iid", "ood": "test_inferred_ood"}
+_COMPOSITIONS = {"id": TEST_INFERRED_IID, "ood": TEST_INFERRED_OOD}
 
 
 def first_steps(
@@ -50,7 +50,7 @@ def first_steps(
     return first, before
 
 
-def causal_steps(patching: xr.Dataset, threshold: float = CAUSAL_AT) -> pd.DataFrame:
+def causal_steps(patching: xr.Dataset, threshold: float = PATH_AT) -> pd.DataFrame:
     """A row per run, cell, direction and site: the step from which its effect is over it."""
     values = patching.effect.transpose("run", "step", "cell", "direction", "site")
     analysed = patching.num_pairs.notnull().any("cell").transpose("run", "step").to_numpy()
@@ -59,7 +59,7 @@ def causal_steps(patching: xr.Dataset, threshold: float = CAUSAL_AT) -> pd.DataF
     return frame[["run", "regime", "slot", "group", "direction", *SITE, "causal_step"]]
 
 
-def readable_steps(lens: xr.Dataset, threshold: float = READABLE_AT) -> pd.DataFrame:
+def readable_steps(lens: xr.Dataset, threshold: float = PATH_AT) -> pd.DataFrame:
     """A row per run, type and site: the step from which the lens mostly says the bridge."""
     values = lens.top1.sel(token="bridge", subset="apart").transpose("run", "step", ...)
     first, _ = first_steps(lens.step.to_numpy(), values.to_numpy(), _analysed(lens), threshold)
@@ -111,15 +111,15 @@ def order_of_events(patching: xr.Dataset, lens: xr.Dataset) -> pd.DataFrame:
     """
     steps, analysed = lens.step.to_numpy(), _analysed(lens)
     rows: list[tuple] = []
-    for group, kind in _COMPOSITIONS.items():
+    for split, kind in _COMPOSITIONS.items():
         own = lens.sel(type=kind)
         by_event = {
-            "path readable": (own.bridge_found_strict.to_numpy(), READABLE_AT),
-            "path causal": (bridge_score(patching, group), CAUSAL_AT),
-            "answered": (own.answer_accuracy.to_numpy(), ANSWERED_AT),
+            "path readable": (own.bridge_found_strict.to_numpy(), PATH_AT),
+            "path causal": (bridge_score(patching, split), PATH_AT),
+            "answered": (own.answer_accuracy.to_numpy(), PATH_AT),
         }
         for event, (values, threshold) in by_event.items():
             found, before = first_steps(steps, values, analysed, threshold)
             runs = zip(lens.run.to_numpy(), lens.regime.to_numpy(), found, before, strict=True)
-            rows += [(int(run), str(regime), group, event, at, b) for run, regime, at, b in runs]
+            rows += [(int(run), str(regime), split, event, at, b) for run, regime, at, b in runs]
     return pd.DataFrame(rows, columns=["run", "regime", "group", "event", "step", "step_before"])

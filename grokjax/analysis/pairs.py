@@ -25,17 +25,17 @@ from grokjax.data.graph import (
 )
 
 SLOTS = ("head", "relation1", "relation2")
-GROUPS = ("id", "ood")
+SPLITS = ("id", "ood")
 
 _COLUMN = {"head": HEAD, "relation1": RELATION1, "relation2": RELATION2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """N pairs of one slot and group; token ids (head, relation 1, bridge, relation 2, answer)."""
+    """N pairs of one slot and split; token ids (head, relation 1, bridge, relation 2, answer)."""
 
     slot: str
-    group: str
+    split: str
     clean: Int[np.ndarray, "N 5"]
     corrupted: Int[np.ndarray, "N 5"]
 
@@ -74,7 +74,7 @@ def all_compositions(dataset: Dataset) -> Compositions:
 def draw_pairs(
     dataset: Dataset,
     slot: str,
-    group: str,
+    split: str,
     num_pairs: int,
     seed: int = 0,
     compositions: Compositions | None = None,
@@ -88,7 +88,7 @@ def draw_pairs(
     Args:
       dataset: with its facts.
       slot: one of SLOTS.
-      group: one of GROUPS.
+      split: one of SPLITS.
       num_pairs: at most; small graphs have fewer.
       seed: of the draw.
       compositions: `all_compositions(dataset)`, where it is at hand.
@@ -97,15 +97,15 @@ def draw_pairs(
       Up to `num_pairs` pairs, none where the graph has none.
     """
     rows, hops = compositions or all_compositions(dataset)
-    both = {"id": ID, "ood": OOD}[group]
+    both = {"id": ID, "ood": OOD}[split]
     column = _COLUMN[slot]
     others = [c for c in _COLUMN.values() if c != column]
     key = rows[:, others[0]] * (rows.max() + 1) + rows[:, others[1]]
     asked = np.all(hops == both, axis=1)
-    allowed = asked if group == "id" else np.ones(len(rows), bool)
+    allowed = asked if split == "id" else np.ones(len(rows), bool)
     order = np.flatnonzero(allowed)[np.argsort(key[allowed], kind="stable")]
     keys = key[order]
-    rng = random_stream(seed, f"pairs {slot} {group}")
+    rng = random_stream(seed, f"pairs {slot} {split}")
     waiting: dict[int, list[int]] = {}
     for i in rng.permutation(np.flatnonzero(asked)):
         waiting.setdefault(int(rows[i, column]), []).append(int(i))
@@ -126,13 +126,13 @@ def draw_pairs(
                     clean.append(i)
                     corrupted.append(rng.choice(same[differs]))
                     break
-    return Pairs(slot, group, rows[np.array(clean, int)], rows[np.array(corrupted, int)])
+    return Pairs(slot, split, rows[np.array(clean, int)], rows[np.array(corrupted, int)])
 
 
 def stack_pairs(
     pairs: list[Pairs], num_pairs: int
 ) -> tuple[Int[np.ndarray, "C N 4"], Int[np.ndarray, "C N 4"], Bool[np.ndarray, "C N"]]:
-    """Clean and corrupted queries of C cells (slot, group), all-PAD rows where one has fewer."""
+    """Clean and corrupted queries of C cells (slot, split), all-PAD rows where one has fewer."""
     clean, corrupted = (np.zeros((len(pairs), num_pairs, 4), np.int32) for _ in range(2))
     there = np.zeros((len(pairs), num_pairs), bool)
     for i, cell in enumerate(pairs):

@@ -101,15 +101,6 @@ def single_shares(
     return shares
 
 
-def whole_stage(config: ModelConfig, stage: str) -> dict[str, Float[np.ndarray, "1 G S"]]:
-    """One patch of all that a stage holds: every stream, and the embedding from it on."""
-    streams = [c for c in components(config) if c in STREAMS]
-    shares = {c: np.zeros((1, *share_shape(config, c)), np.float32) for c in streams}
-    for share in shares.values():
-        share[:, config.evaluation_stages.index(stage)] = 1.0
-    return shares
-
-
 def site_table(sites: Sequence[Site]) -> pd.DataFrame:
     """A row per site: component, place, position, head."""
     return pd.DataFrame([dataclasses.astuple(s) for s in sites], columns=_COLUMNS)

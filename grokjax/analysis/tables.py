@@ -153,7 +153,7 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def effect_maps(
-    patching: xr.Dataset, group: str, direction: str = "denoising"
+    patching: xr.Dataset, split: str, direction: str = "denoising"
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Each run's effects at one step, a row per run, [R, F]; and what each column is.
 
@@ -162,7 +162,7 @@ def effect_maps(
 
     Args:
       patching: of one step.
-      group: of the pairs, "id" or "ood".
+      split: of the pairs, "id" or "ood".
       direction: of the patches.
     """
     one_step = patching.isel(step=0)
@@ -170,7 +170,7 @@ def effect_maps(
     streams = sites[sites.component.isin(["z_H", "z_L"])]
     stages = list(dict.fromkeys(streams.place))
     between = streams.index[streams.place.isin(stages[1:-1])]
-    chosen = one_step.isel(cell=np.flatnonzero(one_step.group == group), site=between)
+    chosen = one_step.isel(cell=np.flatnonzero(one_step.group == split), site=between)
     chosen, sites = chosen.sel(direction=direction), sites.loc[between]
     maps = chosen.effect.transpose("run", "cell", "site").to_numpy()
     columns = pd.concat([sites.assign(slot=str(s)) for s in chosen.slot.to_numpy()])

@@ -59,6 +59,7 @@ EVENT_METRICS = {
 # Thresholds. A run has memorised, or grokked, at `EVENT_AT` in `CONSECUTIVE` evaluations running.
 EVENT_AT = 0.95
 PATH_AT = 0.5  # a path is there
+ANSWERS_AT = 0.90  # OOD accuracy at the end that the closing verdict asks for
 LEVELS = (0.95, 0.5, 0.9, 0.99)  # at which times are reported, the first one by default
 CONSECUTIVE = 3
 # Bridge score of the site at which a finetuned run's two halves are compared; runs without one are

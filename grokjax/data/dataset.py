@@ -46,8 +46,8 @@ class QueryTable:
     Rows from `size` on are padding, all 0.
     """
 
-    query: Int16[np.ndarray | Array, "N 4"]
-    size: Int[np.ndarray | Array, ""]
+    query: Int16[np.ndarray | Array, "*R N 4"]
+    size: Int[np.ndarray | Array, "*R"]
 
 
 @jax.tree_util.register_dataclass
@@ -56,9 +56,9 @@ class Probes:
     """All probe sets of a run in one table."""
 
     table: QueryTable
-    bridge: Int16[np.ndarray | Array, " Q"]  # token id; PAD where there is none
-    decoy: Int16[np.ndarray | Array, "Q 8"]  # bridges shuffled within the type, for chance levels
-    kind: Int16[np.ndarray | Array, " Q"]  # index into names; -1 for padding
+    bridge: Int16[np.ndarray | Array, "*R Q"]  # token id; PAD where there is none
+    decoy: Int16[np.ndarray | Array, "*R Q 8"]  # bridges of the type, for chance levels
+    kind: Int16[np.ndarray | Array, "*R Q"]  # index into names; -1 for padding
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
     @property
@@ -108,7 +108,7 @@ def make_dataset(data: ConfigDict, seed: int) -> Dataset:
 
     Args:
       data: settings; `folder` is not looked at.
-      seed: of every draw (protocol 2.1 to 2.3).
+      seed: of every draw (docs/protocol.md, sections 2.1 to 2.3).
 
     Raises:
       UserError: settings that no dataset can have.
@@ -242,7 +242,7 @@ def folder_name(
 
 
 def make_batch(query: Int[Array, "B 4"], end_id: int) -> Batch:
-    """Inputs and labels of queries (protocol 2.4); an all-PAD query asks and answers nothing.
+    """Inputs and labels of queries (docs/protocol.md, section 2.4); an all-PAD query asks nothing.
 
     Args:
       query: head, relation 1, relation 2 (PAD for an atomic fact), answer.

@@ -1,4 +1,4 @@
-"""Data folders in the authors' JSON format (protocol section 3), read with suspicion."""
+"""Data folders in the authors' JSON format (docs/protocol.md, section 3), read with suspicion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The knowledge graph, its compositions and what a run trains on (protocol 2.1 to 2.3).
+"""The graph, its compositions and what runs train on (docs/protocol.md, sections 2.1 to 2.3).
 
 Everything here is drawn on the host with NumPy. Each draw has a random stream of its own, derived
 from the data seed and the draw's name: changing phi or the augmentation changes neither the graph

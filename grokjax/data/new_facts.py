@@ -1,8 +1,8 @@
 """What a finetuned run trains on and is tested on: new facts, and what is kept of the old data.
 
-Definitions: protocol 2.5. New facts come in chains `(a, r1) -> b`, `(b, r2) -> t` of relations that
-their heads did not use. All arrays hold token ids; each draw has a random stream of its own, and
-fewer new facts, or fewer kept, are a prefix of more.
+Definitions: docs/protocol.md, section 2.5. New facts come in chains `(a, r1) -> b`, `(b, r2) -> t`
+of relations that their heads did not use. All arrays hold token ids; each draw has a random stream
+of its own, and fewer new facts, or fewer kept, are a prefix of more.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def draw_new_facts(old: Dataset, num_facts: int, rng: np.random.Generator) -> Fa
     used = np.zeros((old.vocabulary.size, old.vocabulary.size), bool)
     facts = np.concatenate([old.id_facts, old.ood_facts])
     used[facts[:, 0], facts[:, 1]] = True
-    unused = {e: list(rng.permutation(relations[~used[e, relations]])) for e in entities.tolist()}
+    unused = {
+        e: rng.permutation(relations[~used[e, relations]]).tolist() for e in entities.tolist()
+    }
     room = sum(map(len, unused.values()))
     if num_facts > room:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Tokens and their ids (protocol 2.4)."""
+"""Tokens and their ids (docs/protocol.md, section 2.4)."""
 
 from __future__ import annotations
 

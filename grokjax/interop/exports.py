@@ -1,4 +1,4 @@
-"""Our results as the authors' files (protocol section 3), which their notebook draws."""
+"""Our results as the authors' files (docs/protocol.md, section 3), which their notebook draws."""
 
 from __future__ import annotations
 

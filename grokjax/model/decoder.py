@@ -51,7 +51,7 @@ class Layer(nn.Module):
             y.reshape(b, t, c.num_heads, d // c.num_heads) for y in jnp.split(qkv, 3, axis=-1)
         )
         scores = jnp.einsum("bthk,bshk->bhts", query, key) / math.sqrt(d // c.num_heads)
-        causal = jnp.tril(jnp.ones((t, t), bool))
+        causal = jnp.tril(jnp.ones((1, 1, t, t), bool))
         scores = jnp.where(causal, scores.astype(c.param_dtype), -jnp.inf)
         weights = drop(jax.nn.softmax(scores, axis=-1).astype(types["dtype"]))
         mixed = tap("heads", jnp.einsum("bhts,bshk->bthk", weights, value)).reshape(b, t, d)
@@ -108,7 +108,7 @@ def forward(
     tokens = jnp.where(batch.inputs == PAD, jnp.maximum(batch.labels, PAD), batch.inputs)
     num_tokens = tokens.shape[1]
     embedding = params["embed"].astype(dtype)[tokens]
-    embedding = embedding + params["positions"].astype(dtype)[:num_tokens]
+    embedding = embedding + params["positions"].astype(dtype)[None, :num_tokens]
     deterministic = key is None or not config.dropout
     num_keys = 1 + config.num_loops * config.num_layers
     keys: Iterator[Array] = iter([] if key is None else jax.random.split(key, num_keys))

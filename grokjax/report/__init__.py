@@ -1,5 +1,5 @@
 """What a person looks at: figures, tables and pages."""
 
-from grokjax.report.training_page import write_report
+from grokjax.report.write import write_report
 
 __all__ = ["write_report"]

@@ -7,7 +7,8 @@ import xarray as xr
 
 from grokjax.analysis import tables
 from grokjax.base.errors import UserError
-from grokjax.report import analysis_figures as plots
+from grokjax.base.names import TEST_INFERRED_OOD
+from grokjax.report import analysis_figures
 from grokjax.report.style import Picture
 
 
@@ -49,12 +50,12 @@ class Plotting:
         if "top1" in data:
             table = tables.lens_by_group(data, labels)
             kinds = list(dict.fromkeys(table.type[table.num_seeds > 0]))
-            preferred = [k for k in kinds if k == "test_inferred_ood"] or kinds
-            return plots.lens_figure(table, _one_of("type", type, preferred[0], kinds))
+            preferred = [k for k in kinds if k == TEST_INFERRED_OOD] or kinds
+            return analysis_figures.lens_figure(table, _one_of("type", type, preferred[0], kinds))
         if "effect" in data:
             table = tables.patching_by_group(data, labels)
             groups, directions = (list(dict.fromkeys(table[c])) for c in ("group", "direction"))
-            return plots.patching_figure(
+            return analysis_figures.patching_figure(
                 table,
                 _one_of("group", group, groups[0], groups),
                 _one_of("direction", direction, directions[0], directions),

@@ -1,32 +1,45 @@
-"""Pictures of an analysis, from the tidy tables that are stored beside them."""
+"""Figures of an analysis, from its tidy tables: what the lens reads, what patches carry, and when.
+
+A *split* of pairs is "id" or "ood", the tables' column `group`; groups are of runs.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
+from grokjax.analysis.onset import EVENTS
 from grokjax.analysis.pairs import SLOTS
 from grokjax.model import BLOCK_COMPONENTS
 from grokjax.model.lens import lens_stream
-from grokjax.report.style import STYLE, Picture, span, wrap
+from grokjax.report.panels import Panels, event_strip, heat_map
+from grokjax.report.style import (
+    COLOURS,
+    EFFECT,
+    GREY,
+    MARKERS,
+    SHARE,
+    Picture,
+    in_style,
+    span,
+)
 
-_READ: Any = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
-_EFFECT: Any = {"cmap": "RdBu_r", "vmin": -1.0, "vmax": 1.0}
 _SLOT_TITLES = {
     "head": "head differs",
     "relation1": "relation 1 differs",
     "relation2": "relation 2 differs",
 }
 _SHORT = {"head": "h", "relation1": "r1", "relation2": "r2", "answer": "ans", "end": "end"}
-GROUP_NAMES = {"id": "ID", "ood": "OOD"}
+SPLIT_NAMES = {"id": "ID", "ood": "OOD"}
 
 
+@in_style
 def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
     """Heat maps, stage by position: how often the lens's first choice is the bridge, the target.
 
@@ -37,176 +50,186 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
       kind: probe type.
     """
     own = table[(table.type == kind) & (table.num_seeds > 0)]
-    stages, positions = (list(dict.fromkeys(own[c])) for c in ("stage", "position"))
+    stages, positions = _in_order(own.stage), _in_order(own.position)
     streams = own.stage.map(lens_stream) if "z_L" in set(own.stream) else "z_H"
     own = own[own.stream == streams]
-    groups, tokens = list(dict.fromkeys(own.group_of_runs)), ("bridge", "target")
-    with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(groups), 2, 1.5 + 0.75 * len(positions), 0.9 + 0.3 * len(stages))
-        for row, group in zip(axes, groups, strict=True):
-            for axis, token in zip(row, tokens, strict=True):
-                cells = own[(own.group_of_runs == group) & (own.token == token)]
-                grid = cells.pivot(index="stage", columns="position", values="top1")
-                image = _heat(axis, grid.reindex(index=stages, columns=positions), _READ)
-                axis.set_title(f"{group}: {token}", fontsize=10)
-        caption = (
-            f"Share of {kind} queries (bridge neither head nor answer) whose first choice, read by"
-            f" the output head, is the bridge or the target; {_at_step(own)}mean of"
-            f" {span(own.num_seeds)} seeds, {span(own.num_queries.round())} queries each;"
-            f" 95 % intervals ({_widest(own, 'top1')}) in the table beside"
-        )
-        return _finish(figure, image, "share of queries", caption, own)
+    cells = list(itertools.product(_in_order(own.group_of_runs), ("bridge", "target")))
+    width, height = 1.5 + 0.75 * len(positions), 0.7 + 0.3 * len(stages)
+    panels = Panels(len(cells) // 2, 2, width, height, sharey="row")
+    for axis, (group, token) in zip(panels, cells, strict=True):
+        cell = own[(own.group_of_runs == group) & (own.token == token)]
+        grid = cell.pivot(index="stage", columns="position", values="top1")
+        grid = grid.reindex(index=stages, columns=positions)
+        image = heat_map(axis, grid, SHARE, columns=[_SHORT.get(p, p) for p in positions])
+        axis.set_title(f"{group}: {token}")
+    panels.colour_bar(image, "share of queries")
+    panels.caption(
+        f"Share of {kind} queries (bridge neither head nor answer) whose first choice, read by"
+        f" the output head, is the bridge or the target; {_at_step(own)}mean of"
+        f" {span(own.num_seeds)} seeds, {span(own.num_queries.round())} queries each;"
+        f" 95 % intervals ({_widest(own, 'top1')}) in the table beside"
+    )
+    return panels.picture(own)
 
 
+@in_style
 def patching_figure(
-    table: pd.DataFrame, group: str, direction: str, *, blocks: bool = False
+    table: pd.DataFrame, split: str, direction: str, *, blocks: bool = False
 ) -> Picture:
     """Heat maps, stage by stream and position: each site's effect, a column per differing token.
 
     Args:
       table: from `patching_by_group`, of one step.
-      group: of the pairs.
+      split: of the pairs.
       direction: of the patches.
       blocks: what blocks compute instead of the streams.
     """
     inside = table.component.isin(BLOCK_COMPONENTS)
-    own = table[(table.group == group) & (table.direction == direction) & (inside == blocks)]
-    groups, slots = (list(dict.fromkeys(own[c])) for c in ("group_of_runs", "slot"))
-    components = list(dict.fromkeys(own.component))
-    names = {c: list(dict.fromkeys(_column(own[own.component == c]))) for c in components}
-    columns = [(c, name) for c in components for name in names[c]]
-    stages = list(dict.fromkeys(own.place))
-    with matplotlib.rc_context(STYLE):
-        figure, axes = panels(
-            len(groups), len(slots), 1.2 + 0.27 * len(columns), 1.1 + 0.3 * len(stages)
-        )
-        for row, name in zip(axes, groups, strict=True):
-            for axis, slot in zip(row, slots, strict=True):
-                cells = own[(own.group_of_runs == name) & (own.slot == slot)]
-                cells = cells.assign(column=list(zip(cells.component, _column(cells), strict=True)))
-                grid = cells.pivot(index="place", columns="column", values="effect")
-                image = _heat(
-                    axis, grid.reindex(index=stages, columns=columns), _EFFECT, _tick_label
-                )
-                _separate(axis, columns)
-                axis.set_title(f"{name}: {_SLOT_TITLES[slot]}", fontsize=10)
-        what = (
-            "clean state into the corrupted run"
-            if direction == "denoising"
-            else "corrupted state into the clean run"
-        )
-        caption = (
-            f"{direction.capitalize()} ({what}), {GROUP_NAMES[group]} queries: share of the logit"
-            f" difference that one site carries; 1 all, 0 none; {_at_step(own)}"
-            f" {span(own.num_seeds)} seeds, {span(own.num_pairs.round())} pairs each, ratio of"
-            f" means; 95 % intervals ({_widest(own, 'effect')}) in the table beside"
-        )
-        return _finish(figure, image, "effect", caption, own)
+    own = table[(table.group == split) & (table.direction == direction) & (inside == blocks)]
+    heads = own["head"].map(lambda head: "" if head < 0 else f" {head}")
+    own = own.assign(column=list(zip(own.component, own.position + heads, strict=True)))
+    columns = [
+        column for c in _in_order(own.component)
+        for column in _in_order(own[own.component == c].column)
+    ]  # fmt: skip
+    labels, places = [_tick_label(name) for _, name in columns], _in_order(own.place)
+    size = 1.2 + 0.27 * len(columns), 0.95 + 0.3 * len(places)
+    panels, cells = _by_group_and_slot(own, *size)
+    for axis, cell in cells:
+        grid = cell.pivot(index="place", columns="column", values="effect")
+        image = heat_map(axis, grid.reindex(index=places, columns=columns), EFFECT, columns=labels)
+        _name_components(axis, [component for component, _ in columns])
+    panels.colour_bar(image, "effect")
+    what = (
+        "clean state into the corrupted run"
+        if direction == "denoising"
+        else "corrupted state into the clean run"
+    )
+    panels.caption(
+        f"{direction.capitalize()} ({what}), {SPLIT_NAMES[split]} queries: share of the logit"
+        f" difference that one site carries; 1 all, 0 none; {_at_step(own)}"
+        f"{span(own.num_seeds)} seeds, {span(own.num_pairs.round())} pairs each, ratio of"
+        f" means; 95 % intervals ({_widest(own, 'effect')}) in the table beside"
+    )
+    return panels.picture(own.drop(columns="column"))
 
 
-def movie_figure(table: pd.DataFrame, group: str, *, num_sites: int = 8) -> Picture:
+@in_style
+def onset_figure(table: pd.DataFrame, split: str, *, num_sites: int = 8) -> Picture:
     """Denoising effects against training step, of the sites that become most causal."""
-    own = table[(table.group == group) & (table.direction == "denoising")]
+    own = table[(table.group == split) & (table.direction == "denoising")]
     own = own[~own.component.isin((*BLOCK_COMPONENTS, "embedding"))].dropna(subset=["effect"])
     own = own.assign(site=own.component + " " + own.place + " " + own.position)
-    groups = list(dict.fromkeys(own.group_of_runs))
-    slots = [slot for slot in SLOTS if slot in set(own.slot)]
     strongest = own.groupby("site").effect.max().sort_values(ascending=False)
-    chosen = set(strongest.index[:num_sites])
-    sites = [s for s in dict.fromkeys(own.site) if s in chosen]
-    steps = sorted(set(own.step))
-    with matplotlib.rc_context(STYLE):
-        figure, axes = panels(
-            len(groups), len(slots), 1.3 + 0.3 * len(steps), 0.9 + 0.27 * len(sites)
-        )
-        for row, name in zip(axes, groups, strict=True):
-            for axis, slot in zip(row, slots, strict=True):
-                cells = own[(own.group_of_runs == name) & (own.slot == slot) & own.site.isin(sites)]
-                grid = cells.pivot(index="site", columns="step", values="effect")
-                image = _heat(
-                    axis, grid.reindex(index=sites, columns=steps), _EFFECT, lambda s: f"{s:,}", 7
-                )
-                axis.set_title(f"{name}: {_SLOT_TITLES[slot]}", fontsize=10)
-        for axis in axes[-1]:
-            axis.set_xlabel("training step")
-        caption = (
-            f"Denoising effect of the {len(sites)} strongest sites at stored checkpoints,"
-            f" {GROUP_NAMES[group]} queries, {span(own.num_seeds)} seeds,"
-            f" {span(own.num_pairs.round())} pairs each"
-        )
-        return _finish(figure, image, "effect", caption, own[own.site.isin(sites)])
+    own = own[own.site.isin(strongest.index[:num_sites])]
+    sites, steps = _in_order(own.site), sorted(set(own.step))
+    panels, cells = _by_group_and_slot(own, 1.3 + 0.3 * len(steps), 0.7 + 0.27 * len(sites))
+    for axis, cell in cells:
+        grid = cell.pivot(index="site", columns="step", values="effect")
+        labels = [f"{step:,}" for step in steps]
+        image = heat_map(axis, grid.reindex(index=sites, columns=steps), EFFECT, columns=labels)
+    panels.label("training step")
+    panels.colour_bar(image, "effect")
+    panels.caption(
+        f"Denoising effect of the {len(sites)} strongest sites at stored checkpoints,"
+        f" {SPLIT_NAMES[split]} queries, {span(own.num_seeds)} seeds,"
+        f" {span(own.num_pairs.round())} pairs each"
+    )
+    return panels.picture(own)
 
 
-def panels(rows: int, columns: int, width: float, height: float, sharey: bool = True):
-    size = (width * columns + 0.8, height * rows + 0.7)
-    figure = Figure(figsize=size)
-    return figure, figure.subplots(rows, columns, squeeze=False, sharey="row" if sharey else False)
+@in_style
+def attribution_figure(table: pd.DataFrame) -> Picture:
+    """The first-order estimate of each effect against the exact one, by direction and split."""
+    cells = list(itertools.product(_in_order(table.group), _in_order(table.direction)))
+    panels = Panels(1, len(cells), 3.0, 2.9, sharey="row")
+    for axis, (split, direction) in zip(panels, cells, strict=True):
+        own = table[(table.group == split) & (table.direction == direction)]
+        own = own.dropna(subset=["effect"])
+        drawn = zip(_in_order(own.component), COLOURS, MARKERS, strict=False)
+        for component, colour, marker in drawn:
+            one = own[own.component == component]
+            axis.plot(
+                one.effect, one.attributed_effect, marker, color=colour, markersize=3.5,
+                alpha=0.6, markeredgewidth=0, label=component,
+            )  # fmt: skip
+        ends = np.nanmin([own.effect.min(), -0.1]), np.nanmax([own.effect.max(), 1.0])
+        axis.plot(ends, ends, color=GREY, linewidth=1, label="equal")
+        r = np.corrcoef(own.effect, own.attributed_effect)[0, 1] if len(own) > 2 else math.nan
+        axis.set_title(f"{SPLIT_NAMES[split]}, {direction}: r = {r:.2f}")
+        axis.set_xlabel("exact effect")
+    panels.axes[0][0].set_ylabel("attributed effect (one gradient)")
+    panels.legend()
+    panels.caption(
+        f"A point per group of runs, differing token and site; step {table.step.iloc[0]:,}"
+    )
+    return panels.picture(table)
 
 
-def _heat(
-    axis,
-    grid: pd.DataFrame,
-    scale: dict,
-    label=lambda name: _SHORT.get(name, str(name)),
-    size: float = 6.5,
-):
-    image = axis.imshow(np.ma.masked_invalid(grid.to_numpy(float)), aspect="auto", **scale)
-    axis.set_facecolor("#dddddd")  # not defined
-    for (y, x), value in np.ndenumerate(grid.to_numpy(float)):
-        if abs(value) >= 0.1:
-            red, green, blue, _ = image.cmap(image.norm(value))
-            dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-            text = f"{value:.1f}".replace("0.", ".")
-            axis.text(
-                x,
-                y,
-                text,
-                ha="center",
-                va="center",
-                fontsize=size,
-                color="white" if dark else "black",
-            )
-    axis.set_xticks(range(grid.shape[1]), [label(c) for c in grid.columns], fontsize=7)
-    axis.set_yticks(range(grid.shape[0]), grid.index, fontsize=8)
-    for side in ("top", "right", "left", "bottom"):
-        axis.spines[side].set_visible(False)
-    axis.tick_params(length=0)
-    return image
+@in_style
+def order_figure(events: pd.DataFrame) -> Picture:
+    """When the path became readable and causal and the answer right, a line per run."""
+    finite = events[np.isfinite(events.step)]
+    end = max(finite.step.max() if len(finite) else 1.0, 1.0)
+    runs = events[["run", "regime"]].drop_duplicates()
+    labels = [f"{regime} {run}" for run, regime in zip(runs.run, runs.regime, strict=True)]
+    splits = _in_order(events.group)
+    panels = Panels(1, len(splits), 4.6, 0.6 + 0.26 * len(runs), sharey="row")
+    styles = list(zip(EVENTS, COLOURS, MARKERS, strict=False))
+    for axis, split in zip(panels, splits, strict=True):
+        own = events[events.group == split]
+        for i, (event, colour, marker) in enumerate(styles):
+            one = own[own.event == event].set_index("run").loc[runs.run]
+            places = np.arange(len(runs)) + 0.22 * (i - 1)
+            steps, before = one.step.to_numpy(), one.step_before.to_numpy()
+            event_strip(axis, places, steps, before, end, colour, marker)
+        axis.set_yticks(range(len(runs)), labels, fontsize=8)
+        axis.set_ylim(len(runs) - 0.5, -0.5)
+        axis.set_xlabel("training step")
+        axis.set_title(f"{SPLIT_NAMES[split]} compositions")
+        axis.grid(False, axis="y")
+    panels.legend(handles=[Line2D([], [], color=c, marker=m, label=e) for e, c, m in styles])
+    panels.caption(
+        "Each at 0.5; bar: since the analysed checkpoint before; hollow, beyond the dotted"
+        " line: at none of the analysed ones"
+    )
+    return panels.picture(events)
 
 
-def _column(cells: pd.DataFrame) -> list[str]:
-    heads = ["" if head < 0 else f" {head}" for head in cells["head"]]
-    return [p + h for p, h in zip(cells.position, heads, strict=True)]
+def _by_group_and_slot(table: pd.DataFrame, width: float, height: float):
+    """Panels, a row per group of runs and a column per differing token, each with its cells."""
+    groups = _in_order(table.group_of_runs)
+    slots = [slot for slot in SLOTS if slot in set(table.slot)]
+    width = max(width, 0.1 * max(len(f"{g}: {_SLOT_TITLES[s]}") for g in groups for s in slots))
+    panels = Panels(len(groups), len(slots), width, height, sharey="row")
+    cells = []
+    for axis, (group, slot) in zip(panels, itertools.product(groups, slots), strict=True):
+        axis.set_title(f"{group}: {_SLOT_TITLES[slot]}")
+        cells.append((axis, table[(table.group_of_runs == group) & (table.slot == slot)]))
+    return panels, cells
 
 
-def _tick_label(column: tuple[str, str]) -> str:
-    position, _, head = column[1].partition(" ")
+def _tick_label(name: str) -> str:
+    position, _, head = name.partition(" ")
     return _SHORT.get(position, position.replace("register", "p")) + (f"\n{head}" if head else "")
 
 
-def _separate(axis, columns: Sequence[tuple[str, str]]) -> None:
+def _name_components(axis: Axes, components: Sequence[str]) -> None:
     """Names of the components under their columns, and a line between them."""
-    starts = [i for i, c in enumerate(columns) if i == 0 or c[0] != columns[i - 1][0]]
-    for start, end in zip(starts, [*starts[1:], len(columns)], strict=True):
+    for component in _in_order(components):
+        start, count = components.index(component), components.count(component)
         if start:
             axis.axvline(start - 0.5, color="black", linewidth=0.8)
         axis.annotate(
-            columns[start][0], ((start + end - 1) / 2, 0), xycoords=("data", "axes fraction"),
-            xytext=(0, -20), textcoords="offset points", ha="center", fontsize=8,
+            component, (start + (count - 1) / 2, 0), xycoords=("data", "axes fraction"),
+            xytext=(0, -20), textcoords="offset points", ha="center", va="top", fontsize=8,
             annotation_clip=False,
         )  # fmt: skip
 
 
-def _finish(figure: Figure, image, unit: str, caption: str, table: pd.DataFrame) -> Picture:
-    """A caption below the panels and one colour bar for all."""
-    width, height = figure.get_size_inches()
-    lines = wrap(caption, int(17 * width))
-    figure.text(0.01, 0.05 / height, lines, ha="left", va="bottom", fontsize=8)
-    bottom = (0.25 + 0.14 * (lines.count("\n") + 1)) / height
-    figure.tight_layout(rect=(0, bottom, 1 - 1.05 / width, 1))
-    bar = figure.add_axes((1 - 0.95 / width, 0.3, 0.12 / width, 0.4))
-    figure.colorbar(image, cax=bar, label=unit)
-    return Picture(figure, table)
+def _in_order(values: Sequence) -> list:
+    """Each value once, in the order in which they come."""
+    return list(dict.fromkeys(values))
 
 
 def _at_step(table: pd.DataFrame) -> str:

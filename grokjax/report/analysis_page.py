@@ -1,4 +1,4 @@
-"""Tables and pictures of an analysis."""
+"""The report of an analysis: what the lens reads, what patches carry, when, and on whose path."""
 
 from __future__ import annotations
 
@@ -8,21 +8,37 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from grokjax.analysis import onset as movies
-from grokjax.analysis import tables
-from grokjax.analysis.paths import MARGIN, path_identity, permuted_distances
+from grokjax.analysis import onset, tables
+from grokjax.analysis.path_identity import MARGIN, path_identity, permuted_distances
 from grokjax.analysis.store import Analysis
 from grokjax.base.errors import UserError
-from grokjax.report import analysis_figures as plots
-from grokjax.report import comparison_figures as comparisons
-from grokjax.report.style import Picture
+from grokjax.base.names import (
+    EVENT_AT,
+    GROKKED,
+    TEST_INFERRED_IID,
+    TEST_INFERRED_OOD,
+    TRAIN_INFERRED,
+)
+from grokjax.report import analysis_figures
+from grokjax.report.html import Column, Illustration, Page, Section, interval, number, show
+from grokjax.report.path_identity_figure import path_identity_figure
 from grokjax.results import Results
 
-GROKKED_AT = 0.9
 _PATHS = {
     "effects on ID queries": lambda a: tables.effect_maps(a.patching, "id")[0],
     "effects on OOD queries": lambda a: tables.effect_maps(a.patching, "ood")[0],
-    "bridge by site, ID": lambda a: tables.bridge_profiles(a.lens, "train_inferred"),
+    "bridge by site, ID": lambda a: tables.bridge_profiles(a.lens, TRAIN_INFERRED),
+}
+_IDENTITY: dict[str, Column] = {
+    "paths": "paths",
+    "a": "group_a",
+    "b": "group_b",
+    "seeds of a": "n_a",
+    "seeds of b": "n_b",
+    "distance": interval("distance", "distance_low", "distance_high"),
+    "floor": number("floor"),
+    "p": number("p_value", ".3f"),
+    "verdict": "verdict",
 }
 
 
@@ -32,25 +48,25 @@ def group_runs(results: Results, analysis: Analysis, by: str) -> list[str]:
     Args:
       results: of the workdir.
       analysis: of it.
-      by: a column of runs.csv, or "grokked": whether OOD answers reach 0.9 at the last step.
+      by: a column of runs.csv, or "grokked": whether OOD answers reach `EVENT_AT` at the last step.
 
     Raises:
       UserError: there is no such column.
     """
     check_group_by(results, by)
     run_ids = analysis.lens.run.to_numpy()
-    if by == "grokked":
-        accuracy = analysis.last().lens.answer_accuracy.sel(type="test_inferred_ood").isel(step=0)
+    if by == GROKKED:
+        accuracy = analysis.last().lens.answer_accuracy.sel(type=TEST_INFERRED_OOD).isel(step=0)
         named = {True: "grokked", False: "not grokked"}
-        return ["unknown" if np.isnan(x) else named[x >= GROKKED_AT] for x in accuracy.to_numpy()]
+        return ["unknown" if np.isnan(x) else named[x >= EVENT_AT] for x in accuracy.to_numpy()]
     values = results.runs.set_index("run_id", drop=False)[by]
     return [str(values[run]) for run in run_ids]
 
 
 def check_group_by(results: Results, by: str) -> None:
     """Refuses what runs cannot be grouped by, before anything is measured."""
-    if by != "grokked" and by not in results.runs:
-        known = ", ".join(["grokked", *results.runs.columns])
+    if by != GROKKED and by not in results.runs:
+        known = ", ".join([GROKKED, *results.runs.columns])
         raise UserError(f"--group-by={by}: no such column; choose of {known}")
 
 
@@ -60,7 +76,7 @@ def check_margin(margin: float) -> None:
         raise UserError(f"--margin={margin}: give a number above 0, a share of a path's size")
 
 
-def report(
+def write_analysis(
     results: Results,
     analysis: Analysis,
     folder: pathlib.Path,
@@ -71,32 +87,48 @@ def report(
     """Writes every table and picture of an analysis, and says in a few lines what was found."""
     check_margin(margin)
     groups = group_runs(results, analysis, group_by)
-    made = write_tables(analysis, groups, folder)
-    pictures = write_figures(made, folder / "figures")
-    identity, more = write_identity(analysis, groups, folder, margin)
+    made = page(results, analysis, groups, margin)
+    path = made.save(folder)
     lines = [f"Path identity by {group_by} at step {int(analysis.lens.step[-1]):,}:"]
-    lines += [f"  {_sentence(row)}" for row in identity.itertuples()]
-    if not len(identity):
+    lines += [f"  {_sentence(two)}" for two in made.tables["path_identity"].itertuples()]
+    if not len(made.tables["path_identity"]):
         lines.append(f"  only one group, {groups[0]}: nothing to compare")
-    lines += [f"figure: {path}" for path in [*pictures, *more]]
-    return "\n".join([*lines, f"tables: {folder}"])
+    drawn = [shown.name for section in made.sections for shown in section.pictures]
+    lines += [f"figure: {folder / 'figures' / name}.png" for name in drawn]
+    return "\n".join([*lines, f"report: {path}", f"tables: {folder}"])
 
 
-def _sentence(row) -> str:
-    start = f"{row.paths}, {row.group_a} (n = {row.n_a}) and {row.group_b} (n = {row.n_b}): "
-    if np.isnan(row.distance):
+def _sentence(two) -> str:
+    start = f"{two.paths}, {two.group_a} (n = {two.n_a}) and {two.group_b} (n = {two.n_b}): "
+    if np.isnan(two.distance):
         return start + "too few runs"
     return start + (
-        f"distance {row.distance:.2f} [{row.distance_low:.2f}, {row.distance_high:.2f}] of the"
-        f" path's size, seeds differ by {row.floor:.2f}, p = {row.p_value:.2f}: {row.verdict}"
-        f" (margin {row.margin:g})"
+        f"distance {two.distance:.2f} [{two.distance_low:.2f}, {two.distance_high:.2f}] of the"
+        f" path's size, seeds differ by {two.floor:.2f}, p = {two.p_value:.2f}: {two.verdict}"
+        f" (margin {two.margin:g})"
     )
 
 
-def write_tables(
-    analysis: Analysis, groups: Sequence[str], folder: pathlib.Path
-) -> dict[str, pd.DataFrame]:
-    """Everything as tidy CSVs; events only where there are several steps."""
+def page(results: Results, analysis: Analysis, groups: Sequence[str], margin: float) -> Page:
+    """Everything that a report says of an analysis, its runs grouped by these labels.
+
+    Lens, patching and attribution at the last step; what comes when, where there are several.
+    """
+    made = _tables(analysis, groups)
+    sections = [_lens(made["lens"]), _patching(made["patching"])]
+    if "events" in made:
+        sections.append(_onset(made))
+    identity, section = _identity(analysis, groups, margin)
+    title = f"{results.config.name}: what do its networks do inside?"
+    lead = (
+        f"{analysis.lens.sizes['run']} runs in {len(set(groups))} groups, at step"
+        f" {int(analysis.lens.step[-1]):,}; everything by run and site is in the tables beside."
+    )
+    return Page(title, lead, [*sections, section], made | {"path_identity": identity})
+
+
+def _tables(analysis: Analysis, groups: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Everything as tidy tables; events only where there are several steps."""
     made = {
         "patching_runs": tables.patching_by_run(analysis.patching),
         "lens_runs": tables.lens_by_run(analysis.lens),
@@ -106,40 +138,75 @@ def write_tables(
     }
     if analysis.lens.sizes["step"] > 1:
         made |= {
-            "causal_steps": movies.causal_steps(analysis.patching),
-            "readable_steps": movies.readable_steps(analysis.lens),
-            "events": movies.order_of_events(analysis.patching, analysis.lens),
+            "causal_steps": onset.causal_steps(analysis.patching),
+            "readable_steps": onset.readable_steps(analysis.lens),
+            "events": onset.order_of_events(analysis.patching, analysis.lens),
         }
-    for name, table in made.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
     return made
 
 
-def write_figures(made: dict[str, pd.DataFrame], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Lens, patching and attribution at the last step, and the movies where there are several."""
-    patching, lens = (t[t.step == t.step.max()] for t in (made["patching"], made["lens"]))
-    pictures: dict[str, Picture] = {}
-    for kind in ("test_inferred_ood", "test_inferred_iid", "train_inferred"):
-        if (lens[lens.type == kind].num_seeds > 0).any():
-            pictures[f"lens_{kind}"] = plots.lens_figure(lens, kind)
-    for group in dict.fromkeys(patching.dropna(subset=["effect"]).group):
-        for direction in dict.fromkeys(patching.direction):
-            name = f"{group}_{direction}"
-            streams = plots.patching_figure(patching, group, direction)
-            blocks = plots.patching_figure(patching, group, direction, blocks=True)
-            pictures |= {f"patching_{name}": streams, f"blocks_{name}": blocks}
-        if "events" in made:
-            pictures[f"movie_{group}"] = plots.movie_figure(made["patching"], group)
-    pictures["attribution"] = comparisons.attribution_figure(patching)
-    if "events" in made:
-        pictures["order_of_events"] = comparisons.order_figure(made["events"])
-    return [picture.save(folder / f"{name}.png") for name, picture in pictures.items()]
+def _lens(table: pd.DataFrame) -> Section:
+    last = table[table.step == table.step.max()]
+    shown = [
+        Illustration(
+            f"lens_{kind}",
+            analysis_figures.lens_figure(last, kind),
+            f"Heat maps of {kind} queries: first choice by stage and position, for each group",
+            f"{kind} queries",
+        )
+        for kind in (TEST_INFERRED_OOD, TEST_INFERRED_IID, TRAIN_INFERRED)
+        if (last[last.type == kind].num_seeds > 0).any()
+    ]
+    text = "What each state would say if it were the last: the bridge, or the target."
+    return Section("What the lens reads", text, shown)
 
 
-def write_identity(
-    analysis: Analysis, groups: Sequence[str], folder: pathlib.Path, margin: float = MARGIN
-) -> tuple[pd.DataFrame, list[pathlib.Path]]:
-    """Path identity of the groups at the last step: `path_identity.csv` and its picture.
+def _patching(table: pd.DataFrame) -> Section:
+    last = table[table.step == table.step.max()]
+    shown = []
+    for split in dict.fromkeys(last.dropna(subset=["effect"]).group):
+        for direction in dict.fromkeys(last.direction):
+            for part in ("patching", "blocks"):
+                picture = analysis_figures.patching_figure(
+                    last, split, direction, blocks=part == "blocks"
+                )
+                what = f"{part} of {split.upper()} queries, {direction}"
+                alt = f"Heat maps of effects by site and differing token, {what}"
+                shown.append(Illustration(f"{part}_{split}_{direction}", picture, alt, what))
+    shown.append(
+        Illustration(
+            "attribution",
+            analysis_figures.attribution_figure(last),
+            "Effects that one gradient estimates against exact ones, by split and direction",
+            "How good the estimate from one gradient is.",
+        )
+    )
+    text = "The share of the answer that a single state carries from one run into another."
+    return Section("What patches carry", text, shown)
+
+
+def _onset(made: dict[str, pd.DataFrame]) -> Section:
+    patching = made["patching"]
+    last = patching[patching.step == patching.step.max()]
+    shown = [
+        Illustration(
+            f"movie_{split}",
+            analysis_figures.onset_figure(patching, split),
+            f"Effects of the strongest sites by training step, {split.upper()} queries",
+            f"{split.upper()} queries",
+        )
+        for split in dict.fromkeys(last.dropna(subset=["effect"]).group)
+    ]
+    order = analysis_figures.order_figure(made["events"])
+    alt = "When the path became readable, when causal, when answers were right, a line per run"
+    shown.append(Illustration("order_of_events", order, alt, "Order of events in each run."))
+    return Section("What comes when", "At the stored checkpoints that were analysed.", shown)
+
+
+def _identity(
+    analysis: Analysis, groups: Sequence[str], margin: float
+) -> tuple[pd.DataFrame, Section]:
+    """Path identity of the groups at the last step.
 
     Nothing to draw where fewer than two groups have two runs.
     """
@@ -152,10 +219,15 @@ def write_identity(
         found[title] = path_identity(paths, groups, blocks=blocks, margin=margin)
         nulls[title] = permuted_distances(paths, groups, blocks)
     joined = pd.concat([t.assign(paths=title) for title, t in found.items()], ignore_index=True)
-    joined.to_csv(folder / "path_identity.csv", index=False)
-    found = {title: t for title, t in found.items() if np.isfinite(t.distance).any()}
-    if not found:
-        return joined, []
-    return joined, [
-        comparisons.identity_figure(found, nulls).save(folder / "figures" / "path_identity.png")
-    ]
+    drawn = {title: t for title, t in found.items() if np.isfinite(t.distance).any()}
+    shown = []
+    if drawn:
+        picture = path_identity_figure(drawn, nulls)
+        alt = "Distances between groups' paths, with floors and nulls under permuted labels"
+        shown = [Illustration("path_identity", picture, alt, "Distances, floors and nulls.")]
+    return joined, Section(
+        "Do groups answer along the same path?",
+        "Distance between mean paths, against what two seeds of one group differ in.",
+        shown,
+        [(show(joined, _IDENTITY), f"Equivalent: the upper bound is below {margin:g}.")],
+    )

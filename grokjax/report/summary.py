@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from grokjax.base.names import (
+    ANSWERS_AT,
+    EVENT_AT,
+    OOD_ACCURACY,
+    OOD_BRIDGE_CHANCE,
+    OOD_BRIDGE_FOUND,
+    TRAINING_ACCURACY,
+)
 from grokjax.base.text import aligned
 from grokjax.statistics.events import Interval, first_crossing, student_interval
 from grokjax.workdir.tables import usable_runs
-
-MEMORISED_AT = 0.95  # training accuracy
-ANSWERS_AT = 0.90  # OOD accuracy at the end that the verdict asks for
-OOD_ACCURACY = "test_inferred_ood/answer_accuracy"
-BRIDGE_FOUND = "test_inferred_ood/bridge_found"
-BRIDGE_FOUND_STRICT = "test_inferred_ood/bridge_found_strict"
-BRIDGE_CHANCE = "test_inferred_ood/bridge_chance"
-TRAINING_ACCURACY = "training_accuracy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,8 @@ def summarize(runs: pd.DataFrame, curves: pd.DataFrame) -> list[RegimeSummary]:
     """One summary per regime, in the order of the runs. Diverged runs are counted, not averaged."""
     usable = usable_runs(runs)
     return [
-        _summarize(str(regime), group, usable[usable.regime == regime], curves)
-        for regime, group in runs.groupby("regime", sort=False)
+        _summarize(str(regime), own, usable[usable.regime == regime], curves)
+        for regime, own in runs.groupby("regime", sort=False)
     ]
 
 
@@ -49,7 +49,7 @@ def _summarize(
     regime: str, runs: pd.DataFrame, usable: pd.DataFrame, curves: pd.DataFrame
 ) -> RegimeSummary:
     own = [curves[curves.run_id == run_id] for run_id in usable.run_id]
-    crossings = [first_crossing(c.step, c[TRAINING_ACCURACY], MEMORISED_AT) for c in own]
+    crossings = [first_crossing(c.step, c[TRAINING_ACCURACY], EVENT_AT) for c in own]
     memorised = [step for step in crossings if math.isfinite(step)]
 
     def at_end(metric: str) -> Interval:
@@ -63,8 +63,8 @@ def _summarize(
         memorised_at=student_interval(memorised),
         training_accuracy=at_end(TRAINING_ACCURACY),
         ood_accuracy=at_end(OOD_ACCURACY),
-        bridge_found=at_end(BRIDGE_FOUND),
-        bridge_chance=at_end(BRIDGE_CHANCE),
+        bridge_found=at_end(OOD_BRIDGE_FOUND),
+        bridge_chance=at_end(OOD_BRIDGE_CHANCE),
     )
 
 
@@ -87,7 +87,7 @@ def summary_table(summaries: Sequence[RegimeSummary], step: int) -> str:
     lines = aligned([header, rule, *rows])
     note = (
         f"At step {step:,}; mean [95 % Student-t interval over seeds]. Memorised: training accuracy"
-        f" {MEMORISED_AT} in three evaluations running. OOD accuracy and bridge found: on OOD"
+        f" {EVENT_AT} in three evaluations running. OOD accuracy and bridge found: on OOD"
         " compositions, EMA weights; chance: bridge found with bridges shuffled among the queries."
     )
     return "\n".join([*lines, note])

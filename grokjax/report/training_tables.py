@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
 
-from grokjax.base.names import DIVERGED, EVENT_METRICS, OBSERVED
-from grokjax.report.study import THRESHOLD, Study
+from grokjax.base.names import EVENT_AT, EVENT_METRICS, GROKKED, MEMORISED, OBSERVED
+from grokjax.report.training_runs import TrainingRuns, causes
 from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import Interval, student_interval
 from grokjax.statistics.survival import (
     CENSORED,
     COMPETING,
-    EVENT,
     aalen_johansen,
     log_rank,
     paired_ratio,
@@ -26,7 +25,7 @@ from grokjax.statistics.survival import (
 )
 
 
-def times_table(data: Study, threshold: float = THRESHOLD) -> pd.DataFrame:
+def times_table(data: TrainingRuns, threshold: float = EVENT_AT) -> pd.DataFrame:
     """Per group and event: how many runs had it, were censored or diverged; when.
 
     Returns:
@@ -37,41 +36,35 @@ def times_table(data: Study, threshold: float = THRESHOLD) -> pd.DataFrame:
     """
     events = data.events[data.events.threshold == threshold]
     unseen = events[causes(events) == CENSORED].groupby("event").step.min()
-    first = {
-        e: events[(events.group == data.groups[0]) & (events.event == e)] for e in EVENT_METRICS
-    }
+    by_cell = dict(iter(events.groupby(["group", "event"])))
     rows = []
-    for group in data.groups:
-        for event in EVENT_METRICS:
-            own = events[(events.group == group) & (events.event == event)]
-            if not len(own):
-                continue
-            cause = causes(own)
-            last = aalen_johansen(own.step.to_numpy(), cause).iloc[-1]
-            seen = (own.status == OBSERVED).to_numpy()
-            horizon = float(unseen.get(event, data.step))
-            mean = restricted_mean(own.step.to_numpy(), seen, horizon)
-            base = first[event]
-            p = log_rank(
-                base.step.to_numpy(),
-                (base.status == OBSERVED).to_numpy(),
-                own.step.to_numpy(),
-                seen,
-            ).p_value
-            rows.append(
-                {
-                    "group": group, "event": event, "num_runs": len(own),
-                    "observed": int(seen.sum()), "censored": int((cause == CENSORED).sum()),
-                    "diverged": int((cause == COMPETING).sum()),
-                    "probability": last.probability, "low": last.low, "high": last.high,
-                    "mean_steps": mean.mean, "mean_low": mean.low, "mean_high": mean.high,
-                    "horizon": horizon, "p_value": math.nan if group == data.groups[0] else p,
-                }
-            )  # fmt: skip
+    for group, event in itertools.product(data.groups, EVENT_METRICS):
+        if (group, event) not in by_cell:
+            continue
+        own = by_cell[group, event]
+        ends, (times, seen) = causes(own), _times(own)
+        last = aalen_johansen(times, ends).iloc[-1]
+        horizon = float(unseen.get(event, data.step))
+        mean = restricted_mean(times, seen, horizon)
+        base = by_cell.get((data.groups[0], event), own[:0])
+        p = math.nan if group == data.groups[0] else log_rank(*_times(base), times, seen).p_value
+        row = {
+            "group": group, "event": event, "num_runs": len(own), "observed": int(seen.sum()),
+            "censored": int((ends == CENSORED).sum()),
+            "diverged": int((ends == COMPETING).sum()),
+            "probability": last.probability, "low": last.low, "high": last.high,
+        }  # fmt: skip
+        row |= mean.columns("mean_steps", "mean_") | {"horizon": horizon, "p_value": p}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.DataFrame:
+def _times(events: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """When each run had the event or ended, and whether it had it."""
+    return events.step.to_numpy(), (events.status == OBSERVED).to_numpy()
+
+
+def cost_table(data: TrainingRuns, levels: Sequence[float] = (0.5, 0.9, EVENT_AT)) -> pd.DataFrame:
     """Per group and OOD accuracy: FLOPs until it, of the runs that got there; against the first.
 
     Returns:
@@ -84,7 +77,7 @@ def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.Da
     rows = []
     for level in levels:
         events = data.events[data.events.threshold == level]
-        grok = events[events.event == "grokked"].set_index("run_id")
+        grok = events[events.event == GROKKED].set_index("run_id")
         reached = grok[grok.status == OBSERVED]
         flops = (reached.step * by_run.loc[reached.index, "flops_per_step"]).rename("flops")
         seconds, evaluation_seconds = (
@@ -103,21 +96,23 @@ def cost_table(data: Study, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.Da
             else:
                 both = [s for s in costs.index if s in base.index]
                 ratio = paired_ratio(costs.loc[both].to_numpy(), base.loc[both].to_numpy())
+            counts = {"num_runs": int((grok.group == group).sum()), "reached": len(own)}
+            times = {
+                "seconds": seconds.loc[own].mean(),
+                "evaluation_seconds": evaluation_seconds.loc[own].mean(),
+            }
             rows.append(
-                {
-                    "group": group, "ood_accuracy": level,
-                    "num_runs": int((grok.group == group).sum()), "reached": len(own),
-                    "flops": mean.mean, "flops_low": mean.low, "flops_high": mean.high,
-                    "seconds": seconds.loc[own].mean(),
-                    "evaluation_seconds": evaluation_seconds.loc[own].mean(),
-                    "ratio": ratio.mean, "ratio_low": ratio.low, "ratio_high": ratio.high,
-                    "num_pairs": ratio.n,
-                }
-            )  # fmt: skip
+                {"group": group, "ood_accuracy": level}
+                | counts
+                | mean.columns("flops")
+                | times
+                | ratio.columns("ratio")
+                | {"num_pairs": ratio.n}
+            )
     return pd.DataFrame(rows)
 
 
-def seed_variance(data: Study) -> pd.DataFrame:
+def seed_variance(data: TrainingRuns) -> pd.DataFrame:
     """Where the seeds of a group are crossed: what share of the variance each brings.
 
     Returns:
@@ -131,7 +126,7 @@ def seed_variance(data: Study) -> pd.DataFrame:
         own = table[table.group == group]
         names = [n for n in SEEDS if n in by_run and by_run[n].loc[own.run_id].nunique() > 1]
         factors = {n: by_run[n].loc[own.run_id].tolist() for n in names}
-        for quantity in ("final_ood_accuracy", "memorised"):
+        for quantity in ("final_ood_accuracy", MEMORISED):
             values = own[quantity].to_numpy(float)
             if len(names) < 2 or not np.isfinite(values).all():
                 continue
@@ -145,7 +140,7 @@ def seed_variance(data: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def grok_kinds(data: Study) -> pd.DataFrame:
+def grok_kinds(data: TrainingRuns) -> pd.DataFrame:
     """Per group: shares of true and fake grokking, of the path, with 95 % Wilson intervals."""
     table = data.outcomes
     rows = []
@@ -159,18 +154,11 @@ def grok_kinds(data: Study) -> pd.DataFrame:
             ("true", int((own.grok == "true").sum())),
             ("fake", int((own.grok == "fake").sum())),
         ):
-            share = wilson(count, n)
-            row |= {name: share.mean, f"{name}_low": share.low, f"{name}_high": share.high}
+            row |= wilson(count, n).columns(name)
         row["delay"] = own.delay.mean()
         row["simultaneous"] = int(own.simultaneous.sum())
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def causes(events: pd.DataFrame) -> Int[np.ndarray, " N"]:
-    """How each run ended, as `aalen_johansen` takes it."""
-    cause = {OBSERVED: EVENT, DIVERGED: COMPETING}
-    return events.status.map(cause).fillna(CENSORED).to_numpy(int)
 
 
 def _seeds(by_run: pd.DataFrame) -> pd.Series:

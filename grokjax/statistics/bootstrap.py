@@ -26,7 +26,7 @@ class Intervals(NamedTuple):
 def ratio_interval(
     change: Float[np.ndarray, "R N F"],
     total: Float[np.ndarray, "R N"],
-    seeds: Sequence[str] | None = None,
+    seeds: Sequence[str] | np.ndarray | None = None,
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
@@ -63,7 +63,7 @@ def ratio_interval(
 def rate_interval(
     rate: Float[np.ndarray, "R F"],
     num_queries: Int[np.ndarray, " R"],
-    seeds: Sequence[str] | None = None,
+    seeds: Sequence[str] | np.ndarray | None = None,
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
@@ -94,7 +94,10 @@ def rate_interval(
 
 
 def _drawn_runs(
-    seeds: Sequence[str] | None, num_runs: int, rng: np.random.Generator, num_resamples: int
+    seeds: Sequence[str] | np.ndarray | None,
+    num_runs: int,
+    rng: np.random.Generator,
+    num_resamples: int,
 ) -> tuple[Int[np.ndarray, "b R"], int]:
     """How often each run is drawn when seeds are, and the number of seeds."""
     labels = np.arange(num_runs) if seeds is None else np.asarray(seeds, dtype=object)

@@ -1,4 +1,4 @@
-"""When runs memorise, form the path and grok, and what few seeds say about it (protocol section 4).
+"""When runs memorise, form the path and grok, and what few seeds say (docs/protocol.md, section 4).
 
 An event's step is the first of three evaluations at the threshold; it came since the evaluation
 before. A run that ends first is right-censored, a diverged one has met a competing event.
@@ -25,10 +25,15 @@ class Interval(NamedTuple):
     high: float
     n: int
 
+    def columns(self, mean: str, prefix: str | None = None) -> dict[str, float]:
+        """Of a table: `mean` and its bounds, `mean_low` and `mean_high` or of another prefix."""
+        prefix = f"{mean}_" if prefix is None else prefix
+        return {mean: self.mean, f"{prefix}low": self.low, f"{prefix}high": self.high}
+
 
 def first_crossing(
-    steps: Sequence[int],
-    values: Sequence[float],
+    steps: Sequence[int] | np.ndarray,
+    values: Sequence[float] | np.ndarray,
     threshold: float,
     consecutive: int = names.CONSECUTIVE,
 ) -> float:
@@ -40,7 +45,7 @@ def first_crossing(
     return math.inf
 
 
-def student_interval(values: Sequence[float]) -> Interval:
+def student_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean and two-sided 95 % Student-t interval over seeds."""
     x = np.asarray(values, float)
     n = len(x)

@@ -1,7 +1,7 @@
 """Statistics of times that may never come: censored runs are used, never dropped.
 
-Times are in steps (or any unit), observed or censored at the end of a run. Protocol section 4,
-"Time and cost".
+Times are in steps (or any unit), observed or censored at the end of a run.
+Definitions: docs/protocol.md, section 4, "Time and cost".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Probe accuracies and lens rates of one run, on the device (definitions: protocol section 4)."""
+"""Probe accuracies and lens rates of one run, on the device (see docs/protocol.md, section 4)."""
 
 from __future__ import annotations
 
@@ -114,10 +114,10 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
         if not config.model.predicts_input:
             # The question is given; a position before the answer is the one that says it, and
             # those from the answer on have seen it.
-            position = jnp.arange(predicted.shape[1])
+            position = jnp.arange(predicted.shape[1])[None]
             asked = position < batch.answer_position[:, None]
             predicted = jnp.where(asked, batch.labels, predicted)
-            top = jnp.where(asked, top, PAD)
+            top = jnp.where(asked[None], top, PAD)
             read_at = read_at - 1
         return Hits(
             answer=_at(predicted, batch.answer_position) == answer,
@@ -151,10 +151,12 @@ def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool
     num_tokens = predicted.shape[1]
     kept = predicted != 0
     place = jnp.cumsum(kept, axis=1) - 1
-    is_at = kept[:, :, None] & (place[:, :, None] == jnp.arange(num_tokens))  # [B, from, to]
+    is_at = kept[:, :, None] & (
+        place[:, :, None] == jnp.arange(num_tokens)[None, None]
+    )  # [B, from, to]
     text = jnp.sum(jnp.where(is_at, predicted[:, :, None], 0), axis=1)
     length = batch.answer_position + 1  # copied input and the answer
-    position = jnp.arange(num_tokens)
+    position = jnp.arange(num_tokens)[None]
     before_end = position < length[:, None]
     same = jnp.all((text == batch.labels) | ~before_end, axis=1)
     after = jnp.sum(jnp.where(position == length[:, None], text, 0), axis=1)
@@ -175,7 +177,7 @@ def _bridge_by_site(
         read = jax.vmap(_at, in_axes=(0, None))(top, read_at)[..., None]
     else:
         read = top[..., POSITIONS.index(config.path_position), None]
-    return jnp.moveaxis(read == bridge[:, None], 0, 1)
+    return jnp.moveaxis(read == bridge[None, :, None], 0, 1)
 
 
 def _best_site(

@@ -42,7 +42,7 @@ def sequence_losses(
 
 def answer_labels(labels: Int[Array, "B T"], answer_position: Int[Array, " B"]) -> Array:
     """Labels from the answer on; what comes before is ignored."""
-    return jnp.where(jnp.arange(labels.shape[1]) >= answer_position[:, None], labels, 0)
+    return jnp.where(jnp.arange(labels.shape[1])[None] >= answer_position[:, None], labels, 0)
 
 
 def sequences_correct(

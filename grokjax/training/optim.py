@@ -41,23 +41,23 @@ class OptimizerConfig:
 class Hyperparameters:
     """One run's numbers, a scalar each ([R] in a population)."""
 
-    learning_rate: Float[Array, ""]
-    warmup_steps: Float[Array, ""]
-    weight_decay: Float[Array, ""]
-    beta1: Float[Array, ""]
-    beta2: Float[Array, ""]
-    eps: Float[Array, ""]
-    register_learning_rate: Float[Array, ""]
-    register_weight_decay: Float[Array, ""]
-    ema_rate: Float[Array, ""]
+    learning_rate: Float[Array, "*R"]
+    warmup_steps: Float[Array, "*R"]
+    weight_decay: Float[Array, "*R"]
+    beta1: Float[Array, "*R"]
+    beta2: Float[Array, "*R"]
+    eps: Float[Array, "*R"]
+    register_learning_rate: Float[Array, "*R"]
+    register_weight_decay: Float[Array, "*R"]
+    ema_rate: Float[Array, "*R"]
     # What the study does without.
-    warmup_start: Float[Array, ""] | float = 1.0
-    decay_steps: Float[Array, ""] | float = 0.0
-    decay_vectors: Float[Array, ""] | float = 1.0
-    clip_norm: Float[Array, ""] | float = math.inf
-    grokfast_alpha: Float[Array, ""] | float = 0.98
-    grokfast_lambda: Float[Array, ""] | float = 0.0
-    orthograd: Float[Array, ""] | float = 0.0
+    warmup_start: Float[Array, "*R"] | float = 1.0
+    decay_steps: Float[Array, "*R"] | float = 0.0
+    decay_vectors: Float[Array, "*R"] | float = 1.0
+    clip_norm: Float[Array, "*R"] | float = math.inf
+    grokfast_alpha: Float[Array, "*R"] | float = 0.98
+    grokfast_lambda: Float[Array, "*R"] | float = 0.0
+    orthograd: Float[Array, "*R"] | float = 0.0
 
 
 HYPERPARAMETERS = tuple(field.name for field in dataclasses.fields(Hyperparameters))

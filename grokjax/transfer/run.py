@@ -1,4 +1,4 @@
-"""Finetuning stored models on new facts: one population of many sources (protocol 2.5).
+"""Finetuning stored models: a population of many sources (docs/protocol.md, section 2.5).
 
 A finetuning run is a run like any other, whose data has new facts and whose first state holds a
 source's weights (`starts.py`). What is planned here are its settings: every source run, at several

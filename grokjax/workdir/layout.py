@@ -1,4 +1,4 @@
-"""The workdir: whose run it holds, and whether a command may go on in it (design section 7)."""
+"""The workdir: whose run it holds, and may a command go on in it (docs/design.md, section 7)."""
 
 from __future__ import annotations
 

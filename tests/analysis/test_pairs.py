@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import FINETUNING, PRETRAINING, tiny_config
 
-from grokjax.analysis.pairs import GROUPS, SLOTS, all_compositions, draw_pairs, stack_pairs
+from grokjax.analysis.pairs import SLOTS, SPLITS, all_compositions, draw_pairs, stack_pairs
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import make_dataset
 from grokjax.data.folder import read_folder
@@ -37,7 +37,7 @@ def test_a_folder_without_facts_is_refused():
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", SPLITS)
 def test_pairs_differ_in_one_token_and_in_the_answer(dataset, slot, group):
     pairs = draw_pairs(dataset, slot, group, 20, seed=1)
     assert 5 <= len(pairs.clean) <= 20
@@ -81,7 +81,7 @@ def test_pairs_do_not_depend_on_the_regime():
         for regime in ("natural", "both_hop_full")
     )
     assert plain.train.size != augmented.train.size
-    for group in GROUPS:
+    for group in SPLITS:
         ours, theirs = (draw_pairs(d, "head", group, 10) for d in (plain, augmented))
         np.testing.assert_array_equal(ours.clean, theirs.clean)
         np.testing.assert_array_equal(ours.corrupted, theirs.corrupted)

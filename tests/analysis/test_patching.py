@@ -9,7 +9,7 @@ from grokjax.analysis import all_sites, patch_effects
 from grokjax.analysis.effects import measure_effects
 from grokjax.analysis.pairs import Pairs, stack_pairs
 from grokjax.analysis.patching import Patching
-from grokjax.analysis.sites import components, single_shares, whole_stage
+from grokjax.analysis.sites import STREAMS, components, share_shape, single_shares
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import make_batch
 from grokjax.data.vocabulary import PAD
@@ -81,6 +81,15 @@ def test_patching_a_run_with_itself_changes_not_a_bit(network, inside):
             expected = np.broadcast_to(np.asarray(getattr(plain, name))[:, None], value.shape)
             np.testing.assert_array_equal(value, expected)
     assert np.abs(patched.kl).max() < 1e-6
+
+
+def whole_stage(config, stage):
+    """One patch of all that a stage holds: every stream, and the embedding from it on."""
+    streams = [c for c in components(config) if c in STREAMS]
+    shares = {c: np.zeros((1, *share_shape(config, c)), np.float32) for c in streams}
+    for share in shares.values():
+        share[:, config.evaluation_stages.index(stage)] = 1.0
+    return shares
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])

@@ -1,4 +1,4 @@
-"""Query tables, tokens, probes and batches (protocol 2.4)."""
+"""Query tables, tokens, probes and batches (docs/protocol.md, section 2.4)."""
 
 import time
 
@@ -20,7 +20,7 @@ def dataset(seed=0, **changes):
 
 
 def test_vocabulary():
-    """Protocol 2.4: PAD 0, entities from 1, relations after them, six special tokens."""
+    """PAD 0, entities from 1, relations, six special tokens (docs/protocol.md, section 2.4)."""
     vocabulary = make_vocabulary(2000, 200)
     assert vocabulary.size == 2207
     assert vocabulary.tokens[0] == "<e_0>" and vocabulary.tokens[2000] == "<r_0>"

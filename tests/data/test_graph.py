@@ -1,4 +1,4 @@
-"""Protocol 2.1 to 2.3: the graph, its compositions, what is held out and what is added."""
+"""Graph, compositions, what is held out, what is added (docs/protocol.md, sections 2.1 to 2.3)."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""New facts, what is kept, and the queries that chain both (protocol 2.5)."""
+"""New facts, what is kept, and the queries that chain both (docs/protocol.md, section 2.5)."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Promises 2, 6 and 7 of operations under a real Slurm of two nodes, started on loopback.
+"""Promises 2, 6 and 7 (docs/operations.md, section 4) under a real Slurm of two nodes on loopback.
 
 The short form is in the default run where Slurm is installed; the others have the marker `slurm`.
 With GROKJAX_OPERATIONS_TABLE=FILE.csv they write down what they have measured.

@@ -1,4 +1,4 @@
-"""The house: who may import whom, and how large a file may be (design, section 3)."""
+"""The house: who may import whom, and how large a file may be (docs/design.md, section 3)."""
 
 import ast
 import graphlib

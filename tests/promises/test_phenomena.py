@@ -5,7 +5,7 @@ import pytest
 from conftest import PRETRAINING, ROOT
 
 import grokjax
-from grokjax.base.names import POSITIONS
+from grokjax.base.names import OOD_ACCURACY, POSITIONS, TRAINING_ACCURACY
 from grokjax.report import summary
 from grokjax.settings import grid, load_experiment, product, read_experiment, seeds
 from grokjax.settings.config import rows_of
@@ -33,7 +33,7 @@ def test_the_authors_folder_is_being_learned(tmp_path):
 def test_the_authors_folder_is_memorised(tmp_path):
     """A mean training exact match of 0.99 on data that their generator made; 2 minutes."""
     results = grokjax.train_and_evaluate(folder_config(6000), tmp_path)
-    assert results.curves[summary.TRAINING_ACCURACY].iloc[-1] >= 0.99
+    assert results.curves[TRAINING_ACCURACY].iloc[-1] >= 0.99
 
 
 @pytest.mark.slow
@@ -68,9 +68,9 @@ def test_the_preset_that_groks_separates_the_regimes(tmp_path):
     results = grokjax.train_and_evaluate(small_config(8000, 500), tmp_path)
     last = results.curves[results.curves.step == 8000].merge(results.runs[["run_id", "regime"]])
     by_regime = last.groupby("regime")
-    assert by_regime[summary.TRAINING_ACCURACY].min().min() > 0.99
-    assert by_regime[summary.OOD_ACCURACY].min()["both_hop_full"] > 0.9
-    assert by_regime[summary.OOD_ACCURACY].max()["natural"] < 0.3
+    assert by_regime[TRAINING_ACCURACY].min().min() > 0.99
+    assert by_regime[OOD_ACCURACY].min()["both_hop_full"] > 0.9
+    assert by_regime[OOD_ACCURACY].max()["natural"] < 0.3
 
 
 @pytest.mark.parametrize("model", ["ordinary", "looped", "recursive"])

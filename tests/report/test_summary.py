@@ -8,8 +8,14 @@ import pandas as pd
 import pytest
 
 from grokjax.base.errors import UserError
-from grokjax.report import curves_figure as figures
-from grokjax.report import summary
+from grokjax.base.names import (
+    OOD_ACCURACY,
+    OOD_BRIDGE_CHANCE,
+    OOD_BRIDGE_FOUND,
+    OOD_BRIDGE_FOUND_STRICT,
+    TRAINING_ACCURACY,
+)
+from grokjax.report import curves_figure, summary
 from grokjax.results import Results
 from grokjax.settings import default_config
 
@@ -32,11 +38,11 @@ def make_results(folder, num_seeds=3, name="x"):
                     {
                         "run_id": run_id,
                         "step": step,
-                        summary.TRAINING_ACCURACY: 1.0 * learned,
-                        summary.OOD_ACCURACY: 7.0 if status == "diverged" else ood,
-                        summary.BRIDGE_FOUND: 0.5,
-                        summary.BRIDGE_CHANCE: 0.15,
-                        summary.BRIDGE_FOUND_STRICT: 0.4,
+                        TRAINING_ACCURACY: 1.0 * learned,
+                        OOD_ACCURACY: 7.0 if status == "diverged" else ood,
+                        OOD_BRIDGE_FOUND: 0.5,
+                        OOD_BRIDGE_CHANCE: 0.15,
+                        OOD_BRIDGE_FOUND_STRICT: 0.4,
                     }
                 )
     config = default_config()
@@ -75,12 +81,12 @@ def test_the_verdict_states_what_was_measured(tmp_path):
 
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_the_figure_and_its_data(tmp_path, num_seeds):
-    path = figures.curves_figure(make_results(tmp_path, num_seeds))
+    path = curves_figure.save_curves(make_results(tmp_path, num_seeds))
     image = matplotlib.image.imread(path)
     assert path == tmp_path / "figures" / "curves.png" and image.shape[1] > 1000
     assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 50
     data = pd.read_csv(tmp_path / "figures" / "curves_bands.csv")
-    own = data[(data.metric == summary.OOD_ACCURACY) & (data.regime == "both_hop_full")]
+    own = data[(data.metric == OOD_ACCURACY) & (data.regime == "both_hop_full")]
     at_end = own[own.step == 400].iloc[0]
     middle, high = (0.91, 0.92) if num_seeds == 3 else (0.90, 0.90)
     np.testing.assert_allclose([at_end["median"], at_end.low, at_end.high], [middle, 0.9, high])
@@ -89,16 +95,15 @@ def test_the_figure_and_its_data(tmp_path, num_seeds):
 
 def test_populations_are_compared_by_name(tmp_path):
     a, b = make_results(tmp_path, name="ordinary"), make_results(tmp_path, name="looped")
-    b.curves[summary.OOD_ACCURACY] *= 0.5
-    path = figures.comparison_figure([a, b], tmp_path / "new" / "comparison.png")
+    b.curves[OOD_ACCURACY] *= 0.5
+    path = curves_figure.comparison_figure([a, b]).save(tmp_path / "new" / "comparison.png")
     assert matplotlib.image.imread(path).shape[1] > 1000
     data = pd.read_csv(tmp_path / "new" / "comparison.csv")
-    own = data[(data.metric == summary.OOD_ACCURACY) & (data.regime == "both_hop_full")]
+    own = data[(data.metric == OOD_ACCURACY) & (data.regime == "both_hop_full")]
     end = own[own.step == 400].set_index("model")["median"]
     np.testing.assert_allclose([end["ordinary"], end["looped"]], [0.91, 0.455])
     with pytest.raises(UserError, match="own"):
-        figures.comparison_figure([a, a], tmp_path / "c.png")
+        curves_figure.comparison_figure([a, a])
     a.runs["regime"] = "other"
     with pytest.raises(UserError, match="no regime in common"):
-        figures.comparison_figure([a, b], tmp_path / "c.png")
-    assert not (tmp_path / "c.png").exists()
+        curves_figure.comparison_figure([a, b])

@@ -16,10 +16,12 @@ from conftest import tiny_config
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.report import training_figures as pictures
-from grokjax.report import training_tables as tables
-from grokjax.report.html import Section, render
-from grokjax.report.study import Study, published_curves, study
+from grokjax.report import phase_diagram, training_tables
+from grokjax.report.curves_figure import curves_figure
+from grokjax.report.html import Page, Section, render
+from grokjax.report.published import published_pretraining
+from grokjax.report.survival_figure import survival_figure
+from grokjax.report.training_runs import TrainingRuns, read_training
 from grokjax.settings import default_config, product, seeds
 
 STEPS = np.arange(0, 1001, 100)
@@ -29,7 +31,7 @@ def rises(at):
     return (at <= STEPS).astype(float)
 
 
-def make_study(rows):
+def make_runs(rows):
     """Runs of (group, seed, status, memorises at, path at, groks at); inf is never."""
     runs, curves = [], []
     for run_id, (group, seed, status, memorised, path, grokked) in enumerate(rows):
@@ -55,11 +57,13 @@ def make_study(rows):
             )
         )
     origin = "hash h; d, jax j, commit c. Repeat: grokjax"
-    return Study("x", None, pd.DataFrame(runs), pd.concat(curves), default_config(), origin, None)
+    return TrainingRuns(
+        "x", None, pd.DataFrame(runs), pd.concat(curves), default_config(), origin, None
+    )
 
 
 NEVER = math.inf
-STUDY = make_study([
+RUNS = make_runs([
     ("natural", 0, "done", 200, 500, 800),
     ("natural", 1, "done", 200, 600, NEVER),
     ("natural", 2, "diverged", NEVER, NEVER, NEVER),
@@ -70,7 +74,7 @@ STUDY = make_study([
 
 
 def test_times_count_whom_they_rest_on():
-    table = tables.times_table(STUDY).set_index(["group", "event"])
+    table = training_tables.times_table(RUNS).set_index(["group", "event"])
     grok = table.loc[("natural", "grokked")]
     assert grok[["num_runs", "observed", "censored", "diverged"]].tolist() == [3, 1, 1, 1]
     # The diverged run ends at 450, before the only event: it competes, and cannot have it.
@@ -79,26 +83,26 @@ def test_times_count_whom_they_rest_on():
     assert both.probability == 1.0 and both.mean_steps == pytest.approx(300)
     assert 0.3 < both.low < 0.4  # two of two runs, by Wilson
     # One group's training is shorter, but all of it got there: the others' means go on.
-    short = dataclasses.replace(STUDY, curves=STUDY.curves[
-        ~STUDY.curves.run_id.isin([3, 4]) | (STUDY.curves.step <= 600)
+    short = dataclasses.replace(RUNS, curves=RUNS.curves[
+        ~RUNS.curves.run_id.isin([3, 4]) | (RUNS.curves.step <= 600)
     ])  # fmt: skip
-    again = tables.times_table(short).set_index(["group", "event"])
+    again = training_tables.times_table(short).set_index(["group", "event"])
     assert again.loc[("natural", "grokked")].mean_steps == grok.mean_steps
     assert again.loc[("both", "grokked")].mean_steps == both.mean_steps
     assert math.isnan(grok.p_value) and 0 < both.p_value < 0.2
 
 
 def test_a_survival_curve_ends_where_nobody_is_left_who_could():
-    short = dataclasses.replace(STUDY, curves=STUDY.curves[
-        ~STUDY.curves.run_id.isin([3, 4, 5]) | (STUDY.curves.step <= 600)
+    short = dataclasses.replace(RUNS, curves=RUNS.curves[
+        ~RUNS.curves.run_id.isin([3, 4, 5]) | (RUNS.curves.step <= 600)
     ])  # fmt: skip
-    drawn = pictures.survival_picture(short).data
+    drawn = survival_figure(short).data
     ends = drawn[drawn.event == "grokked"].groupby("group").time.max()
     assert ends.to_dict() == {"natural": 1000, "both": 1000, "second": 600}
 
 
 def test_costs_are_of_those_who_got_there_paired_by_seed():
-    table = tables.cost_table(STUDY, (0.95,)).set_index("group")
+    table = training_tables.cost_table(RUNS, (0.95,)).set_index("group")
     assert table.reached.to_dict() == {"natural": 1, "both": 2, "second": 1}
     assert table.flops["natural"] == 8000 and table.flops["both"] == pytest.approx(3000)
     assert table.seconds["both"] == pytest.approx(3.0)
@@ -112,14 +116,14 @@ def test_crossed_seeds_share_the_variance():
     rows = [
         ("a", data, "done", 200 + 300 * order, 500, 600) for data in (0, 1) for order in (0, 1, 2)
     ]
-    crossed = make_study(rows)
+    crossed = make_runs(rows)
     crossed.runs["seeds.order"] = [0, 1, 2] * 2
-    table = tables.seed_variance(crossed).set_index("quantity")
+    table = training_tables.seed_variance(crossed).set_index("quantity")
     assert table.loc["memorised", "seeds.order"] == pytest.approx(1.0)
     assert table.loc["memorised", "seeds.data"] == 0.0 and table.num_runs.tolist() == [6, 6]
-    together = make_study(rows)
+    together = make_runs(rows)
     together.runs["seeds.data"] = together.runs["seeds.order"] = range(6)
-    assert not len(tables.seed_variance(together))
+    assert not len(training_tables.seed_variance(together))
 
 
 def test_the_published_run_is_drawn_where_the_setting_is_its_own():
@@ -127,29 +131,29 @@ def test_the_published_run_is_drawn_where_the_setting_is_its_own():
     for changes, expected in (({}, True), ({"phi": 9.0}, False)):
         config = default_config()
         config.data.update(changes)
-        data = dataclasses.replace(STUDY, config=config)
-        paper = published_curves(data.config, "pretrain")
+        data = dataclasses.replace(RUNS, config=config)
+        paper = published_pretraining(data.config)
         assert (paper is not None) == expected
-        figure = pictures.curves_picture(data, paper).figure
+        figure = curves_figure(data.runs, data.curves, "group", paper=paper).figure
         labels = [line.get_label() for line in figure.axes[0].get_lines()]
         assert ("published run, training accuracy" in labels) == expected
 
 
 def test_kinds_of_grokking():
-    table = tables.grok_kinds(STUDY).set_index("group")
+    table = training_tables.grok_kinds(RUNS).set_index("group")
     assert table.true.to_dict() == pytest.approx({"natural": 1 / 3, "both": 1.0, "second": 0.0})
     assert table.fake.to_dict() == {"natural": 0.0, "both": 0.0, "second": 1.0}
     assert table.delay["natural"] == 600 and table.delay["both"] == pytest.approx(100)
-    outcomes = STUDY.outcomes
+    outcomes = RUNS.outcomes
     assert outcomes.flops_to_grok.tolist()[0] == 8000 and len(outcomes) == 6
 
 
 def test_a_boundary_lies_between_what_happens_and_what_does_not():
     x = np.array([(a, b) for a in (0, 0.5, 1) for b in (0, 0.5, 1)] * 4, float)
-    weights = pictures.fit_boundary(x, (x.sum(axis=1) > 1.2).astype(float))
-    p = 1 / (1 + np.exp(-pictures._design(np.array([[0, 0], [0.5, 0.5], [1, 1]])) @ weights))
+    weights = phase_diagram.fit_boundary(x, (x.sum(axis=1) > 1.2).astype(float))
+    p = 1 / (1 + np.exp(-phase_diagram._design(np.array([[0, 0], [0.5, 0.5], [1, 1]])) @ weights))
     assert p[0] < 0.1 and p[2] > 0.9 and p[0] < p[1] < p[2]
-    assert pictures.fit_boundary(x, np.ones(len(x))) is None
+    assert phase_diagram.fit_boundary(x, np.ones(len(x))) is None
 
 
 def test_phase_diagram_cells():
@@ -159,12 +163,12 @@ def test_phase_diagram_cells():
         for b in (0, 1)
         for seed in (0, 1)
     ]
-    data = make_study(rows)
-    assert not pictures.has_phases(data)
+    data = make_runs(rows)
+    assert not phase_diagram.has_phases(data)
     data.runs["data.hop1_ratio"] = [float(r[0].split("/")[0]) for r in rows]
     data.runs["data.hop2_ratio"] = [float(r[0].split("/")[1]) for r in rows]
-    assert pictures.has_phases(data)
-    cells = pictures.phase_picture(data).data
+    assert phase_diagram.has_phases(data)
+    cells = phase_diagram.phase_diagram(data).data
     grok = cells[cells.kind == "P(grok at 0.95)"].pivot(
         index="data.hop1_ratio", columns="data.hop2_ratio", values="mean"
     )
@@ -207,7 +211,7 @@ def test_one_population_has_a_report_too(swept, tmp_path, capsys):
     folder = swept.workdir / "populations" / "000"
     assert main(["report", str(folder), f"--out={tmp_path / 'r'}"]) == 0
     assert (tmp_path / "r" / "report.html").exists() and not (folder / "report.html").exists()
-    data = study(grokjax.load(folder))
+    data = read_training(grokjax.load(folder))
     assert len(data.groups) == 4 and data.runs.seconds_per_step.notna().all()
     (took,) = data.machine.itertuples()
     assert min(took.training_seconds, took.evaluation_seconds, took.compile_seconds) > 0
@@ -223,12 +227,17 @@ def test_one_population_has_a_report_too(swept, tmp_path, capsys):
 def test_an_untrained_sweep_says_so(swept, tmp_path):
     (tmp_path / "plan.json").write_text((swept.workdir / "plan.json").read_text())
     with pytest.raises(UserError, match="nothing has been trained"):
-        study(grokjax.load(tmp_path))
+        read_training(grokjax.load(tmp_path))
 
 
 def test_text_is_escaped():
     page = render(
-        "<b>", "a & b", [Section("<i>", "x < y", (), [(pd.DataFrame({"<u>": ["<s>"]}), "")])]
+        Page(
+            "<b>",
+            "a & b",
+            [Section("<i>", "x < y", (), [(pd.DataFrame({"<u>": ["<s>"]}), "")])],
+            {},
+        )
     )
     assert "<b>" not in page and "&lt;s&gt;" in page and "a &amp; b" in page
 

@@ -9,10 +9,11 @@ from conftest import tiny_config
 
 from grokjax.base.names import CATEGORIES
 from grokjax.model.cost import train_flops
-from grokjax.report import transfer_figures as transfer_pictures
-from grokjax.report import transfer_page
+from grokjax.report import transfer_figures, transfer_page
+from grokjax.report.html import interval, show_wide
+from grokjax.report.published import published_finetuning
+from grokjax.report.transfer_runs import TransferRuns
 from grokjax.report.transfer_tables import (
-    Transfers,
     accuracy_table,
     break_even_table,
     equivalence_table,
@@ -55,7 +56,7 @@ def data():
     curves = pd.concat(frames)
     curves = curves[(curves.run_id != 0) | (curves.step <= 50)]  # one has left early
     results = types.SimpleNamespace(runs=runs, curves=curves, config=config, vocab_size=30)
-    return Transfers(results, pd.DataFrame(members, columns=names))
+    return TransferRuns(results, pd.DataFrame(members, columns=names))
 
 
 def of(table, **wanted):
@@ -122,28 +123,30 @@ def test_equivalence_needs_the_whole_interval_within_the_margin(data):
 
 
 def test_pictures_show_what_the_tables_say(data):
-    grid = transfer_pictures.grid_picture(data)
+    grid = transfer_figures.transfer_figure(data)
     last = grid.data[(grid.data.group == "natural") & (grid.data.step == 90)]
     shown = last[(last.curve == "final answer") & (last.asked == "old_then_new")].iloc[0]
     assert shown["median"] == pytest.approx(0.6) and shown.n == 2  # from the end alone
-    assert "seeds" not in transfer_pictures.caption(data)
-    assert "new then old 5 to 7" in transfer_pictures.caption(data)
-    assert not transfer_pictures.has_doses(data)
-    wide = transfer_page._shown_accuracy(accuracy_table(data))
+    assert "seeds" not in transfer_page.caption(data)
+    assert "new then old 5 to 7" in transfer_page.caption(data)
+    assert not transfer_figures.has_doses(data)
+    wide = show_wide(
+        accuracy_table(data), transfer_page._RUNS, "asked", interval("accuracy", "low", "high")
+    )
     assert wide.loc[1, "old_then_new"] == "0.60 [0.60, 0.60]"
-    worth = transfer_pictures.worth_picture(data)
+    worth = transfer_figures.worth_figure(data)
     assert set(worth.data.group) == {"natural", "both_hop_full"}
 
 
 def test_the_published_curves_are_drawn_where_the_setting_is_theirs(data):
     config = load_experiment("experiments/paper.py")
     config.transfer.source = "runs/x"
-    paper = transfer_page._paper_curves(types.SimpleNamespace(config=config))
+    paper = published_finetuning(config)
     assert paper["control_group"]["final_answer_accuracy"]["new_then_old"][-1] < 0.5
-    figure = transfer_pictures.grid_picture(data, paper).figure
+    figure = transfer_figures.transfer_figure(data, paper).figure
     lines = figure.axes[0].get_lines()
     drawn = {line.get_label(): line.get_ydata() for line in lines}
     curve = drawn["published run, final answer"]
     assert list(curve) == paper["natural"]["final_answer_accuracy"]["new_then_old"]
     config.transfer.num_kept = 100
-    assert transfer_page._paper_curves(types.SimpleNamespace(config=config)) is None
+    assert published_finetuning(config) is None

@@ -45,7 +45,7 @@ def test_quickstart_is_one_population_of_three_regimes():
 
 
 def test_paper_settings():
-    """The study's: spec of the model, optimiser and data."""
+    """The study's: docs/model.md, and docs/protocol.md, section 2."""
     config = load_experiment(str(ROOT / "experiments/paper.py"))
     assert {run.data.regime for run in expand(config)} == {
         "natural",

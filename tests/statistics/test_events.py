@@ -1,4 +1,4 @@
-"""First crossings and intervals over seeds (protocol section 4)."""
+"""First crossings and intervals over seeds (docs/protocol.md, section 4)."""
 
 import importlib.resources
 import json

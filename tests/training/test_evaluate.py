@@ -1,4 +1,4 @@
-"""Measures against definitions written out by hand (protocol section 4)."""
+"""Measures against definitions written out by hand (docs/protocol.md, section 4)."""
 
 import dataclasses
 import json

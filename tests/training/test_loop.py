@@ -285,7 +285,7 @@ def test_a_graph_without_ood_facts_has_curves_and_a_figure(tmp_path):
     config = tiny_config(data__ood_fraction=0.0, train__num_steps=10)
     results = grokjax.train_and_evaluate(config, tmp_path)
     assert results.curves["test_inferred_ood/answer_accuracy"].isna().all()
-    assert curves_figure.curves_figure(results).exists()
+    assert curves_figure.save_curves(results).exists()
     table = summary.summarize(results.runs, results.curves)
     assert "natural" in summary.summary_table(table, 10)
     assert summary.verdict(table) == "natural has no OOD compositions."

@@ -1,4 +1,4 @@
-"""Promises of operations section 4 that one process can keep."""
+"""Promises of docs/operations.md, section 4, that one process can keep."""
 
 import json
 import os

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from scipy import stats
 
 from grokjax.data.graph import random_stream
@@ -195,7 +195,7 @@ def _products(two: _Two) -> Float[np.ndarray, "n n"]:
 
 
 def _paired_squares(
-    products: Float[np.ndarray, "n n"], signs: Float[np.ndarray, "P n"]
+    products: Float[np.ndarray, "n n"], signs: Real[np.ndarray, "P n"]
 ) -> Float[np.ndarray, " P"]:
     """Means of the products over pairs of different blocks; a swapped block turns its sign."""
     n = len(products)

@@ -1,30 +1,29 @@
-"""What a report compares: groups of runs that differ in nothing but their seeds."""
+"""What a training report rests on: groups of runs that differ in nothing but their seeds."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.resources
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.model import RECURSIVE
+from grokjax.base.names import DIVERGED, EVENT_AT, OBSERVED, OOD_ACCURACY
 from grokjax.model.cost import evaluation_flops, train_flops
-from grokjax.report.summary import OOD_ACCURACY
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import event_table, grok_table
+from grokjax.statistics.survival import CENSORED, COMPETING, EVENT
 from grokjax.workdir.layout import read_content
 from grokjax.workdir.tables import read_timing
 
 RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
-THRESHOLD = 0.95  # of the events that are told of
+MOST_GROUPS = 12  # that one figure shows
 _LOGGED = [  # of `timing.json`
     *("start_step", "end_step", "num_devices"),
     *("seconds", "compile_seconds", "evaluation_seconds", "peak_bytes"),
@@ -32,7 +31,7 @@ _LOGGED = [  # of `timing.json`
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class TrainingRuns:
     """A workdir's runs with their groups, and what each step of them costs.
 
     runs: as `grokjax.load` gives them, with columns group, flops_per_step, evaluation_flops (of one
@@ -72,7 +71,7 @@ class Study:
         grok_table's columns, group, seed (of the data), end_step, flops (of the whole training),
         flops_to_grok (NaN if it did not), seconds (device-seconds), final OOD accuracy.
         """
-        table = grok_table(self.runs, self.curves, THRESHOLD)
+        table = grok_table(self.runs, self.curves, EVENT_AT)
         last = self.curves.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
         last = last.loc[table.run_id]
         own = self.runs.set_index("run_id").loc[table.run_id]
@@ -86,7 +85,7 @@ class Study:
         return table
 
 
-def study(found: StoredRuns) -> Study:
+def read_training(found: StoredRuns) -> TrainingRuns:
     """Reads what a report needs.
 
     Raises:
@@ -112,17 +111,7 @@ def study(found: StoredRuns) -> Study:
     first = next(iter(populations.values()))
     origin = origin_of(first.workdir, str(runs.run_hash.iloc[0]))
     name = str(first.config.name)
-    return Study(name, found.workdir, runs, found.curves, first.config, origin, machine)
-
-
-def published_curves(config: ConfigDict, part: str) -> dict[str, Any] | None:
-    """The paper's `pretrain` or `finetune` curves, where graph and model are the paper's."""
-    d, m = config.data, config.model
-    graph = (d.num_entities, d.num_relations, d.out_degree, d.phi)
-    if graph != (2000, 200, 20, 18.0) or m.kind != RECURSIVE or m.hidden_size != 1536:
-        return None
-    file = importlib.resources.files("grokjax.report") / "paper_curves.json"
-    return json.loads(file.read_text())[part]
+    return TrainingRuns(name, found.workdir, runs, found.curves, first.config, origin, machine)
 
 
 def origin_of(workdir: pathlib.Path, run_hash: str) -> str:
@@ -141,6 +130,12 @@ def origin_of(workdir: pathlib.Path, run_hash: str) -> str:
         f" commit {str(content.get('commit', ''))[:12]}. Repeat:"
         f" {' '.join(['grokjax', *command])}"
     )
+
+
+def causes(events: pd.DataFrame) -> Int[np.ndarray, " N"]:
+    """How each run ended, as `aalen_johansen` takes it."""
+    cause = {OBSERVED: EVENT, DIVERGED: COMPETING}
+    return events.status.map(cause).fillna(CENSORED).to_numpy(int)
 
 
 def _label(row: dict[str, Any], settings: list[str]) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from grokjax.analysis.paths import _square, _two_groups, path_identity, permuted_distances
+from grokjax.analysis.path_identity import _square, _two_groups, path_identity, permuted_distances
 from grokjax.statistics.bootstrap import rate_interval, ratio_interval
 
 

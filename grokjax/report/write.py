@@ -1,0 +1,31 @@
+"""`grokjax report`: the page of a workdir, of whatever kind it is."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from grokjax.report import training_page, transfer_page
+from grokjax.report.training_runs import read_training
+from grokjax.report.transfer_runs import read_transfers
+from grokjax.results import StoredRuns
+
+
+def write_report(found: StoredRuns, out: str | os.PathLike | None = None) -> pathlib.Path:
+    """Writes `report.html`, its pictures as PNG with their data, and its tables as CSV.
+
+    Args:
+      found: what `grokjax.load` gave, trained in full or in part.
+      out: folder, the workdir by default.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: nothing has been trained.
+    """
+    if finetuning := found.finetuning:
+        page = transfer_page.page(read_transfers(finetuning))
+    else:
+        page = training_page.page(read_training(found))
+    return page.save(found.workdir if out is None else out)
