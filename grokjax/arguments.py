@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from grokjax.base.errors import UserError
+from grokjax.base.text import Plain
 
 _CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
 
@@ -23,8 +25,18 @@ def tell(program: str, error: UserError | OSError) -> int:
     said = str(error)
     if isinstance(error, OSError):  # a full disk, a folder that may not be written to
         said = f"{error.filename or 'the output'}: {error.strerror or error}"
-    print(f"{program}: error: {said}", file=sys.stderr)
+    print(f"{program}: error: {' '.join(said.splitlines())}", file=sys.stderr)
     return 2
+
+
+@contextlib.contextmanager
+def printing_plainly() -> Iterator[None]:
+    """Within it nothing that comes from a file moves the cursor of the user's terminal."""
+    with (
+        contextlib.redirect_stdout(Plain(sys.stdout)),  # type: ignore[type-var]
+        contextlib.redirect_stderr(Plain(sys.stderr)),  # type: ignore[type-var]
+    ):
+        yield
 
 
 def parse(
