@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grokjax.base.errors import UserError
+    from grokjax.instruments.compile import compile_for
     from grokjax.results import Results, train_and_evaluate
     from grokjax.runtime.interrupt import Interrupted
     from grokjax.settings import default_config, grid, load_experiment, product, seeds
@@ -16,6 +17,7 @@ __all__ = [
     "Results",
     "SweepResults",
     "UserError",
+    "compile_for",
     "default_config",
     "grid",
     "load",
@@ -31,6 +33,7 @@ _OWNERS = {
     "Results": "results",
     "SweepResults": "sweeps.results",
     "UserError": "base.errors",
+    "compile_for": "instruments.compile",
     "default_config": "settings",
     "grid": "settings",
     "load": "sweeps.results",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from grokjax.base.errors import UserError
+from grokjax.base.text import Plain
 
 _CONFIG_HELP = "experiment file, FILE or FILE:ARG; --config.SECTION.NAME=VALUE changes a setting"
 
@@ -23,8 +25,18 @@ def tell(program: str, error: UserError | OSError) -> int:
     said = str(error)
     if isinstance(error, OSError):  # a full disk, a folder that may not be written to
         said = f"{error.filename or 'the output'}: {error.strerror or error}"
-    print(f"{program}: error: {said}", file=sys.stderr)
+    print(f"{program}: error: {' '.join(said.splitlines())}", file=sys.stderr)
     return 2
+
+
+@contextlib.contextmanager
+def printing_plainly() -> Iterator[None]:
+    """Within it nothing that comes from a file moves the cursor of the user's terminal."""
+    with (
+        contextlib.redirect_stdout(Plain(sys.stdout)),  # type: ignore[type-var]
+        contextlib.redirect_stderr(Plain(sys.stderr)),  # type: ignore[type-var]
+    ):
+        yield
 
 
 def parse(
@@ -94,6 +106,11 @@ def _parser(description: str | None) -> Parser:
     added = command("config", "print an experiment's settings: their values, who shares them")
     added.set_defaults(takes_settings=True)
     added.add_argument("file", metavar="FILE", help=_CONFIG_HELP)
+    added = command("compile", "a population's programs for a machine that need not be there", True)
+    added.add_argument("--target", required=True, metavar="NAME", help="h200, v5e:2x2, here, ...")
+    added.add_argument("--runs", type=int, metavar="N", help="as if it had N; default: its own")
+    added.add_argument("--devices", type=int, metavar="N", help="the first N of the target")
+    added.add_argument("--dump", metavar="DIR", help="gets the optimised HLO and counts.json")
     added = command("data", "write a dataset in the authors' JSON format")
     added.set_defaults(takes_settings=True)
     added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)

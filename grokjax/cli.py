@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grokjax.arguments import parse, tell
+from grokjax.arguments import parse, printing_plainly, tell
 from grokjax.base.errors import RESUMABLE, DiskError, UserError
 from grokjax.base.files import disk_error, given_path
-from grokjax.runtime.interrupt import Interrupted, leaving_at_once, second_ctrl_c_exits
+from grokjax.runtime.interrupt import Interrupted, ending_in_order
 
 if TYPE_CHECKING:
     from grokjax.results import Results
@@ -26,28 +26,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0; 1 where a comparison fails or a checkpoint is damaged; 2 after one line about bad input;
-      75 after an interruption that the same command resumes.
+      75 after an interruption that the same command resumes, 130 after Ctrl-C at once.
     """
+    with ending_in_order("grokjax", for_good=argv is None), printing_plainly():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(arguments: list[str]) -> int:
     from grokjax.runtime.processes import are_several, leave_the_others
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args, overrides = parse(__doc__, arguments)
-        with second_ctrl_c_exits(), _disk_errors_told_once():
+        with _disk_errors_told_once():
             code = _COMMANDS[args.command](args, overrides)
     except (UserError, OSError) as error:
         code = tell("grokjax", error)
         if isinstance(error, (DiskError, OSError)):  # which this process may have met alone
             leave_the_others(code)
         return code
-    except KeyboardInterrupt:
-        print("grokjax: stopped", file=sys.stderr)
-        leave_the_others(130)
-        return 130
     except Interrupted as stop:
         print(f"grokjax: {stop}", file=sys.stderr)
         return RESUMABLE
-    except Exception:
+    except Exception as error:
+        if "Unable to initialize backend" in str(error):
+            said = f"JAX: {error}; look at JAX_PLATFORMS, JAX_NUM_CPU_DEVICES and XLA_FLAGS"
+            code = tell("grokjax", UserError(said))
+            leave_the_others(code)
+            return code
         if are_several():
             traceback.print_exc()
             leave_the_others(_UNEXPECTED)
@@ -57,13 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     given_path(args.workdir)
-    with leaving_at_once():
-        from grokjax.results import train_and_evaluate
-        from grokjax.runtime.processes import barrier, is_primary, use_flags
-        from grokjax.settings import load_experiment
+    from grokjax.results import train_and_evaluate
+    from grokjax.runtime.processes import barrier, is_primary, use_flags
+    from grokjax.settings import load_experiment
 
-        use_flags(args.coordinator, args.num_processes, args.process_id)
-        results = train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
+    use_flags(args.coordinator, args.num_processes, args.process_id)
+    results = train_and_evaluate(load_experiment(args.config, overrides), args.workdir)
     if is_primary():
         _show(results)
     barrier("shown")  # nobody waits for long for one that has left
@@ -81,19 +85,18 @@ def _show(results: Results) -> None:
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     given_path(args.workdir)
-    with leaving_at_once():
-        from grokjax.runtime.processes import use_flags
-        from grokjax.sweeps.runner import SweepFailed
+    from grokjax.runtime.processes import use_flags
+    from grokjax.sweeps.runner import SweepFailed
 
-        use_flags(args.coordinator, args.num_processes, args.process_id)
-        try:
-            if args.population is None:
-                _run_sweep(args, overrides)
-            else:
-                _train_population(args, overrides)
-        except SweepFailed as failed:
-            print(f"grokjax: {failed}", file=sys.stderr)
-            return 1
+    use_flags(args.coordinator, args.num_processes, args.process_id)
+    try:
+        if args.population is None:
+            _run_sweep(args, overrides)
+        else:
+            _train_population(args, overrides)
+    except SweepFailed as failed:
+        print(f"grokjax: {failed}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -124,13 +127,12 @@ def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> Non
 
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     given_path(args.workdir)
-    with leaving_at_once():
-        from grokjax.report import write_report
-        from grokjax.runtime.processes import barrier, is_primary, use_flags
-        from grokjax.transfer import transfer as run_transfer
+    from grokjax.report import write_report
+    from grokjax.runtime.processes import barrier, is_primary, use_flags
+    from grokjax.transfer import transfer as run_transfer
 
-        use_flags(args.coordinator, args.num_processes, args.process_id)
-        results = run_transfer(args.config, overrides, args.source, args.workdir)
+    use_flags(args.coordinator, args.num_processes, args.process_id)
+    results = run_transfer(args.config, overrides, args.source, args.workdir)
     if is_primary():
         print(f"report: {write_report(results)}")
     barrier("reported")
@@ -155,6 +157,14 @@ def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.settings.listing import list_settings
 
     print("\n".join(list_settings(args.file, overrides)))
+
+
+def compile_programs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.instruments.compile import main as run_compile
+    from grokjax.settings import load_experiment
+
+    config = load_experiment(args.config, overrides)
+    run_compile(config, args.target, args.runs, args.devices, args.dump)
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -292,6 +302,7 @@ _COMMANDS = {
     "checkpoints": checkpoints,
     "quickstart": quickstart,
     "config": config,
+    "compile": compile_programs,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

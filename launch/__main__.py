@@ -7,9 +7,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from grokjax.arguments import Parser, tell
+from grokjax.arguments import Parser, printing_plainly, tell
 from grokjax.base.errors import UserError
 from grokjax.base.files import given_path
+from grokjax.runtime.interrupt import ending_in_order
 from grokjax.sweeps.plan import require_plan
 from launch import status, submit, worker
 from launch.submit import launch
@@ -22,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 if rows that were trained here failed; 2 after one line about bad input; 75 after an
       interruption that the same command resumes.
     """
+    with ending_in_order("launch", for_good=argv is None), printing_plainly():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args, overrides = _parser().parse_known_args(argv)
         if stranger := [o for o in overrides if not o.startswith("--config.")]:

@@ -4,39 +4,88 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grokjax.base.errors import UserError
+from grokjax.base.files import refuse_links
 from grokjax.workdir import lock
 
 JOBS = "jobs.jsonl"
+_BOOKS = "launch"
 
 
 def books_folder(workdir: pathlib.Path) -> pathlib.Path:
-    return workdir / "launch"
+    return workdir / _BOOKS
+
+
+def attempts_folder(workdir: pathlib.Path) -> pathlib.Path:
+    """A file for each row that a Slurm script has begun: from where, each time."""
+    return books_folder(workdir) / "attempts"
 
 
 def record(workdir: pathlib.Path, entry: Mapping[str, Any]) -> None:
     """Appends a line to `jobs.jsonl`: when, by which launcher, which job, which rows."""
+    refuse_links(workdir, _BOOKS)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with open(books_folder(workdir) / JOBS, "a") as file:
-        file.write(json.dumps({"time": now, **entry}) + "\n")
+    with open(books_folder(workdir) / JOBS, "ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        torn = file.read(1) not in (b"", b"\n")  # else the next record were lost with it
+        file.write(b"\n" * torn + json.dumps({"time": now, **entry}).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def records(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """All lines, oldest first; a torn last one is none."""
-    entries = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (books_folder(workdir) / JOBS).read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                entries.append(json.loads(line))
-    return [entry for entry in entries if isinstance(entry, dict)]
+    """All records, oldest first; lines that are none are left out, and said once to be.
+
+    Raises:
+      UserError: the books lead out of the workdir, or cannot be read.
+    """
+    refuse_links(workdir, _BOOKS)
+    path = books_folder(workdir) / JOBS
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise UserError(f"{path}: is not a plain file; remove it")
+    lines = path.read_text(errors="replace").splitlines()
+    entries = [_entry(line) for line in lines]
+    if left_out := [i for i, entry in enumerate(entries, 1) if entry is None]:
+        _say_once(f"launch: {path}: line {left_out[0]} of {len(lines)} is no record; left out")
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """What a line says, if it is what a launcher writes."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    entry = {"job": "", "populations": [], "options": {}, "host": "", "pid": 0, "start": 0}
+    entry |= content
+    texts = [entry.get("launcher"), entry["job"], entry["host"]]
+    numbers = (entry["pid"], entry["start"])
+    names, options = entry["populations"], entry["options"]
+    good = (
+        isinstance(names, list)
+        and all(isinstance(text, str) for text in [*texts, *names])
+        and all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+        and isinstance(options, dict)
+    )
+    return entry if good else None
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -46,6 +95,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: another one is at it, or the folder cannot be made.
     """
+    refuse_links(workdir, _BOOKS)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock.locked(books_folder(workdir)))
@@ -68,6 +118,12 @@ def is_locked(workdir: pathlib.Path) -> bool:
 def stop_file(workdir: pathlib.Path) -> pathlib.Path:
     """While it exists, rows that leave with 75 are not started again."""
     return books_folder(workdir) / "stop"
+
+
+def note_stop(workdir: pathlib.Path) -> None:
+    refuse_links(workdir, _BOOKS)
+    books_folder(workdir).mkdir(exist_ok=True)
+    stop_file(workdir).touch()
 
 
 def forget_stop(workdir: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from grokjax.base.errors import UserError
 from grokjax.runtime.heartbeat import JOB
 from launch.client import ask
-from launch.job import Job, job_name
+from launch.job import Job, job_name, require_number
 from launch.status import Queued
 
 _PORT = 8476  # of the coordinator
@@ -47,6 +47,11 @@ class GkeOptions:
     namespace: str = "default"
     max_restarts: int = 50
     grace_seconds: int = 120
+
+    def __post_init__(self) -> None:
+        require_number("--slices", self.slices, least=1)
+        require_number("--max-restarts", self.max_restarts)
+        require_number("--grace-seconds", self.grace_seconds)
 
 
 def slice_hosts(topology: str, devices_per_node: int) -> int:

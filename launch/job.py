@@ -39,11 +39,8 @@ class Job:
     container: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "tasks_per_node"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}: must be at least 1")
-        if self.devices_per_node < 0:
-            raise UserError("devices of a node: must be at least 0")
+        for name, least in (("nodes", 1), ("tasks_per_node", 1), ("devices_per_node", 0)):
+            require_number(f"--{name.replace('_', '-')}", getattr(self, name), least)
         for field in dataclasses.fields(self):
             if "\n" in str(getattr(self, field.name)):
                 raise UserError(f"{field.name}: has a line break; give one line")
@@ -68,6 +65,14 @@ class Job:
         if self.num_devices:
             command.append(f"--devices={self.platform}:{self.num_devices}")
         return [*command, f"--population={population}"]
+
+
+def require_number(option: str, value: int, least: int = 0, most: int = 2**16) -> None:
+    """Raises:
+    UserError: no cluster has, or takes, so many.
+    """
+    if not least <= value <= most:
+        raise UserError(f"{option}={value}: must be at least {least} and at most {most}")
 
 
 def single_process(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,11 +13,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 from grokjax.base.errors import RESUMABLE, UserError
-from grokjax.runtime.heartbeat import JOB, read_beat
+from grokjax.runtime.heartbeat import JOB, process_start, read_beat
+from grokjax.runtime.interrupt import Interrupt, withheld
 from grokjax.sweeps.plan import population_folder
 from launch.books import books_folder
 from launch.job import Job, single_process
@@ -88,6 +88,13 @@ def device_sets(num_workers: int = 0) -> list[DeviceSet]:
     return [DeviceSet(platform, tuple(ids[i * size : (i + 1) * size])) for i in range(num_workers)]
 
 
+@dataclasses.dataclass(frozen=True)
+class LocalOptions:
+    """What this machine is told beyond the job: workers, 0 for one per accelerator."""
+
+    workers: int = 0
+
+
 class Pool:
     """Workers, one per device set, and the rows that wait for them.
 
@@ -109,16 +116,14 @@ class Pool:
         Returns:
           0, 1 if rows failed, 75 if Ctrl-C or SIGTERM came: all workers have saved by then.
         """
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {s: signal.signal(s, self._stop) for s in signals}
-        try:
+        with Interrupt() as interrupt:
+            interrupt.hold("stopping: the workers save after this chunk (Ctrl-C to go before them)")
             while self._workers or (self._waiting and not self._stopping):
                 self._fill()
                 time.sleep(_POLL)
+                if interrupt.requested and not self._stopping:
+                    self._stop()
                 self._collect()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         if self._stopping:
             return RESUMABLE
         return 1 if self._failed else 0
@@ -133,7 +138,7 @@ class Pool:
         log = books_folder(self._job.workdir) / "logs" / f"local_{population}.out"
 
         print(f"population {population}: started on {own} ({log})", flush=True)
-        with open(log, "a") as file, own.bound():
+        with open(log, "a") as file, own.bound(), withheld():
             return subprocess.Popen(
                 own.worker(self._job, population),
                 env=single_process(os.environ) | own.environment | {JOB: f"local:{os.getpid()}"},
@@ -153,9 +158,7 @@ class Pool:
             end = ends.get(code, f"failed with exit code {code}; see its log")
             print(f"population {population}: {end}", flush=True)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if not self._stopping:
-            print("\nstopping: the workers save after this chunk", flush=True)
+    def _stop(self) -> None:
         self._stopping = True
         for _, worker in self._workers.values():
             worker.terminate()
@@ -170,34 +173,53 @@ def describe(job: Job, sets: Sequence[DeviceSet]) -> str:
 
 def identity() -> dict[str, Any]:
     """Of this launcher, for the books."""
-    return {"job": f"local:{os.getpid()}", "host": socket.gethostname(), "pid": os.getpid()}
+    pid = os.getpid()
+    own = {"host": socket.gethostname(), "pid": pid, "start": process_start(pid)}
+    return {"job": f"local:{pid}", **own}
 
 
 def stop_launcher(entries: Sequence[dict[str, Any]]) -> None:
     """A SIGTERM to the launcher that was recorded last, if it is on this machine."""
-    own = [entry for entry in entries if entry.get("launcher") == "local"]
+    own = [entry for entry in entries if entry["launcher"] == "local"]
     if own and own[-1]["host"] == socket.gethostname():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(own[-1]["pid"], signal.SIGTERM)
+        _terminate(own[-1]["pid"], own[-1]["start"])
 
 
-def stop(workdir: pathlib.Path, populations: Sequence[str]) -> list[str]:
+def stop(workdir: pathlib.Path, populations: Sequence[str]) -> dict[str, str]:
     """A SIGTERM to every worker of these rows on this machine.
 
     Returns:
-      Rows whose workers are on other machines.
+      Where the others are, by row.
     """
-    elsewhere = []
+    elsewhere = {}
     for population in populations:
         beat = read_beat(population_folder(workdir, population))
         if beat is None or not beat.is_alive:
             continue
         if beat.host != socket.gethostname():
-            elsewhere.append(population)
-            continue
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(beat.pid, signal.SIGTERM)
+            elsewhere[population] = f"on another machine ({beat.job or beat.whose}); stop it there"
+        elif not _terminate(beat.pid, beat.start):
+            elsewhere[population] = f"process {beat.pid} is no worker of ours; it is left alone"
     return elsewhere
+
+
+def _terminate(pid: int, start: int) -> bool:
+    """A SIGTERM, if the process still is the one that wrote down its number.
+
+    Returns:
+      Whether it is: one of our commands, begun when that one was.
+    """
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(pid)  # from here on the number is nobody else's
+        try:
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            programs = {pathlib.PurePath(word).name for word in command.split("\0")[:4]}
+            if start and process_start(pid) == start and programs & {"grokjax", "launch"}:
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+                return True
+        finally:
+            os.close(process)
+    return False
 
 
 def _devices() -> tuple[str, list[int]]:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 import shlex
 from collections.abc import Iterable
 
 from grokjax.base.errors import RESUMABLE, UserError
-from grokjax.runtime.heartbeat import JOB, SAVED, STATUS
-from grokjax.sweeps.plan import POPULATIONS
-from launch.books import books_folder, stop_file
+from grokjax.runtime.heartbeat import ATTEMPT, JOB, SAVED, STATUS
+from grokjax.sweeps.plan import ERROR, POPULATIONS
+from grokjax.workdir.manifest import MANIFEST
+from launch.books import attempts_folder, books_folder, stop_file
 from launch.client import TIMEOUT, ask
-from launch.job import Job, job_name
+from launch.job import Job, job_name, require_number
 from launch.status import Queued
+
+_FORMS = (
+    ("time", r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited", "minutes or 1-12:30:00"),
+    ("mem", r"\d+[kmgt]?b?", "64G"),
+)
+_ATTEMPTS = 3  # of a job, from the same checkpoint; another one is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +42,13 @@ class SlurmOptions:
     at_once: int = 0
     extra: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        require_number("--at-once", self.at_once)
+        require_number("--cpus-per-task", self.cpus_per_task)
+        for name, pattern, example in _FORMS:
+            if (value := getattr(self, name)) and not re.fullmatch(pattern, value, re.IGNORECASE):
+                raise UserError(f"--{name}={value[:40]}: give {example}, as sbatch takes it")
+
 
 def render(job: Job, options: SlurmOptions) -> str:
     """The batch script."""
@@ -43,16 +58,29 @@ def render(job: Job, options: SlurmOptions) -> str:
         mount = f"{job.workdir}:{job.workdir}"
         container = [f"--container-image={job.container}", f"--container-mounts={mount}"]
     srun = shlex.join(["srun", "--kill-on-bad-exit=1", *container, *job.worker("")])
-    status = shlex.quote(str(job.workdir / POPULATIONS)) + f'/"$population"/{STATUS}'
-    # A rank that is slow to leave is killed after KillWait: its code then hides the others' 75.
+    folder = f'{shlex.quote(str(job.workdir / POPULATIONS))}/"$population"'
+    attempts = shlex.quote(str(attempts_folder(job.workdir)))
+    # A rank that is slow to leave is killed after KillWait: its code then hides the others' 75,
+    # which a sign of life of this very attempt still shows.
     return f"""#!/bin/bash
 {chr(10).join(lines)}
 {job.setup}
 export {JOB}="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+export {ATTEMPT}="${{SLURM_RESTART_COUNT:-0}}"
 population=$(printf '%03d' "$SLURM_ARRAY_TASK_ID")
+place="${JOB} $(ls -v {folder}/checkpoints/state/*/{MANIFEST} 2>/dev/null | tail -n 1)"
+mkdir -p {attempts} && echo "$place" >> {attempts}/"$population"
+same=$(tail -n {_ATTEMPTS + 1} {attempts}/"$population" | grep -cxF -- "$place")
+if [ "${ATTEMPT}" -ge {_ATTEMPTS} ] && [ "$same" -gt {_ATTEMPTS} ]; then
+  said="{_ATTEMPTS} attempts came no further than the one before; see $SLURM_JOB_ID's log"
+  echo "population $population: $said" >&2
+  mkdir -p {folder} && echo "$said" > {folder}/{ERROR}
+  exit 1
+fi
 {srun}"$population"
 code=$?
-if [ "$code" -gt 128 ] && grep -qs '"state": "{SAVED}"' {status}; then
+saved=$(printf '"state": "{SAVED}", "job": "%s", "attempt": %s,' "${JOB}" "${ATTEMPT}")
+if [ "$code" -gt 128 ] && grep -qsF "$saved" {folder}/{STATUS}; then
   code={RESUMABLE}
 fi
 if [ "$code" -eq {RESUMABLE} ] && [ ! -e {shlex.quote(str(stop_file(job.workdir)))} ]; then

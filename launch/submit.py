@@ -10,17 +10,30 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grokjax.base.errors import UserError
 from grokjax.base.names import FAILED
+from grokjax.runtime.interrupt import ended_with_us
 from grokjax.sweeps.plan import PLAN, Plan, require_plan
 from launch import gke, local, slurm
-from launch.books import books_folder, forget_stop, is_locked, locked, record, records, stop_file
+from launch.books import (
+    JOBS,
+    books_folder,
+    forget_stop,
+    is_locked,
+    locked,
+    note_stop,
+    record,
+    records,
+)
 from launch.job import Job, single_process
 from launch.preflight import check_devices, check_disk, check_workdir
 from launch.status import Queued, Row, survey, unfinished
+
+_TYPES = {"int": int, "tuple[str, ...]": list}  # what JSON has of an option; others are texts
+_KINDS = {"slurm": slurm.SlurmOptions, "gke": gke.GkeOptions, "local": local.LocalOptions}
 
 
 def launch(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -71,8 +84,7 @@ def retry(workdir: pathlib.Path, populations: Sequence[str]) -> int:
 def stop(workdir: pathlib.Path) -> None:
     """Cancels what waits and lets what runs save and leave; nothing is started again."""
     plan = require_plan(workdir)
-    books_folder(workdir).mkdir(exist_ok=True)
-    stop_file(workdir).touch()
+    note_stop(workdir)
     scheduled = _queued_by(workdir)
     slurm.stop(scheduled.get("slurm", {}).values())
     gke.remove([task.job for task in scheduled.get("gke", {}).values()], _namespace(workdir))
@@ -83,9 +95,8 @@ def stop(workdir: pathlib.Path) -> None:
     elsewhere = local.stop(workdir, [r.population for r in others if r.population not in names])
     asked = names | {row.population for row in others} - set(elsewhere)
     print(f"{workdir}: {len(asked)} rows asked to stop")
-    for row in others:
-        if row.population in elsewhere:
-            print(f"population {row.population}: on another machine ({row.job}); stop it there")
+    for population, where in elsewhere.items():
+        print(f"population {population}: {where}")
 
 
 def queued(workdir: pathlib.Path, launcher: str = "") -> dict[str, Queued]:
@@ -108,7 +119,7 @@ def _queued_by(workdir: pathlib.Path, launcher: str = "") -> dict[str, dict[str,
 
 def _namespace(workdir: pathlib.Path) -> str:
     own = [entry for entry in records(workdir) if entry.get("launcher") == "gke"]
-    return own[-1]["options"]["namespace"] if own else "default"
+    return _options(own[-1])["namespace"] if own else "default"
 
 
 def _by_options(workdir: pathlib.Path, rows: Sequence[Row]) -> list[tuple[dict, list[Row]]]:
@@ -120,7 +131,25 @@ def _by_options(workdir: pathlib.Path, rows: Sequence[Row]) -> list[tuple[dict, 
         if not own:
             raise UserError(f"population {row.population}: no launcher's yet; submit it with one")
         groups.setdefault(own[-1], []).append(row)
-    return [(entries[i]["options"], own_rows) for i, own_rows in groups.items()]
+    return [(_options(entries[i]), own_rows) for i, own_rows in groups.items()]
+
+
+def _options(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a submission, as the books have them; anybody may have changed those.
+
+    Raises:
+      UserError: one is missing, or is none.
+    """
+    options = entry["options"]
+    needed = {f.name: f.type for f in dataclasses.fields(_KINDS.get(entry["launcher"], Job))}
+    wanted = {f.name: f.type for f in dataclasses.fields(Job) if f.name in options} | needed
+    for name, kind in wanted.items():
+        if not isinstance(options.get(name), _TYPES.get(str(kind), str)):
+            raise UserError(
+                f"{JOBS}: the record of {', '.join(entry['populations'])[:80]} has no {name} that"
+                " is one; submit them with a launcher"
+            )
+    return options | {"launcher": entry["launcher"]}
 
 
 def _submit(args: argparse.Namespace, plan: Plan, rows: Sequence[Row]) -> int:
@@ -198,15 +227,17 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
     environment = single_process(os.environ)
     if args.launcher != "local":  # a login node's accelerator, if any, is not the job's
         environment["JAX_PLATFORMS"] = "cpu"
-    done = subprocess.run(
+    planning = subprocess.Popen(
         [*command, f"--workdir={workdir}", *overrides],
         env=environment,
         stdout=2 if args.dry_run else None,  # a dry run prints the script, and nothing else
         stderr=subprocess.PIPE,
         text=True,
     )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    with planning, ended_with_us(planning):
+        _, error = planning.communicate()
+    if planning.returncode:
+        said = error.strip().splitlines() or [f"exit code {planning.returncode}"]
         raise UserError(said[-1].removeprefix("grokjax: error: "))
 
 

@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 from grokjax.base.errors import UserError
+from grokjax.runtime.interrupt import withheld
 from grokjax.sweeps.plan import note_failure, population_folder, require_plan
 from launch.preflight import check_disk, check_workdir
 
@@ -28,4 +29,5 @@ def run(workdir: pathlib.Path, population: str, devices: str) -> None:
         *(sys.executable, "-m", "grokjax", "sweep"),
         *(f"--workdir={workdir}", f"--population={population}", f"--devices={devices}"),
     ]
-    os.execv(sys.executable, command)
+    with withheld():  # between this program and that one nobody would answer
+        os.execv(sys.executable, command)

@@ -29,6 +29,7 @@ from grokjax.analysis.store import (
     write_settings,
 )
 from grokjax.base.errors import UserError
+from grokjax.base.files import refuse_links
 from grokjax.data.dataset import Dataset, stack_datasets
 from grokjax.data.loading import load_datasets
 from grokjax.results import Results, load
@@ -90,6 +91,7 @@ def analyze(
     if config.num_pairs < 1:
         raise UserError(f"--pairs={config.num_pairs}: give at least 1")
     folder = analysis_folder(results, out)
+    refuse_links(*((results.workdir, folder.name) if out is None else (folder, "*")))
     steps, runs = _stored_steps(results, steps), _known_runs(results, runs)
     # Regime, seeds and model of every run: another workdir's numbers are not these.
     population = hashlib.sha256(" ".join(results.runs.run_hash.astype(str)).encode()).hexdigest()
@@ -115,6 +117,7 @@ def analyze(
             own = [inputs[run_id] for run_id in run_ids]
             _analyze_runs(results, step, run_ids, own, config, settings, folder, mesh)
             done += len(run_ids)
+            interrupt.hold()  # before, nothing was stored
             last = done == total or interrupt.requested
             progress.update(done, f"step {step:,}, runs {run_ids[0]} to {run_ids[-1]}", last=last)
             if interrupt.requested and done < total:

@@ -75,11 +75,11 @@ def measure_lens(
     """The same of R runs at once, unlabelled: sums [R, K, 2, tokens, streams, G, T] by measure."""
     mesh = mesh or make_mesh(1, devices=jax.devices()[:1])
     batch_size = batch_size or queries_within_budget(model)
-    return jax.device_get(_program(model, batch_size, path_site, mesh)(weights, probes))
+    return jax.device_get(lens_program(model, batch_size, path_site, mesh)(weights, probes))
 
 
 @functools.lru_cache(maxsize=8)
-def _program(
+def lens_program(
     model: ModelConfig, batch_size: int, path_site: tuple[str, str], mesh: Mesh
 ) -> Callable:
     """Compiled once for all calls: (weights [R], probes [R]) -> sums and rates."""

@@ -72,7 +72,7 @@ class Patching:
         self._mesh = mesh or make_mesh(1, devices=jax.devices()[:1])
         self._nobody: dict[int, Donor] = {}  # shapes of one run's states, by number of pairs
         run = functools.partial(_run, config)
-        self._run = over_runs(run, self._mesh)
+        self.program = over_runs(run, self._mesh)
         self._attribute = over_runs(functools.partial(_attribute, config), self._mesh)
 
     @classmethod
@@ -98,10 +98,26 @@ class Patching:
         nobody = jax.tree.map(
             lambda x: jnp.zeros((num_runs, *x.shape), x.dtype), self._nobody[num_pairs]
         )
-        readings, donor = self._run(
+        readings, donor = self.program(
             weights, queries, answers, nobody, self._for_runs(self._nothing(), num_runs)
         )
         return jax.tree.map(lambda x: x[:, 0], readings), donor
+
+    def shapes(self, weights: Any, num_pairs: int) -> tuple[Any, ...]:
+        """What `program` takes after the weights, as shapes; each with a run axis of 1.
+
+        Args:
+          weights: of one run, or their shapes.
+          num_pairs: N.
+        """
+
+        def arguments(weights: Any) -> tuple[Any, ...]:
+            queries = jnp.zeros((num_pairs, 4), jnp.int32)
+            donor = _states(self.config, self.components, weights, queries)
+            return queries, (queries[:, 0], queries[:, 0]), donor, self._nothing()
+
+        one_run = jax.eval_shape(arguments, weights)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one_run)
 
     def patched(
         self,
@@ -119,7 +135,7 @@ class Patching:
             chunk = {name: share.copy() for name, share in nothing.items()}
             for name in shares:
                 chunk[name][: end - start] = shares[name][start:end]
-            readings, _ = self._run(
+            readings, _ = self.program(
                 weights, queries, answers, donor, self._for_runs(chunk, num_runs)
             )
             chunks.append(jax.tree.map(lambda x, n=end - start: np.asarray(x[:, :n]), readings))

@@ -83,6 +83,26 @@ def leads_out(path: pathlib.Path, root: pathlib.Path) -> bool:
         return True
 
 
+def refuse_links(folder: pathlib.Path, *names: str) -> None:
+    """What is written below a folder must not land elsewhere.
+
+    Args:
+      folder: may itself be a link.
+      names: of files and folders in it that are about to be written; `*` stands for any.
+
+    Raises:
+      UserError: one of them, or something below it, leads out.
+    """
+    for name in names:
+        tops = folder.glob(name) if "*" in name else [folder / name]
+        for path in (p for top in tops for p in (top, *top.rglob("*"))):
+            if (path.is_symlink() or path == folder / name) and leads_out(path, folder):
+                raise UserError(
+                    f"workdir {folder}: {path.relative_to(folder)} is a link out of it; put the"
+                    " thing itself there, or make the whole workdir a link"
+                )
+
+
 def read_json(path: pathlib.Path) -> Any:
     """The content of a JSON file, which may come from anybody.
 

@@ -3,6 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+# What moves a terminal's cursor, colours, renames or reverses; a line's end and a tab may stay.
+_CONTROLS = dict.fromkeys(
+    [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+    "\N{REPLACEMENT CHARACTER}",
+)
+
+
+class Plain:
+    """A stream that takes no control characters from names and texts that others have written.
+
+    Args:
+      stream: to write to; a carriage return may begin what is written, as progress does.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        start = "\r" * text.startswith("\r")
+        self._stream.write(start + text.removeprefix("\r").translate(_CONTROLS))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from grokjax.data.dataset import Batch
-from grokjax.model.layers import Block, embedding_init, linear_init, rotary_angles
+from grokjax.model.layers import (
+    Block,
+    Tap,
+    embedding_init,
+    linear_init,
+    rotary_angles,
+    untapped,
+)
 from grokjax.model.taps import Taps
 from grokjax.model.types import Buffers, ModelConfig, Output, Params, Patch, Trace
 
@@ -90,11 +97,19 @@ def forward(
     rotary = rotary_angles(config) if config.positions == "rotary" else None
     layers = [params["layers"][str(i)] for i in range(config.num_layers)]
 
+    def block(layer: Params, z: Array, tap: Tap = untapped) -> Array:
+        return jnp.asarray(Block(config).apply({"params": layer}, z, rotary, tap))
+
     def reason(z: Array, injection: Array) -> Array:
         """One level of reasoning: inject, then every block. z_H and z_L share the blocks."""
         z = z + injection
         for layer in layers:
-            z = jnp.asarray(Block(config).apply({"params": layer}, z, rotary, taps))
+            # What is computed anew cannot be looked into: its values would be another pass'.
+            z = (
+                jax.checkpoint(block)(layer, z)
+                if config.remat == "blocks"
+                else block(layer, z, taps)
+            )
         return z
 
     taps = Taps(patch, position_axis=0)

@@ -44,6 +44,8 @@ class ModelConfig:
     num_loops: int = 1  # of the decoder: times that the stack of layers runs
     dropout: float = 0.0  # of the decoder
     dtype: str = "float32"
+    remat: str = "none"  # "blocks": a backward pass computes what is inside of them anew
+    split_batch: bool = False  # whether devices share a batch
 
     @property
     def length(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from grokjax.base.errors import UserError
+from grokjax.base.files import refuse_links
 from grokjax.base.names import (
     OOD_ACCURACY,
     OOD_BRIDGE_CHANCE,
@@ -80,6 +81,7 @@ def curves_figure(
 
 def save_curves(results: Results) -> pathlib.Path:
     """`figures/curves.png`, a panel per regime; `curves_bands.csv` beside it is what is drawn."""
+    refuse_links(results.workdir, "figures")
     picture = curves_figure(results.runs, results.curves, "regime")
     return picture.save(results.workdir / "figures" / "curves.png", "curves_bands.csv")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from grokjax.base.files import write_atomically
+from grokjax.base.files import refuse_links, write_atomically
 from grokjax.report.style import Picture
 
 REPORT = "report.html"
@@ -70,6 +70,7 @@ class Page(NamedTuple):
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Writes tables, `figures/` with what each shows, and the page, whose path it returns."""
         folder = pathlib.Path(folder)
+        refuse_links(folder, "figures", "*.csv", REPORT)
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in self.tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)

@@ -17,20 +17,26 @@ from grokjax.base.files import read_json, write_atomically
 
 STATUS = "status.json"
 JOB = "GROKJAX_JOB"  # environment: what the scheduler calls the job
+ATTEMPT = "GROKJAX_ATTEMPT"  # how often it has started the job again
 STALE_AFTER = 60.0  # seconds without a beat: whoever trained is dead
 _EVERY = 5.0
 _RUNNING, _ENDED = "running", "ended"
 SAVED = "saved"  # ended on request: the same command goes on
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Beat:
-    """Who trains a population, where, and how far it is (rate: member-steps per second)."""
+    """Who trains a population, where, and how far it is (rate: member-steps per second).
+
+    start: of the process, in clock ticks since its machine was started: a pid is given again.
+    """
 
     state: str
     job: str
+    attempt: int = 0
     host: str
     pid: int
+    start: int = 0
     step: int
     rate: float
     time: float
@@ -42,15 +48,31 @@ class Beat:
             raise ValueError("a beat's state, job and host are texts")
         if not isinstance(self.pid, int) or not 0 < self.pid < 2**31:
             raise ValueError("a beat's pid is none")
+        if not isinstance(self.attempt, int) or not isinstance(self.start, int):
+            raise ValueError("a beat's attempt and start are whole numbers")
         if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
             raise ValueError("a beat's step, rate and time are finite numbers")
 
     @property
     def is_alive(self) -> bool:
         """Whether its process still trains, as far as anyone can tell from here."""
-        if self.state != _RUNNING or time.time() - self.time > STALE_AFTER:
-            return False
-        return self.host != socket.gethostname() or _exists(self.pid)
+        return self.state == _RUNNING and self.age <= STALE_AFTER and self.may_exist
+
+    @property
+    def age(self) -> float:
+        """Seconds; one from a clock that is ahead counts as of now."""
+        return max(time.time() - self.time, 0.0)
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether its process exists, or is on another machine."""
+        if self.host != socket.gethostname():
+            return True
+        return _exists(self.pid) and self.start in (0, process_start(self.pid))
+
+    @property
+    def whose(self) -> str:
+        return f"process {self.pid} on {self.host}" + (f", job {self.job}" if self.job else "")
 
 
 class Heartbeat:
@@ -109,8 +131,10 @@ class Heartbeat:
         beat = Beat(
             state=state,
             job=os.environ.get(JOB, ""),
+            attempt=_attempt(),
             host=socket.gethostname(),
             pid=os.getpid(),
+            start=process_start(os.getpid()),
             step=self._step,
             rate=round(self._rate, 3),
             time=time.time(),
@@ -129,8 +153,9 @@ def read_beat(folder: str | os.PathLike) -> Beat | None:
 def require_free(folder: str | os.PathLike) -> None:
     """Waits, a minute at most, until it is clear that nobody else trains in `folder`.
 
-    A process on another machine that was killed looks alive until its last beat is stale; the
-    same job, started again, need not wait for itself.
+    A process on another machine that was killed looks alive until its last beat is stale, a minute
+    from now at most, whatever its clock says; the same job, started again, need not wait for
+    itself.
 
     Raises:
       UserError: somebody does.
@@ -138,11 +163,34 @@ def require_free(folder: str | os.PathLike) -> None:
     first = read_beat(folder)
     if first is None or (first.job and first.job == os.environ.get(JOB)):
         return
-    while (beat := read_beat(folder)) is not None and beat.is_alive:
+    if not first.is_alive:
+        return
+    left = STALE_AFTER - first.age
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
+    print(
+        f"{folder}: waiting until {until} for a sign of life of {first.whose}; if there is none, it"
+        " is dead",
+        flush=True,
+    )
+    end = time.monotonic() + left
+    while time.monotonic() < end and (beat := read_beat(folder)) is not None and beat.is_alive:
         if beat.time != first.time:
-            by = f"process {beat.pid} on {beat.host}" + (f", job {beat.job}" if beat.job else "")
-            raise UserError(f"{folder}: being trained by {by}; wait for it, or stop it")
+            raise UserError(f"{folder}: being trained by {beat.whose}; wait for it, or stop it")
         time.sleep(_EVERY / 10)
+
+
+def process_start(pid: int) -> int:
+    """When a process of this machine began, in clock ticks; 0 where nobody says."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        return int(stat.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _attempt() -> int:
+    text = os.environ.get(ATTEMPT, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def _exists(pid: int) -> bool:

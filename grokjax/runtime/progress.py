@@ -6,12 +6,14 @@ import contextlib
 import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from grokjax.base.names import OOD_ACCURACY, OOD_BRIDGE_FOUND, TRAINING_ACCURACY
 from grokjax.base.text import duration
 from grokjax.runtime.processes import is_primary
 
+T = TypeVar("T")
 _LOG_EVERY = 10.0  # seconds between lines where the output is not a terminal
 _SECONDS = {"s": 1, "min": 60}
 _MOST_GROUPS = 4  # that fit a line
@@ -75,6 +77,16 @@ class Progress:
             f"  {rate * self.num_runs * _SECONDS[self._per]:,.0f} {self._unit}/{self._per}"
             f"  ETA {left}  {self.headline}"
         )
+
+
+def told(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items; where they take long, a line now and then says how many are done."""
+    last = time.monotonic()
+    for done, item in enumerate(items):
+        if (now := time.monotonic()) - last >= _LOG_EVERY and is_primary():
+            print(f"{what}: {done:,} of {len(items):,}", flush=True)
+            last = now
+        yield item
 
 
 def headline(groups: Sequence[str], rows: Sequence[dict]) -> str:

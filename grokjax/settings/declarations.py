@@ -26,6 +26,7 @@ class Range:
 
 COUNT = Range("at least 1 and below 2**31", lambda x: 1 <= x < 2**31)
 SEED = Range("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)
+UP_TO_1000 = Range("at least 1 and at most 1000", lambda x: 1 <= x <= 1000)
 FINITE = Range("finite and at least 0", lambda x: 0 <= x < math.inf)
 SIZE = Range("finite and above 0", lambda x: 0 < x < math.inf)
 ABOVE_0 = Range("above 0", lambda x: x > 0)
@@ -164,6 +165,13 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             ("float32", "bfloat16", "float64"),
             also="precision",
         ),
+        "remat": apart(
+            "none",
+            "blocks: the backward pass computes the inside of blocks anew, for less memory",
+            ("none", "blocks"),
+            added=True,
+            also="checkpointing rematerialise gradient_checkpointing",
+        ),
     },
     "optimizer": {
         "name": static(
@@ -277,7 +285,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         ),
         "keep": static(2, "full states to keep, the newest", COUNT, also="max_to_keep"),
         "analysis_steps_per_decade": static(
-            8, "weights and average on a log grid of steps, never deleted", COUNT
+            8, "weights and average on a log grid of steps, never deleted", UP_TO_1000
         ),
     },
     # `grokjax transfer` makes the rows: it fills in whose weights a run starts from. Without a

@@ -111,7 +111,7 @@ def _running(module: ModuleType) -> Iterator[None]:
     file = str(module.__file__)
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # `sys.exit(0)` would look like success
         if isinstance(error, UserError) and str(error).startswith("--config"):
             raise  # told already, of another experiment file that this one reads
         if isinstance(error, SyntaxError) and error.filename == file:
@@ -124,7 +124,7 @@ def _running(module: ModuleType) -> Iterator[None]:
         raise UserError(f"--config={file}: {where}{said}") from None
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """In one line, what a user can do something about."""
     if isinstance(error, UserError):
         return str(error)

@@ -55,6 +55,8 @@ def _validate_values(config: ConfigDict) -> None:
 
 
 def _validate_model(m: ConfigDict) -> None:
+    if m.kind == DECODER and m.remat != "none":
+        raise UserError(f"model.remat: '{m.remat}' is of the recursive model; give none")
     if (m.kind == DECODER or m.mixer == "attention") and m.hidden_size % m.num_heads:
         raise UserError(
             f"model.num_heads: {m.num_heads} heads do not divide hidden_size {m.hidden_size}"

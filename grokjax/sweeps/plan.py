@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import read_json, write_atomically
+from grokjax.base.files import read_json, refuse_links, write_atomically
 from grokjax.base.names import DIVERGED, DONE, FAILED, FINISHED, PARTIAL, PENDING, STOPPED
 from grokjax.settings.config import from_json, to_json
 from grokjax.workdir.tables import RUNS, read_table
@@ -133,7 +133,8 @@ def population_folder(workdir: str | os.PathLike, name: str) -> pathlib.Path:
 
 def note_failure(folder: pathlib.Path, text: str) -> None:
     """Leaves in a population's folder why it failed, if it can be written."""
-    with contextlib.suppress(OSError):  # what has failed is told anyway
+    with contextlib.suppress(OSError, UserError):  # what has failed is told anyway
+        refuse_links(folder.parents[1], f"{POPULATIONS}/{folder.name}")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ERROR, text)
 

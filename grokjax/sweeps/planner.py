@@ -19,6 +19,7 @@ from grokjax.base.names import FINISHED
 from grokjax.base.text import aligned, duration
 from grokjax.model import DECODER, num_parameters
 from grokjax.model.cost import available_bytes, matmul_ceiling, train_flops
+from grokjax.runtime.progress import told
 from grokjax.settings.config import Row, flatten, with_settings
 from grokjax.settings.declarations import TRACED
 from grokjax.settings.identity import settings_hash
@@ -46,7 +47,7 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
     """
     known, asked = plan.run_hashes, set()
     by_static: dict[str, list[tuple[ConfigDict, Row, str]]] = {}
-    for row in rows or [{}]:
+    for row in told(rows or [{}], "rows read"):
         static = {name: value for name, value in row.items() if name not in TRACED}
         traced = {name: value for name, value in row.items() if name in TRACED}
         base = with_settings(config, static)
@@ -57,7 +58,7 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
             by_static.setdefault(key, []).append((base, traced, run_hash))
         asked.add(run_hash)
     populations = [_longer(p, config.train.num_steps, asked) for p in plan.populations]
-    for members in by_static.values():
+    for members in told(list(by_static.values()), "programs planned"):
         base = members[0][0]
         check_settings(base)
         size = base.sweep.runs_per_population or suggest_runs(base)
@@ -137,7 +138,8 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
     rows, total = [], 0.0
     statics = [_static_settings(p.config) for p in plan.populations]
     varied = {n for s in statics for n in s if len({str(t.get(n)) for t in statics}) > 1}
-    for population, static in zip(plan.populations, statics, strict=True):
+    both = list(zip(plan.populations, statics, strict=True))
+    for population, static in told(both, "populations counted"):
         c, n = population.config, len(population.run_hashes)
         flops = float(train_flops(planned_model(c))) * c.train.batch_size * c.train.num_steps * n
         done = states[population.name] == FINISHED

@@ -12,7 +12,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import DiskError, UserError
-from grokjax.base.files import given_path, replacing, write_atomically, writing_to
+from grokjax.base.files import given_path, refuse_links, replacing, write_atomically, writing_to
 from grokjax.base.names import FINISHED
 from grokjax.runtime.devices import require_devices, setup_devices
 from grokjax.runtime.heartbeat import Heartbeat, require_free
@@ -20,6 +20,8 @@ from grokjax.runtime.interrupt import Interrupted
 from grokjax.runtime.processes import are_several, is_primary, join_processes, on_all, on_primary
 from grokjax.sweeps.plan import (
     ERROR,
+    PLAN,
+    POPULATIONS,
     Plan,
     PlannedPopulation,
     note_failure,
@@ -73,6 +75,7 @@ def run_sweep(
     path = given_path(workdir)
     if (path / "config.json").exists():
         raise UserError(f"workdir {path}: holds one population; give a sweep a folder of its own")
+    refuse_links(path, PLAN, RUNS, ALL_CURVES, POPULATIONS)
     if dry_run:
         plan = on_all(lambda: extend_plan(read_plan(path), config, rows))
     else:
@@ -137,6 +140,7 @@ def train_population(workdir: str | os.PathLike, name: str, devices: str = "") -
     plan = require_plan(path)
     population = plan.population(name)
     folder = population_folder(path, name)
+    refuse_links(path, f"{POPULATIONS}/{name}")
     setup_devices()
     try:
         join_processes()

@@ -14,7 +14,7 @@ from grokjax.base.files import writing_to
 from grokjax.base.names import RUNNING
 from grokjax.data.dataset import Dataset
 from grokjax.data.loading import data_hash, load_datasets
-from grokjax.model.cost import Estimate, estimate
+from grokjax.model.cost import Estimate, available_bytes, estimate
 from grokjax.runtime.devices import setup_devices, setup_precision
 from grokjax.runtime.interrupt import Interrupt, Interrupted
 from grokjax.runtime.processes import barrier, is_primary, join_processes, on_all, on_primary
@@ -63,6 +63,7 @@ def train(
     )
     with Interrupt() as interrupt, locked_once(path), writing_to(path), checkpoints as saved:
         # Where to go on from; perhaps nothing is left to do.
+        on_all(lambda: check_state(population))
         step, state = restore_or_start(saved, population, runs)
         on_step(step)
         progress = Progress(len(runs), step, num_steps)
@@ -97,6 +98,7 @@ def train(
 
         # Chunk after chunk. The host reads an evaluation while the devices train the next chunk.
         is_last = False
+        interrupt.hold()
         while not is_last:
             if log.stop(step, ended := stopping.ended(step)):
                 state = population.stop(state, ended)
@@ -151,6 +153,20 @@ def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
         raise UserError(
             f"{path}: its curves reach step {reached:,.0f} but checkpoints/state is gone; restore"
             " it, or start in a new workdir"
+        )
+
+
+def check_state(population: Population) -> None:
+    """Refuses a state that the memory does not hold, by its shapes: making it would be the end.
+
+    Raises:
+      UserError: it says so, before anything is made.
+    """
+    needed, available = population.state_bytes, available_bytes(population.mesh.local_devices[0])
+    if available and needed > available:
+        raise UserError(
+            f"memory: {needed / 2**30:,.1f} GiB of {available / 2**30:.1f} GiB for the state alone;"
+            " train fewer runs at once, or a smaller model"
         )
 
 

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt32
 
 _ROUNDS = 6  # even, so that the two halves end with the widths they started with
+# Over half of the places are inside, so that one in 2**64 walks would be longer. A loop that ends
+# when all are inside would have no length that a compiler knows: a GPU asks its host after each.
+_WALKS = 64
 
 
 def batch_indices(
@@ -67,10 +70,10 @@ def permute(
 
     # Cycle-walking: the network permutes the whole power of two, so whoever lands outside and goes
     # on from there comes back inside, each to an item of its own.
-    def walk(x):
+    def walk(_, x):
         return jnp.where(x >= size, network(x), x)
 
-    return jax.lax.while_loop(lambda x: jnp.any(x >= size), walk, network(position))
+    return jax.lax.fori_loop(0, _WALKS, walk, network(position))
 
 
 def _mask(bits: Array) -> Array:

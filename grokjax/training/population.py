@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -155,6 +156,15 @@ class Population:
         """Shapes and dtypes of the R runs' state, as checkpoints hold it."""
         shapes = jax.eval_shape(make_init(self.train_config, self.mesh), self.hyper, *self._seeds)
         return with_rows(shapes, self.num_runs)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the state, by its shapes: of this machine on CPUs, of one device elsewhere."""
+        shapes = jax.tree.leaves(self.abstract_state())
+        per_run = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in shapes)
+        devices = self.mesh.local_devices
+        rows = len(self._rows) // self.mesh.shape["run"]
+        return per_run * rows * (len(devices) if devices[0].platform == "cpu" else 1)
 
     def place(self, state: Any) -> Any:
         return place(state, self.mesh)

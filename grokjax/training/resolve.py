@@ -37,17 +37,18 @@ def check_settings(config: ConfigDict) -> None:
 def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
     """The static model settings of a config; `vocab_size` is the dataset's."""
     settings = config.model.to_dict()
-    return ModelConfig(**settings | {"vocab_size": settings["vocab_size"] or vocab_size})
+    settings["vocab_size"] = settings["vocab_size"] or vocab_size
+    return ModelConfig(**settings, split_batch=config.train.batch_devices > 1)
 
 
 def evaluated_model(config: ConfigDict, model: ModelConfig) -> ModelConfig:
-    """The model at the depth that `config.evaluate` asks for."""
+    """The model at the depth that `config.evaluate` asks for; nobody trains it."""
     depth = {
         name: config.evaluate[name]
         for name in ("H_cycles", "L_cycles", "num_loops")
         if config.evaluate[name]
     }
-    return dataclasses.replace(model, **depth)
+    return dataclasses.replace(model, **depth, remat="none", split_batch=False)
 
 
 def optimizer_config(config: ConfigDict, runs: Sequence[ConfigDict]) -> OptimizerConfig:

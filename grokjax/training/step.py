@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Int16
 
 from grokjax.base.names import DIVERGED, RUN_STATUSES, RUNNING
 from grokjax.data.dataset import Batch, QueryTable, make_batch
@@ -154,6 +154,7 @@ def train_step(
     hyper: Hyperparameters,
     table: QueryTable,
     split_batch: Callable[[Array], Array] = lambda query: query,
+    query: Int16[Array, "B 4"] | None = None,
 ) -> tuple[RunState, StepMetrics]:
     """One step on the run's next batch.
 
@@ -163,11 +164,11 @@ def train_step(
       hyper: the run's numbers.
       table: the run's training items, on the device.
       split_batch: places a batch's rows [B, 4] on devices.
+      query: the rows, if they have been drawn; None draws them.
     """
-    size = jnp.asarray(table.size)
     if not isinstance(state.carry, Halting):
-        rows = batch_indices(state.key, state.step, config.batch_size, size)
-        batch = make_batch(split_batch(table.query[rows]), config.end_id)
+        query = draw_queries(config, state, table, 1)[0] if query is None else query
+        batch = make_batch(split_batch(query), config.end_id)
         return apply_batch(config, state, hyper, batch)[:2]
     going = continue_or_replace(config.model, state.buffers, state.carry, state.key, table)
     batch = make_batch(split_batch(going.query), config.end_id)
@@ -188,11 +189,23 @@ def train_chunk(
 ) -> tuple[RunState, StepMetrics]:
     """`num_steps` steps as one scan; metrics are means over the chunk."""
 
-    def body(state, _):
-        return train_step(config, state, hyper, table, split_batch)
+    queries = None if config.halts else draw_queries(config, state, table, num_steps)
 
-    state, metrics = jax.lax.scan(body, state, length=num_steps)
+    def body(state, query):
+        return train_step(config, state, hyper, table, split_batch, query)
+
+    state, metrics = jax.lax.scan(body, state, queries, length=num_steps)
     return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+
+
+def draw_queries(
+    config: TrainConfig, state: RunState, table: QueryTable, num_steps: int
+) -> Int16[Array, "N B 4"]:
+    """The rows of the next N steps: drawn at once, so that no step waits for its items."""
+    size = jnp.asarray(table.size)
+    steps = state.step + jnp.arange(num_steps)
+    rows = jax.vmap(lambda s: batch_indices(state.key, s, config.batch_size, size))(steps)
+    return jnp.asarray(table.query)[rows]
 
 
 def _keep_if_finite(old: RunState, new: RunState, metrics: StepMetrics) -> RunState:

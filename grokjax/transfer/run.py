@@ -16,7 +16,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import given_path, write_atomically
+from grokjax.base.files import given_path, refuse_links, write_atomically
 from grokjax.data.graph import HOP_SETTINGS
 from grokjax.data.loading import load_datasets
 from grokjax.results import Results, train_and_evaluate
@@ -68,6 +68,7 @@ def transfer(
     path = given_path(workdir)
     if path.resolve().is_relative_to(pathlib.Path(source).resolve()):
         raise UserError("--workdir: give finetuning a folder of its own, --workdir=runs/NAME")
+    refuse_links(path, CONTROL)
     setup_devices()
     join_processes()
     sources, tables = [], []

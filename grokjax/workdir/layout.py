@@ -14,7 +14,7 @@ import jax
 import ml_collections
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import given_path, leads_out, read_json, write_atomically
+from grokjax.base.files import given_path, read_json, refuse_links, write_atomically
 from grokjax.settings.config import from_json, to_json
 from grokjax.settings.identity import config_difference
 from grokjax.workdir.manifest import package_versions
@@ -22,7 +22,7 @@ from grokjax.workdir.tables import CURVES, RUNS, TIMING
 
 SCHEMA_VERSION = 1
 _FILES = ("config.json", RUNS, CURVES, "checkpoints")
-_WRITTEN = (*_FILES, "tensorboard", TIMING)
+_WRITTEN = (*_FILES, "tensorboard", TIMING, "figures")
 
 
 def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -43,7 +43,7 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
         raise UserError(f"workdir {workdir}: {above[0]} is a file; give a folder")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir}: this is a file; give a folder")
-    _refuse_links(workdir)
+    refuse_links(workdir, *_WRITTEN)
     if not (workdir / "config.json").exists():
         strangers = [name for name in _FILES if (workdir / name).exists()]
         if strangers:
@@ -71,17 +71,6 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
             " settings it was started with (train.num_steps alone may grow)"
         )
     return workdir
-
-
-def _refuse_links(workdir: pathlib.Path) -> None:
-    """What we would write must not land elsewhere."""
-    for name in _WRITTEN:
-        for path in (workdir / name, *(workdir / name).rglob("*")):
-            if path.is_symlink() and leads_out(path, workdir):
-                raise UserError(
-                    f"workdir {workdir}: {path.relative_to(workdir)} is a link out of it; put the"
-                    " thing itself there, or make the whole workdir a link"
-                )
 
 
 def check_data(workdir: pathlib.Path, data_sha256: str) -> None:

@@ -21,7 +21,6 @@ from grokjax.base.errors import UserError
 from grokjax.cli import main as grokjax_main
 from grokjax.data.loading import load_datasets
 from grokjax.runtime import heartbeat
-from grokjax.runtime.interrupt import leaving_at_once
 from grokjax.settings import seeds
 from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
@@ -212,13 +211,6 @@ def test_one_population_alone(workdir, capsys):
     assert grokjax_main([*options, "--population=000", "--devices=gpu:8"]) == 1
     assert "is to train on gpu:8, JAX sees cpu:4" in capsys.readouterr().err
     assert rows_of(workdir)[0].state == "failed"
-
-
-def test_a_sigterm_before_training_is_resumable():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(grokjax.Interrupted, match="before training"), leaving_at_once():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_nobody_trains_what_another_process_trains(workdir, monkeypatch, capsys):

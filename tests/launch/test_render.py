@@ -46,6 +46,12 @@ def test_bad_options_are_one_line(workdir, capsys):
         (["slurm", "--partitoin=a"], "unknown argument '--partitoin=a'"),
         (["slurm", "--config.train.num_steps=3"], "give --config=FILE"),
         (["local", "--workers=-1"], "at least 1"),
+        (["slurm", "--at-once=-1"], "--at-once=-1: must be at least 0"),
+        (["slurm", "--time=never"], "--time=never: give minutes or 1-12:30:00"),
+        (["slurm", "--mem=much"], "--mem=much: give 64G"),
+        (["slurm", f"--nodes={10**20}"], "must be at least 1 and at most 65536"),
+        (["slurm", f"--gpus-per-node={10**20}"], "must be at least 0 and at most 65536"),
+        (["slurm", "--cpus-per-task=-2"], "--cpus-per-task=-2"),
         (["local", "--workers=10000"], "cannot be shared out"),
         (["slurm", f"--config={workdir}/none.py"], "none.py"),
     ):
@@ -97,7 +103,7 @@ def test_the_script_hands_the_exit_code_on_and_requeues_75(tmp_path):
         )
         program.chmod(0o755)
 
-    def run(code):
+    def run(code, restarts=0):
         log.write_text("")
         environment = os.environ | {
             "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
@@ -105,6 +111,7 @@ def test_the_script_hands_the_exit_code_on_and_requeues_75(tmp_path):
             "SLURM_ARRAY_JOB_ID": "41",
             "SLURM_ARRAY_TASK_ID": "7",
             "SLURM_JOB_ID": "43",
+            "SLURM_RESTART_COUNT": str(restarts),
         }
         return subprocess.run(["bash", str(script)], env=environment).returncode, log.read_text()
 
@@ -116,15 +123,50 @@ def test_the_script_hands_the_exit_code_on_and_requeues_75(tmp_path):
         code, calls = run(other)
         assert code == other and "requeue" not in calls
     # One rank saved and left with 75, the other was too slow and killed.
-    beat(population_folder(job.workdir, "007"), state="saved")
-    code, calls = run(137)
+    folder = population_folder(job.workdir, "007")
+    beat(folder, state="saved", job="41_7", attempt=2)
+    code, calls = run(137, restarts=2)
     assert code == 75 and "requeue" in calls
-    assert run(1)[0] == 1
-    beat(population_folder(job.workdir, "007"))
-    assert run(137)[0] == 137
-    books.stop_file(job.workdir).parent.mkdir(parents=True)
+    assert run(1, restarts=2)[0] == 1
+    # That another attempt saved once is no reason to go on: this one was killed while it restored.
+    assert run(137, restarts=1)[0] == run(137, restarts=0)[0] == 137
+    beat(folder, state="saved", job="40_7", attempt=2)
+    assert run(137, restarts=2)[0] == 137
+    beat(folder, job="41_7", attempt=2)
+    assert run(137, restarts=2)[0] == 137
+    books.stop_file(job.workdir).parent.mkdir(parents=True, exist_ok=True)
     books.stop_file(job.workdir).touch()
     assert "requeue" not in run(75)[1]
+
+
+def test_the_script_stops_a_row_that_comes_no_further(tmp_path):
+    """Three attempts from the same checkpoint; a further checkpoint gives three more."""
+    job = Job(tmp_path, ("007",), python="py")
+    (tmp_path / "script.sh").write_text(slurm.render(job, slurm.SlurmOptions()))
+    for name, end in (("srun", "exit 75"), ("timeout", "")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{end}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def attempt(restarts, array=41):
+        own = {"SLURM_ARRAY_JOB_ID": str(array), "SLURM_ARRAY_TASK_ID": "7", "SLURM_JOB_ID": "43"}
+        own |= {"SLURM_RESTART_COUNT": str(restarts), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", tmp_path / "script.sh"], env=os.environ | own, capture_output=True, text=True
+        )
+        return done.returncode, done.stderr
+
+    folder = population_folder(tmp_path, "007")
+    for steps in ((), (90,), (90, 100)):  # of which the last one is the largest number
+        for step in steps:
+            state = folder / "checkpoints" / "state" / str(step)
+            state.mkdir(parents=True, exist_ok=True)
+            (state / "manifest.json").touch()
+        first = 3 * len(steps)
+        assert [attempt(first + i) for i in range(3)] == [(75, "")] * 3
+    code, error = attempt(9)
+    assert code == 1 and error.startswith("population 007: 3 attempts came no further")
+    assert "3 attempts" in (folder / "error.txt").read_text()  # failed: `launch retry` knows it
+    assert attempt(0, array=50)[0] == 75
 
 
 # JobSets

@@ -113,6 +113,65 @@ def test_nothing_is_written_through_a_link(name, workdir):
     assert {p: p.stat().st_mtime_ns for p in workdir.parent.rglob("*")} == before
 
 
+LINKS = {
+    "figures": ["report", "{w}"],
+    "runs_table.csv": ["report", "{w}"],
+    "report.html": ["report", "{w}"],
+    "figures/curves.png": ["train"],
+    "analysis": ["analyze", "--workdir={w}"],
+    "analysis/patching": ["analyze", "--workdir={w}"],
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_no_command_writes_through_a_link(name, workdir, capsys):
+    outside = workdir.parent / "outside"
+    outside.mkdir()
+    (outside / "curves.csv").write_text("another's")
+    link = workdir / name
+    shutil.rmtree(link, ignore_errors=True)
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside / "curves.csv" if link.suffix else outside)
+    if LINKS[name] == ["train"]:
+        with pytest.raises(grokjax.UserError, match="is a link out of it"):
+            grokjax.train_and_evaluate(tiny_config(train__num_steps=40), workdir)
+    else:
+        assert main([word.format(w=workdir) for word in LINKS[name]]) == 2
+        error = capsys.readouterr().err
+        assert f"{name} is a link out of it" in error and error.count("\n") == 1
+    assert [p.read_text() for p in outside.iterdir()] == ["another's"]
+
+
+@pytest.mark.parametrize("name", ["populations", "populations/000", "runs.csv"])
+def test_no_sweep_writes_through_a_link(name, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "w" / name).parent.mkdir(parents=True)
+    (tmp_path / "w" / name).symlink_to(outside)
+    with pytest.raises(grokjax.UserError, match=f"{name} is a link out of it"):
+        grokjax.run_sweep(fast(), rows(1), tmp_path / "w")
+    assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize("name", ["launch", "launch/jobs.jsonl", "launch/logs", "launch/stop"])
+@pytest.mark.parametrize("command", ["local", "stop"])
+def test_no_launcher_writes_through_a_link(name, command, tmp_path, capsys):
+    from launch.__main__ import main as launch
+
+    workdir, outside = tmp_path / "w", tmp_path / "outside"
+    write_plan(workdir, extend_plan(Plan(), fast(), rows(1)))
+    (workdir / name).parent.mkdir(exist_ok=True)
+    (workdir / name).symlink_to(outside)
+    assert (
+        launch([command, *((str(workdir),) if command == "stop" else (f"--workdir={workdir}",))])
+        == 2
+    )
+    error = capsys.readouterr().err
+    assert f"{name} is a link out of it" in error and error.count("\n") == 1
+    assert not outside.exists()
+
+
 def manifest(workdir):
     return workdir / "checkpoints" / "state" / "20" / "manifest.json"
 

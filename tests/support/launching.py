@@ -33,6 +33,12 @@ def rows_of(workdir, queue=None):
 def beat(folder, **changes):
     """A worker's sign of life."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = {"state": "running", "job": "7_0", "host": socket.gethostname(), "pid": os.getpid()}
-    values |= {"step": 12, "rate": 3.5, "time": time.time()} | changes
+    values = {"state": "running", "job": "7_0", "attempt": 0}
+    values |= {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "step": 12,
+        "rate": 3.5,
+        "time": time.time(),
+    } | changes
     (folder / "status.json").write_text(json.dumps(values))
