@@ -7,6 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 
 import jax
+import jaxtyping
 import pytest
 import shapes
 
@@ -42,3 +43,9 @@ def workdir(tmp_path):
 def workers_environment(monkeypatch):
     for name, value in launching.OWN.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """No annotation is checked: what reads others' files and code finds wrong types by itself."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

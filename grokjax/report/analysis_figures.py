@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -227,7 +227,7 @@ def _name_components(axis: Axes, components: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _in_order(values: Sequence) -> list:
+def _in_order(values: Iterable) -> list:
     """Each value once, in the order in which they come."""
     return list(dict.fromkeys(values))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -135,8 +135,8 @@ def from_json(settings: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def rows_of(sequence: Any) -> tuple[Row, ...]:
-    """Rows as a config's `runs` holds them, of {setting: value} as a file may have them."""
+def rows_of(sequence: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """Rows as a config's `runs` holds them."""
     return tuple(dict(row) for row in sequence)
 
 

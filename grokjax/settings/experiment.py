@@ -133,7 +133,7 @@ def _told(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _call(get_config: Callable, argument: str, path: str, source: ConfigDict | None) -> ConfigDict:
+def _call(get_config: Callable, argument: str, path: str, source: ConfigDict | None) -> Any:
     parameters = list(inspect.signature(get_config).parameters)
     finetunes = parameters[:1] == ["source"]
     if finetunes and source is None:

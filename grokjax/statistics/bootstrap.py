@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
 from grokjax.data.graph import random_stream
 
@@ -26,7 +26,7 @@ class Intervals(NamedTuple):
 def ratio_interval(
     change: Float[np.ndarray, "R N F"],
     total: Float[np.ndarray, "R N"],
-    seeds: Sequence[str] | np.ndarray | None = None,
+    seeds: ArrayLike | None = None,
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
@@ -63,7 +63,7 @@ def ratio_interval(
 def rate_interval(
     rate: Float[np.ndarray, "R F"],
     num_queries: Int[np.ndarray, " R"],
-    seeds: Sequence[str] | np.ndarray | None = None,
+    seeds: ArrayLike | None = None,
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
@@ -94,7 +94,7 @@ def rate_interval(
 
 
 def _drawn_runs(
-    seeds: Sequence[str] | np.ndarray | None,
+    seeds: ArrayLike | None,
     num_runs: int,
     rng: np.random.Generator,
     num_resamples: int,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from grokjax.base import names
@@ -32,8 +33,8 @@ class Interval(NamedTuple):
 
 
 def first_crossing(
-    steps: Sequence[int] | np.ndarray,
-    values: Sequence[float] | np.ndarray,
+    steps: ArrayLike,
+    values: ArrayLike,
     threshold: float,
     consecutive: int = names.CONSECUTIVE,
 ) -> float:
@@ -45,7 +46,7 @@ def first_crossing(
     return math.inf
 
 
-def student_interval(values: Sequence[float] | np.ndarray) -> Interval:
+def student_interval(values: ArrayLike) -> Interval:
     """Mean and two-sided 95 % Student-t interval over seeds."""
     x = np.asarray(values, float)
     n = len(x)

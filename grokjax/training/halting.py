@@ -68,7 +68,7 @@ def continue_or_replace(
 
 
 def halt(
-    config: ModelConfig, going: Halting, output: Output, key: Array, step: Int[Array, ""]
+    config: ModelConfig, going: Halting, output: Output, key: Array, step: Int[Array, ""] | int
 ) -> Halting:
     """After a step: at the last one, or when the model says so and exploration lets it.
 

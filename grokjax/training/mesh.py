@@ -120,19 +120,19 @@ def place_rows(tree: Any, mesh: Mesh, size: int, first: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def take_rows(tree: Any, rows: Int[np.ndarray, " r"], mesh: Mesh) -> Any:
+def take_rows(tree: Any, rows: Int[np.ndarray | Array, " r"], mesh: Mesh) -> Any:
     """Some runs, spread over the devices anew."""
     return _spread(jax.tree.map(lambda x: x[rows], tree), mesh)
 
 
 @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
-def put_rows(tree: Any, part: Any, rows: Int[np.ndarray, " r"], mesh: Mesh) -> Any:
+def put_rows(tree: Any, part: Any, rows: Int[np.ndarray | Array, " r"], mesh: Mesh) -> Any:
     """Their new values in the place that they have among all."""
     return _spread(jax.tree.map(lambda x, y: x.at[rows].set(y), tree, part), mesh)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def among_nan(tree: Any, rows: Int[np.ndarray, " r"], size: int, mesh: Mesh) -> Any:
+def among_nan(tree: Any, rows: Int[np.ndarray | Array, " r"], size: int, mesh: Mesh) -> Any:
     """Their metrics in the place that they have among all `size`."""
     nothing = jax.tree.map(lambda x: jnp.full((size, *x.shape[1:]), jnp.nan, x.dtype), tree)
     return _spread(jax.tree.map(lambda x, y: x.at[rows].set(y), nothing, tree), mesh)

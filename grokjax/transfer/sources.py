@@ -97,7 +97,7 @@ def looked_for_in_vain(group: str, checkpoint: str, why: str) -> pd.DataFrame:
 
 def _locate(
     checkpoint: str, run: Any, events: pd.DataFrame, stored: np.ndarray
-) -> tuple[float, float, str]:
+) -> tuple[float, float | np.integer, str]:
     """(step of the event, stored step, why there is none)."""
     if run.status == DIVERGED or run.run_id not in events.index:
         return math.nan, math.nan, DIVERGED if run.status == DIVERGED else "not trained"

@@ -235,7 +235,7 @@ def test_nobody_trains_what_another_process_trains(workdir, monkeypatch, capsys)
 @pytest.mark.parametrize(
     "wrong", [{"pid": -1}, {"pid": 2**40}, {"pid": "1"}, {"time": "x"}, {"step": None}, {"job": 3}]
 )
-def test_a_sign_of_life_that_nobody_gives_is_none(workdir, wrong):
+def test_a_sign_of_life_that_nobody_gives_is_none(workdir, wrong, unchecked):
     """Its process gets signals: -1 would be every process there is."""
     folder = population_folder(workdir, "000")
     beat(folder)

@@ -239,7 +239,9 @@ def test_checkpoints_are_listed(tmp_path, capsys):
     ("from ml_collections import ConfigDict\ndef get_config():\n"
      "    return ConfigDict({'train': {'steps': 3}})\n", "did you mean 'train.num_steps'?"),
 ])  # fmt: skip
-def test_a_mistake_in_an_experiment_is_told_with_its_line(code, message, tmp_path, capsys):
+def test_a_mistake_in_an_experiment_is_told_with_its_line(
+    code, message, tmp_path, capsys, unchecked
+):
     file = tmp_path / "x.py"
     file.write_text(code)
     for command in ("train", "sweep"):

@@ -93,7 +93,7 @@ def test_a_log_is_no_reason_to_fail(what, workdir):
 
 
 @pytest.mark.parametrize("what", READ)
-def test_a_hostile_workdir_is_one_line(what, workdir, capsys):
+def test_a_hostile_workdir_is_one_line(what, workdir, capsys, unchecked):
     READ[what](workdir)
     assert main(["report", str(workdir)]) == 2
     error = capsys.readouterr().err

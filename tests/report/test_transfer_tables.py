@@ -1,6 +1,6 @@
 """Tables of a finetuning, on curves with known answers."""
 
-import types
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from grokjax.report.transfer_tables import (
     time_table,
     worth_table,
 )
+from grokjax.results import Results
 from grokjax.settings import load_experiment
 from grokjax.training.resolve import model_config
 
@@ -55,7 +56,7 @@ def data():
     runs = runs.assign(**{f"num_{name}": [5, 7, 5, 7, 5, 7] for name in CATEGORIES})
     curves = pd.concat(frames)
     curves = curves[(curves.run_id != 0) | (curves.step <= 50)]  # one has left early
-    results = types.SimpleNamespace(runs=runs, curves=curves, config=config, vocab_size=30)
+    results = Results(pathlib.Path("nowhere"), config, 30, runs, curves)
     return TransferRuns(results, pd.DataFrame(members, columns=names))
 
 

@@ -68,7 +68,7 @@ def test_json_round_trip():
     ({"runs": 3}, "runs: not a list"), ({"data": 3}, "unknown setting 'data'"),
     ({"data": {"phi": "much"}}, "data.phi: 'much' is not of type float"),
 ])  # fmt: skip
-def test_json_is_checked(content, message):
+def test_json_is_checked(content, message, unchecked):
     with pytest.raises(UserError, match=message):
         from_json(content)
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from grokjax.data.dataset import QueryTable, make_batch
-from grokjax.model import ModelConfig, Output, forward, forward_all_steps, init, initial_carry
+from grokjax.model import (
+    ModelConfig,
+    Output,
+    Trace,
+    forward,
+    forward_all_steps,
+    init,
+    initial_carry,
+)
 from grokjax.training.halting import continue_or_replace, first_halting, halt
 from grokjax.training.optim import Hyperparameters, OptimizerConfig
 from grokjax.training.step import TrainConfig, init_run, train_step
@@ -36,7 +44,8 @@ def buffers():
 def output_saying(q, batch=B):
     state = jnp.full((batch, 5, 16), 7.0)
     q_logits = jnp.stack([q, jnp.zeros_like(q)], axis=1)
-    return Output(jnp.zeros((batch, 5, 31)), q_logits, (state, 2 * state), state, None, {})
+    trace = Trace(state[None], 2 * state[None], ("Init",))
+    return Output(jnp.zeros((batch, 5, 31)), q_logits, (state, 2 * state), state, trace, {})
 
 
 def test_rows_halt_and_others_stay(buffers):
