@@ -9,7 +9,7 @@ import pytest
 
 from grokjax.data.dataset import QueryTable, make_batch
 from grokjax.model import ModelConfig, Output, forward, forward_all_steps, init, initial_carry
-from grokjax.training.halting import continue_or_replace, first_halting, halt
+from grokjax.training.deep_supervision import continue_or_replace, first_halting, halt
 from grokjax.training.optim import Hyperparameters, OptimizerConfig
 from grokjax.training.step import TrainConfig, init_run, train_step
 
