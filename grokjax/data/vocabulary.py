@@ -7,6 +7,8 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from grokjax.base.errors import UserError
 
 PAD = 0
@@ -61,7 +63,7 @@ class Vocabulary:
             unknown = str(error.args[0])[:60]
             raise UserError(f"unknown token {unknown!a}; the vocabulary lacks it") from None
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int | np.integer]) -> str:
         """The text of token ids, PADs dropped."""
         return "".join(self.tokens[i - 1] for i in ids if i != PAD)
 

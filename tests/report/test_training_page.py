@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 import re
 import shutil
 import subprocess
@@ -57,8 +58,9 @@ def make_runs(rows):
             )
         )
     origin = "hash h; d, jax j, commit c. Repeat: grokjax"
+    nowhere, unknown = pathlib.Path("nowhere"), pd.DataFrame()
     return TrainingRuns(
-        "x", None, pd.DataFrame(runs), pd.concat(curves), default_config(), origin, None
+        "x", nowhere, pd.DataFrame(runs), pd.concat(curves), default_config(), origin, unknown
     )
 
 
