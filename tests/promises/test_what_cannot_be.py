@@ -19,8 +19,12 @@ SMALL = f"--config={ROOT}/experiments/pretrain.py:small"
 def told(*words, limit=60, program="grokjax", **environment):
     """Exit code and error of a command, which has to end within `limit` seconds."""
     done = subprocess.run(
-        [sys.executable, "-m", program, *map(str, words)], env=os.environ | OWN | environment,
-        cwd=ROOT, capture_output=True, text=True, timeout=limit,
+        [sys.executable, "-m", program, *map(str, words)],
+        env=os.environ | OWN | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=limit,
     )
     return done.returncode, done.stderr
 
@@ -36,7 +40,8 @@ CANNOT = {
     "an inner width of 64 GB": (["model.mlp_multiple=1000000000"], "GiB for the state alone"),
     "an inner width beyond numbers": (["model.expansion=1e30"], "GiB for the state alone"),
     "a checkpoint at every step": (
-        ["checkpoint.analysis_steps_per_decade=1000000000"], "at least 1 and at most 1000",
+        ["checkpoint.analysis_steps_per_decade=1000000000"],
+        "at least 1 and at most 1000",
     ),
 }
 
@@ -49,10 +54,16 @@ def test_settings_that_cannot_be(what, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("environment", [
-    {"JAX_PLATFORMS": "tpu"}, {"JAX_PLATFORMS": "abacus"}, {"JAX_NUM_CPU_DEVICES": "0"},
-    {"XLA_FLAGS": "--xla_force_host_platform_device_count=0", "JAX_NUM_CPU_DEVICES": "-1"},
-], ids=lambda e: next(iter(e.values())))
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"JAX_PLATFORMS": "tpu"},
+        {"JAX_PLATFORMS": "abacus"},
+        {"JAX_NUM_CPU_DEVICES": "0"},
+        {"XLA_FLAGS": "--xla_force_host_platform_device_count=0", "JAX_NUM_CPU_DEVICES": "-1"},
+    ],
+    ids=lambda e: next(iter(e.values())),
+)
 def test_devices_that_are_not_there(environment, tmp_path):
     refused(
         "Unable to initialize backend", "train", SMALL, f"--workdir={tmp_path / 'w'}", **environment
@@ -60,8 +71,12 @@ def test_devices_that_are_not_there(environment, tmp_path):
 
 
 COMMANDS = [
-    ("grokjax", "train", SMALL), ("grokjax", "sweep", SMALL), ("launch", "slurm"),
-    ("launch", "local"), ("launch", "slurm", SMALL), ("launch", "local", SMALL),
+    ("grokjax", "train", SMALL),
+    ("grokjax", "sweep", SMALL),
+    ("launch", "slurm"),
+    ("launch", "local"),
+    ("launch", "slurm", SMALL),
+    ("launch", "local", SMALL),
 ]
 
 
@@ -72,11 +87,14 @@ def test_a_workdir_that_cannot_be_made(words):
     refused("cannot be written", *command, "--workdir=/proc/x", program=program)
 
 
+NONSENSE = """from tiny import tiny_config as get_config
+def sweep(add):
+    add({'seeds.data': 'x'})
+"""
 EXPERIMENTS = {
     "import sys\nsys.exit(0)\n": "line 2: SystemExit: 0",
     "raise SystemExit\n": "line 1: SystemExit",
-    "from tiny import tiny_config as get_config\ndef sweep(add):\n    add({'seeds.data': 'x'})\n":
-        "seeds.data: 'x' is not of type int",
+    NONSENSE: "seeds.data: 'x' is not of type int",
 }
 
 
@@ -85,8 +103,13 @@ EXPERIMENTS = {
 def test_experiments_that_leave_or_add_nonsense(code, command, tmp_path):
     (tmp_path / "x.py").write_text(code)
     path = {"PYTHONPATH": OWN["PYTHONPATH"]}
-    refused(EXPERIMENTS[code], command, f"--config={tmp_path / 'x.py'}",
-            f"--workdir={tmp_path / 'w'}", **path)
+    refused(
+        EXPERIMENTS[code],
+        command,
+        f"--config={tmp_path / 'x.py'}",
+        f"--workdir={tmp_path / 'w'}",
+        **path,
+    )
 
 
 def test_no_control_character_reaches_the_terminal(tmp_path):
@@ -94,11 +117,18 @@ def test_no_control_character_reaches_the_terminal(tmp_path):
     evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
     planned(tmp_path, widths=(16,))
     beat(population_folder(tmp_path, "000"), job=f"{evil}\n", host=evil, rate=1.0)
-    for words in (["launch", "status", tmp_path], ["launch", "stop", tmp_path],
-                  ["grokjax", "report", tmp_path / evil], ["grokjax", "train", f"--x={evil}"]):
+    for words in (
+        ["launch", "status", tmp_path],
+        ["launch", "stop", tmp_path],
+        ["grokjax", "report", tmp_path / evil],
+        ["grokjax", "train", SMALL, "--workdir=w", f"--x={evil}"],
+    ):
         done = subprocess.run(
-            [sys.executable, "-m", *map(str, words)], env=os.environ | OWN, cwd=ROOT,
-            capture_output=True, text=True,
+            [sys.executable, "-m", *map(str, words)],
+            env=os.environ | OWN,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         printed = done.stdout + done.stderr
         assert "owned" in printed and all(c.isprintable() or c == "\n" for c in printed), words
