@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from grokjax.base import names
 from grokjax.base.errors import UserError
-from grokjax.base.files import read_json, write_atomically
+from grokjax.base.files import given_path, read_json, write_atomically
 from grokjax.data.dataset import NO_FACTS, Dataset, Probes, QueryTable, make_probes, query_table
 from grokjax.data.graph import (
     ANSWER,
@@ -142,9 +142,7 @@ def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
       UserError: the folder holds a dataset already, or cannot be written.
     """
     dataset = in_authors_types(dataset)
-    path = pathlib.Path(folder)
-    if not str(folder).strip():
-        raise UserError("--out: the path is empty; give a new folder")
+    path = given_path(folder, "--out")
     if os.path.lexists(path) and not path.is_dir():
         raise UserError(f"{path}: is a file; give a new folder")
     for name in (*_FILES, *_FACT_FILES):

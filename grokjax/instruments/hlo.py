@@ -18,7 +18,6 @@ _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_LIMIT = re.compile(r"s32\[\][^=]* constant\((\d+)\)")
 
 # Names of values, places in a tuple and the like: no kernel, no traffic.
 _FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"}

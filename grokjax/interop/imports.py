@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import read_json
+from grokjax.base.files import given_path, read_json
 from grokjax.base.names import DONE
 from grokjax.data.dataset import NUM_TOKENS
 from grokjax.data.folder import read_folder
@@ -238,9 +238,7 @@ def _write_workdir(
     source: str | os.PathLike,
 ) -> Results:
     """A workdir of one run at one step, built aside and moved into place as the last act."""
-    path = pathlib.Path(out)
-    if not str(out).strip():
-        raise UserError("--out: the path is empty; give a new folder")
+    path = given_path(out, "--out")
     if os.path.lexists(path):
         raise UserError(f"{path}: exists already; give a new folder")
     check_settings(config)

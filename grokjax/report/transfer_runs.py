@@ -94,10 +94,9 @@ def read_transfers(results: Results) -> TransferRuns:
 def _source(workdir: str) -> Results | None:
     """The pretraining, if it is still there: only its costs are asked for."""
     try:
-        found = load(workdir)
+        return load(workdir)
     except UserError:
         return None
-    return found if isinstance(found, Results) else None
 
 
 def _steps_before(source: Results | None, transfer: Any) -> int:

@@ -14,13 +14,14 @@ import time
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, write_atomically
+from grokjax.base.names import RUNNING
 
 STATUS = "status.json"
 JOB = "GROKJAX_JOB"  # environment: what the scheduler calls the job
 ATTEMPT = "GROKJAX_ATTEMPT"  # how often it has started the job again
 STALE_AFTER = 60.0  # seconds without a beat: whoever trained is dead
 _EVERY = 5.0
-_RUNNING, _ENDED = "running", "ended"
+_RUNNING, _ENDED = RUNNING, "ended"
 SAVED = "saved"  # ended on request: the same command goes on
 
 

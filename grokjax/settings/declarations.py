@@ -34,6 +34,8 @@ FROM_0 = Range("at least 0", lambda x: x >= 0)
 FROM_1 = Range("at least 1", lambda x: x >= 1)
 BELOW_1 = Range("at least 0 and below 1", lambda x: 0 <= x < 1)
 SHARE = Range("between 0 and 1", lambda x: 0 <= x <= 1)
+AT_MOST_1 = Range("at most 1", lambda x: x <= 1)
+WHOLE = Range("below 2**31", lambda x: abs(x) < 2**31)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +82,19 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             "a dataset in the authors' JSON format; replaces everything else of this section",
             also="data.path data.dir dataset",
         ),
-        "num_entities": static(2000, "E, entities of the graph", also="entities num_nodes"),
-        "num_relations": static(200, "kinds of facts of the graph", also="relations"),
-        "out_degree": traced(20, "facts of each entity", also="degree num_facts"),
-        "ood_fraction": traced(0.05, "of all facts, never composed in training", also="ood"),
+        "num_entities": static(2000, "E, entities of the graph", COUNT, also="entities num_nodes"),
+        "num_relations": static(200, "kinds of facts of the graph", COUNT, also="relations"),
+        "out_degree": traced(20, "facts of each entity", COUNT, also="degree num_facts"),
+        "ood_fraction": traced(
+            0.05, "of all facts, never composed in training", BELOW_1, also="ood"
+        ),
         "iid_test_fraction": traced(
-            0.005, "of the ID compositions, held out", also="test_fraction test_size"
+            0.005, "of the ID compositions, held out", BELOW_1, also="test_fraction test_size"
         ),
         "phi": traced(
             18.0,
             "training compositions for each ID fact; inf takes the whole pool",
+            FROM_0,
             also="ratio data_ratio inferred_ratio",
         ),
         "regime": traced(
@@ -99,18 +104,24 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             also="augmentation",
         ),
         "hop1_ratio": traced(
-            -1.0, "share of the OOD facts composed as first hop; negative: the regime's"
+            -1.0, "share of the OOD facts composed as first hop; negative: the regime's", AT_MOST_1
         ),
-        "hop1_k": traced(-1, "compositions for each fact of hop1_ratio; negative: the regime's"),
+        "hop1_k": traced(
+            -1, "compositions for each fact of hop1_ratio; negative: the regime's", WHOLE
+        ),
         "hop2_ratio": traced(
-            -1.0, "share of the OOD facts composed as second hop; negative: the regime's"
+            -1.0, "share of the OOD facts composed as second hop; negative: the regime's", AT_MOST_1
         ),
-        "hop2_k": traced(-1, "compositions for each fact of hop2_ratio; negative: the regime's"),
+        "hop2_k": traced(
+            -1, "compositions for each fact of hop2_ratio; negative: the regime's", WHOLE
+        ),
         "max_probes": static(3000, "queries of each probe type", COUNT),
         "identity_bridge": traced(False, "also trains on (e) -> e, each entity (arXiv 2509.24653)"),
     },
     "model": {
-        "vocab_size": static(0, "0: the dataset's; an imported model may know one token less"),
+        "vocab_size": static(
+            0, "0: the dataset's; an imported model may know one token less", FROM_0
+        ),
         "kind": static(
             RECURSIVE,
             "the decoder reads hidden_size, num_layers, num_heads, num_loops, dropout and dtype",
@@ -249,7 +260,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             also="early_stopping stop",
         ),
         "stop_margin": static(
-            0, "steps that a run trains on after stop_at; a multiple of eval_every"
+            0, "steps that a run trains on after stop_at; a multiple of eval_every", FROM_0
         ),
         "batch_devices": static(
             1,
@@ -292,7 +303,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
     # source a run starts anew, and none of these is part of it.
     "transfer": {
         "source": traced("", "filled in: the workdir that the weights are from", identity=False),
-        "run_id": traced(0, "filled in: whose weights", identity=False),
+        "run_id": traced(0, "filled in: whose weights", FROM_0, identity=False),
         "run_hash": traced("", "filled in: the identity of that run"),
         "step": traced(0, "filled in: of the weights", FROM_0),
         "checkpoint": traced("", "filled in: which of `checkpoints` that step is"),
@@ -306,7 +317,10 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             True, "also a model that was pretrained on atomic facts alone", identity=False
         ),
         "control_steps": traced(
-            0, "for which the control is pretrained; 0: as long as the source", identity=False
+            0,
+            "for which the control is pretrained; 0: as long as the source",
+            FROM_0,
+            identity=False,
         ),
         "weights": traced("ema", "that finetuning starts from", ("ema", "raw")),
         "optimizer_state": traced(

@@ -21,12 +21,12 @@ from grokjax.runtime.processes import barrier, is_primary, join_processes, on_al
 from grokjax.runtime.progress import Progress
 from grokjax.settings.identity import settings_hash
 from grokjax.settings.rows import expand
+from grokjax.training.early_stopping import Stopping
 from grokjax.training.log import Log, run_table, write_final_runs
 from grokjax.training.population import Population
 from grokjax.training.resolve import check_settings
-from grokjax.training.starts import starting_state
+from grokjax.training.starting_state import starting_state
 from grokjax.training.step import RunState, status_code
-from grokjax.training.stopping import Stopping
 from grokjax.training.weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
 from grokjax.workdir.layout import check_data, open_workdir, write_config

@@ -16,7 +16,7 @@ from grokjax.data.dataset import Batch, QueryTable, make_batch
 from grokjax.model import Buffers, ModelConfig, Output, Params, forward
 from grokjax.model import init as init_model
 from grokjax.training import losses
-from grokjax.training.halting import Halting, continue_or_replace, first_halting, halt
+from grokjax.training.deep_supervision import Halting, continue_or_replace, first_halting, halt
 from grokjax.training.optim import Hyperparameters, OptimizerConfig, make_optimizer, update_ema
 from grokjax.training.order import batch_indices
 

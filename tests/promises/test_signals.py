@@ -4,6 +4,7 @@ By command line; how often each was tried, docs/promises.md says.
 """
 
 import os
+import pathlib
 import random
 import re
 import signal
@@ -146,3 +147,22 @@ def test_a_worker_has_it_from_its_launcher_on(tmp_path):
     log = (workdir / "launch" / "logs" / "local_000.out").read_text()
     assert log.count("\n") == 1 and "stopped with nothing to save" in log
     assert not (population_folder(workdir, "000") / "error.txt").exists()
+
+
+def test_a_launcher_ends_the_process_that_plans_for_it(tmp_path):
+    command = [sys.executable, "-m", "launch", "slurm", CONFIG, f"--workdir={tmp_path / 'w'}"]
+    launcher = subprocess.Popen(
+        command, env=os.environ | OWN, cwd=ROOT, text=True, stderr=subprocess.PIPE
+    )
+    children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    wait_until(launcher, children.read_text)
+    planning = pathlib.Path(f"/proc/{int(children.read_text())}/stat")
+    time.sleep(random.uniform(0, 1))
+    launcher.terminate()
+    _, error = launcher.communicate(timeout=60)
+    said = LEFT[signal.SIGTERM][1].replace("grokjax", "launch")
+    assert (launcher.returncode, error) == (75, said)
+    deadline = time.monotonic() + 10
+    while planning.exists() and ") Z " not in planning.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -19,7 +19,7 @@ from grokjax.results import load, train_and_evaluate
 from grokjax.settings import grid, product, seeds
 from grokjax.settings.rows import expand
 from grokjax.training.population import Population
-from grokjax.training.starts import starting_state
+from grokjax.training.starting_state import starting_state
 from grokjax.transfer import transfer
 from grokjax.transfer.run import as_population, plan_transfer
 from grokjax.transfer.sources import find_sources

@@ -11,7 +11,7 @@ from grokjax.base.errors import UserError
 from grokjax.runtime.interrupt import Interrupt, Interrupted
 from grokjax.settings.validation import validate
 from grokjax.training import loop, population
-from grokjax.training.stopping import Stopping
+from grokjax.training.early_stopping import Stopping
 
 OOD = "test_inferred_ood/answer_accuracy"
 

@@ -17,7 +17,7 @@ from grokjax.model import (
     init,
     initial_carry,
 )
-from grokjax.training.halting import continue_or_replace, first_halting, halt
+from grokjax.training.deep_supervision import continue_or_replace, first_halting, halt
 from grokjax.training.optim import Hyperparameters, OptimizerConfig
 from grokjax.training.step import TrainConfig, init_run, train_step
 
