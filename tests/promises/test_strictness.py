@@ -14,9 +14,9 @@ from grokjax.training.step import StepMetrics
 def test_a_shape_other_than_the_annotated_one_is_an_error():
     top, token = jnp.zeros((3, 2, 5), jnp.int32), jnp.zeros(2, jnp.int32)
     assert found_anywhere(top, token).shape == (2,)
-    with pytest.raises(TypeCheckError, match="dimension B"):
+    with pytest.raises(TypeCheckError, match="parameter 'token'"):
         found_anywhere(top, token[:1])
-    with pytest.raises(TypeCheckError, match="dtype"):
+    with pytest.raises(TypeCheckError, match="parameter 'top'"):
         found_anywhere(top.astype(jnp.float32), token)
 
 
