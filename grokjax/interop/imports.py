@@ -41,7 +41,7 @@ from grokjax.settings.rows import expand
 from grokjax.training.log import curve_rows, run_table
 from grokjax.training.population import Population
 from grokjax.training.resolve import check_settings
-from grokjax.training.weights import analysis_weights
+from grokjax.training.stored_weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.layout import write_config
 from grokjax.workdir.tables import CurveWriter, write_runs
