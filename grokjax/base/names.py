@@ -55,6 +55,10 @@ EVENT_METRICS = {
     GROKKED: OOD_ACCURACY,
 }
 
+# Stored steps that finetuning starts from: by an event, or the last.
+BEFORE, SATURATION, END = "before", "saturation", "end"
+CHECKPOINTS = (BEFORE, SATURATION, PATH, GROKKED, END)
+
 # Thresholds. A run has memorised, or grokked, at `EVENT_AT` in `CONSECUTIVE` evaluations running.
 EVENT_AT = 0.95
 PATH_AT = 0.5  # a path is there
