@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from grokjax.arguments import parse
 from grokjax.base.errors import UserError
 from grokjax.base.files import write_atomically
 from grokjax.instruments.compile import compile_for, versions
@@ -35,8 +33,8 @@ _GROWTH = {
     "unknown_loops": 1.0,
     "host_transfers": 1.0,
 }
-_QUICKSTART = "--config=tests/data/workdirs/15fac09_quickstart.json"
-_PAPER = "--config=experiments/paper.py"
+_QUICKSTART = "tests/data/workdirs/15fac09_quickstart.json"  # as it was at that commit
+_PAPER = "experiments/paper.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,82 +43,130 @@ class Budget:
 
     Attributes:
       name: of the row.
-      command: what follows `grokjax compile`.
-      program: the one that is counted.
+      config, target, num_runs, num_devices, program: as `compile_for` has them; None: all devices.
+      settings: that are changed.
       most: {column: what it must not exceed}.
       short: whether it compiles in a minute, and belongs to the short form.
     """
 
     name: str
-    command: str
+    config: str
+    target: str
+    num_runs: int
+    num_devices: int | None = None
     program: str = "training"
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     most: Mapping[str, float] = dataclasses.field(default_factory=dict)
     short: bool = False
+
+    @property
+    def command(self) -> str:
+        """That prints the same."""
+        given = {"--config": self.config, "--target": self.target, "--runs": self.num_runs}
+        if self.num_devices:
+            given["--devices"] = self.num_devices
+        given["--programs"] = self.program
+        given |= {f"--config.{name}": value for name, value in self.settings.items()}
+        return " ".join(["grokjax compile", *(f"{n}={v}" for n, v in given.items())])
 
 
 _NO_WAITS = {"unknown_loops": 0, "host_transfers": 0}
 BUDGETS = (
     Budget(
         "quickstart, 64 runs, sm_90",
-        f"{_QUICKSTART} --target=h200 --runs=64",
+        _QUICKSTART,
+        "h200",
+        64,
         most={"bytes_per_run": 40e6, "kernels": 150, **_NO_WAITS},
     ),
     Budget(
         "quickstart, 8 runs, v5e",
-        f"{_QUICKSTART} --target=v5e --devices=1 --runs=8",
+        _QUICKSTART,
+        "v5e",
+        8,
+        num_devices=1,
         most=_NO_WAITS,
         short=True,
     ),
     Budget(
         "quickstart, 64 runs, v5e",
-        f"{_QUICKSTART} --target=v5e --devices=1 --runs=64",
+        _QUICKSTART,
+        "v5e",
+        64,
+        num_devices=1,
         most={"cycles_per_run": 150e3, **_NO_WAITS},
         short=True,
     ),
     Budget(
         "quickstart, 256 runs, v5e",
-        f"{_QUICKSTART} --target=v5e --devices=1 --runs=256",
+        _QUICKSTART,
+        "v5e",
+        256,
+        num_devices=1,
         most={"cycles_per_run": 150e3, **_NO_WAITS},
     ),
     Budget(
         "evaluation of 64 quickstart runs, v5e",
-        f"{_QUICKSTART} --target=v5e --devices=1 --runs=64",
-        "evaluation",
+        _QUICKSTART,
+        "v5e",
+        64,
+        num_devices=1,
+        program="evaluation",
         most={"temporary_bytes": 0.8e9},
     ),
     Budget(
         "paper, one sm_90",
-        f"{_PAPER} --target=h100 --runs=1",
+        _PAPER,
+        "h100",
+        1,
         most={"bytes": 120e9, "temporary_bytes": 12 * 2**30, **_NO_WAITS},
     ),
     Budget(
         "paper, five runs, one sm_90 of 80 GB",
-        f"{_PAPER} --target=h100 --runs=5 --config.model.remat=blocks",
+        _PAPER,
+        "h100",
+        5,
+        settings={"model.remat": "blocks"},
         most={"bytes_needed": 80e9, **_NO_WAITS},
     ),
     Budget(
         "paper, one v5e",
-        f"{_PAPER} --target=v5e --devices=1 --runs=1 --config.model.remat=blocks",
+        _PAPER,
+        "v5e",
+        1,
+        num_devices=1,
+        settings={"model.remat": "blocks"},
         most={"flops": 1.35 * 24.2e12, "cycles_per_run": 600e6, **_NO_WAITS},
     ),
     Budget(
         "paper, its batch on four v5e",
-        f"{_PAPER} --target=v5e --runs=1 --config.train.batch_devices=4",
+        _PAPER,
+        "v5e",
+        1,
+        settings={"train.batch_devices": 4},
         most={"flops": 6.35e12, "cycles": 200e6, "largest_gather_bytes": 20e6, **_NO_WAITS},
     ),
     Budget(
         "quickstart, 64 runs, v6e",
-        f"{_QUICKSTART} --target=v6e --devices=1 --runs=64",
+        _QUICKSTART,
+        "v6e",
+        64,
+        num_devices=1,
         most=_NO_WAITS,
     ),
     Budget(
         "quickstart, 64 runs, v5p",
-        f"{_QUICKSTART} --target=v5p --devices=1 --runs=64",
+        _QUICKSTART,
+        "v5p",
+        64,
+        num_devices=1,
         most=_NO_WAITS,
     ),
     Budget(
         "quickstart, 64 runs, sm_80",
-        f"{_QUICKSTART} --target=a100 --runs=64",
+        _QUICKSTART,
+        "a100",
+        64,
         most=_NO_WAITS,
     ),
 )
@@ -132,12 +178,11 @@ def measure(budget: Budget) -> dict[str, Any]:
     Raises:
       UserError: it does not fit, or its compiler is not installed.
     """
-    args, overrides = parse(None, ["compile", *shlex.split(budget.command)])
     (found,) = compile_for(
-        load_experiment(args.config, overrides),
-        args.target,
-        num_runs=args.runs,
-        num_devices=args.devices,
+        load_experiment(budget.config, dict(budget.settings)),
+        budget.target,
+        num_runs=budget.num_runs,
+        num_devices=budget.num_devices,
         programs=(budget.program,),
     )
     row = found.row()
@@ -145,8 +190,7 @@ def measure(budget: Budget) -> dict[str, Any]:
     row["num_collectives"] = len(row.pop("collectives"))
     row["cycles_per_run"] = row["cycles"] / runs
     row["bytes_per_run"] = row["bytes"] / runs
-    command = f"grokjax compile {budget.command}"
-    return {"name": budget.name, "command": command} | row | versions()
+    return {"name": budget.name, "command": budget.command} | row | versions()
 
 
 def problems(

@@ -11,6 +11,7 @@ from grokjax.instruments import budgets
 from grokjax.instruments.budgets import BUDGETS, Budget, problems, read_table
 from grokjax.instruments.compile import versions
 from grokjax.instruments.targets import machine
+from grokjax.settings import load_experiment
 
 COMMITTED = read_table()
 ROW = {
@@ -23,26 +24,27 @@ ROW = {
 def test_rows_are_commands():
     assert len({b.name for b in BUDGETS}) == len(BUDGETS)
     for budget in BUDGETS:
-        args, overrides = parse(None, ["compile", *budget.command.split()])
+        args, overrides = parse(None, budget.command.split()[1:])
         assert machine(args.target)[1] >= (args.devices or 1)
-        assert all(o.startswith("--config.") for o in overrides)
+        config = load_experiment(args.config, overrides)
+        assert config == load_experiment(budget.config, dict(budget.settings))
 
 
 @pytest.mark.parametrize("name", ["bytes_per_run", "cycles_per_run", "kernels"])
 def test_a_doubled_count_is_told(name):
     before = ROW | versions()
-    assert not problems(Budget("x", ""), ROW, before)
-    (said,) = problems(Budget("x", ""), ROW | {name: 2 * ROW[name]}, before)
+    assert not problems(Budget("x", "", "here", 1), ROW, before)
+    (said,) = problems(Budget("x", "", "here", 1), ROW | {name: 2 * ROW[name]}, before)
     assert said.startswith(name)
     # Another compiler counts otherwise: then only what a row must not exceed.
     other = before | {"jax": "0.0"}
-    assert not problems(Budget("x", ""), ROW | {name: 2 * ROW[name]}, other)
+    assert not problems(Budget("x", "", "here", 1), ROW | {name: 2 * ROW[name]}, other)
 
 
 @pytest.mark.parametrize("name", ["num_collectives", "unknown_loops", "host_transfers"])
 def test_one_more_is_told(name):
-    assert problems(Budget("x", ""), ROW | {name: ROW[name] + 1}, ROW | versions())
-    assert problems(Budget("x", "", most={name: ROW[name]}), ROW | {name: ROW[name] + 1})
+    assert problems(Budget("x", "", "here", 1), ROW | {name: ROW[name] + 1}, ROW | versions())
+    assert problems(Budget("x", "", "here", 1, most={name: ROW[name]}), ROW | {name: ROW[name] + 1})
 
 
 def test_the_command_keeps_what_it_has_counted(tmp_path, capsys):
@@ -83,5 +85,5 @@ def test_all_else_is_within_its_budget(budget):
 def test_a_doubled_program_breaks_its_budget():
     """Twice the runs, under the name of the first row: the comparison sees it."""
     short = next(b for b in BUDGETS if b.short)
-    twice = dataclasses.replace(short, command=short.command.replace("--runs=8", "--runs=16"))
+    twice = dataclasses.replace(short, num_runs=2 * short.num_runs)
     assert problems(short, budgets.measure(twice), COMMITTED.get(short.name))
