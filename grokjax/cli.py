@@ -110,6 +110,8 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     join_processes()
     if args.config is None:
         raise UserError("--config: missing; give an experiment file, or --population=NAME")
+    if args.target is not None:
+        overrides = [*overrides, f"--config.sweep.target={args.target}"]
     config, rows = read_experiment(args.config, overrides)
     found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run, plan_only=args.plan_only)
     if found is not None and is_primary():
@@ -119,8 +121,9 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.sweeps.runner import train_population
 
-    if args.config is not None or overrides:
-        given = "--config" if args.config is not None else overrides[0]
+    if args.config is not None or args.target is not None or overrides:
+        named = {"--config": args.config, "--target": args.target}
+        given = next((n for n, value in named.items() if value is not None), *overrides[:1])
         raise UserError(f"{given}: a population's settings are the plan's; leave it out")
     train_population(args.workdir, args.population, args.devices)
 
@@ -161,10 +164,18 @@ def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def compile_programs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.instruments.compile import main as run_compile
+    from grokjax.instruments.programs import PROGRAMS
     from grokjax.settings import load_experiment
 
     config = load_experiment(args.config, overrides)
-    run_compile(config, args.target, args.runs, args.devices, args.dump)
+    programs = args.programs.split(",") if args.programs else PROGRAMS
+    run_compile(config, args.target, args.runs, args.devices, args.dump, programs)
+
+
+def budgets(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from grokjax.instruments.budgets import main as run_budgets
+
+    return 0 if run_budgets(args.out, args.only) else 1
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -303,6 +314,7 @@ _COMMANDS = {
     "quickstart": quickstart,
     "config": config,
     "compile": compile_programs,
+    "budgets": budgets,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

@@ -94,6 +94,7 @@ def _launcher(
     parser.set_defaults(launcher=parser.prog.split()[-1])
     add("--config", metavar="FILE", help="extends the plan; default: the plan as it is")
     add("--workdir", type=_workdir, required=True, metavar="DIR", help="shared by all machines")
+    add("--target", default="", metavar="NAME", help="plan for its memory: h100:8, v5e:4x4")
     add("--dry-run", action="store_true", help="print what would be submitted; write nothing")
     add("--python", default=python, metavar="FILE", help=f"default: {python}")
     return parser
