@@ -117,6 +117,10 @@ def _parser(description: str | None) -> Parser:
     added.add_argument("--workdir", metavar="DIR", help="in place of --config: a run's data")
     added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
     added.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    added.add_argument("--from-csv", metavar="FILE", help="rows of head, relation, tail: own facts")
+    added.add_argument(
+        "--columns", default="", metavar="H,R,T", help="with --from-csv: as its header calls them"
+    )
     added = command("import-official", "a model of the official code as a workdir")
     added.add_argument("--weights", required=True, metavar="FILE", help=".npz, or of PyTorch")
     added.add_argument("--official-config", required=True, metavar="FILE", help="its config.json")

@@ -173,6 +173,11 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.results import load
     from grokjax.settings import load_experiment
 
+    if args.from_csv is not None:
+        _data_from_csv(args, overrides)
+        return
+    if args.columns:
+        raise UserError(f"--columns={args.columns}: of a table that --from-csv=FILE gives")
     if (args.config is None) == (args.workdir is None):
         raise UserError("--config: give an experiment file, or the --workdir of a run")
     if args.workdir is None:
@@ -184,6 +189,21 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     write_folder(dataset, args.out)
     counts = ", ".join(f"{name.removeprefix('num_')} {n:,}" for name, n in dataset.counts.items())
     print(f"{args.out}: {dataset.name}; {counts}")
+
+
+def _data_from_csv(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.data.own_facts import folder_from_csv
+    from grokjax.runtime.progress import told
+    from grokjax.settings.experiment import with_overrides
+
+    if args.workdir is not None:
+        raise UserError(f"--workdir={args.workdir}: leave it out, or --from-csv")
+    config, given = with_overrides(args.config, overrides)
+    columns = args.columns.split(",") if args.columns else ()
+    # Who asks for nothing gets what there is, up to the study's phi.
+    at_most = args.config is None and "data.phi" not in given
+    lines = folder_from_csv(args.from_csv, columns, config, args.out, told, at_most=at_most)
+    print("\n".join(lines))
 
 
 def import_official(args: argparse.Namespace, overrides: Sequence[str]) -> None:

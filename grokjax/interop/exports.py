@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from grokjax.base.errors import UserError
 from grokjax.base.names import TEST_INFERRED_NEW, TEST_INFERRED_NEW_MIX, TEST_INFERRED_OOD
 from grokjax.data.dataset import Dataset, make_batch
-from grokjax.data.folder import in_authors_types, item_texts
+from grokjax.data.folder import in_authors_types, item_text
 from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import lens_stream, top_tokens
@@ -97,11 +97,12 @@ def _predict(
 
 
 def _all_items(dataset: Dataset, predicted: Int[np.ndarray, "Q T"]) -> list[dict[str, str]]:
-    texts = item_texts(dataset.vocabulary, np.asarray(dataset.probes.table.query))
+    queries = np.asarray(dataset.probes.table.query).tolist()
     return [
-        text | {"type": kind, "model_output": dataset.vocabulary.decode(ids)}
-        for text, kind, ids in zip(
-            texts, dataset.probes.types.tolist(), predicted.tolist(), strict=True
+        item_text(dataset.vocabulary, query)
+        | {"type": kind, "model_output": dataset.vocabulary.decode(ids)}
+        for query, kind, ids in zip(
+            queries, dataset.probes.types.tolist(), predicted.tolist(), strict=True
         )
     ]
 

@@ -15,7 +15,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from grokjax.base.errors import UserError
-from grokjax.settings.config import Row, Settings, from_json, rows_of, set_setting
+from grokjax.settings.config import (
+    Row,
+    Settings,
+    default_config,
+    from_json,
+    rows_of,
+    set_setting,
+)
 from grokjax.settings.declarations import SECTIONS, SETTINGS
 from grokjax.settings.rows import Sweep
 from grokjax.settings.suggestions import meant_setting, nearest_setting, unknown_setting
@@ -88,6 +95,18 @@ def read_experiment(
                 " an experiment without one"
             )
     return config, sweep.rows
+
+
+def with_overrides(path: str | None, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
+    """Settings for what is no training: a file's or else the defaults, changed as asked.
+
+    Returns:
+      The config, and the names of the settings that `overrides` gave.
+    """
+    config = default_config() if path is None else read_experiment(path)[0]
+    given = _override(config, overrides)
+    validate(config)
+    return config, given
 
 
 def _load_module(file: str) -> ModuleType:
