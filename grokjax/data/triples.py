@@ -68,11 +68,12 @@ def read_triples(path: str | os.PathLike, columns: Sequence[str] = ()) -> Triple
       UserError: it cannot be read as triples, a cell is empty, or there are too many names.
     """
     path = pathlib.Path(path)
-    cells, first_row = _columns(path, _table(path), columns)
+    table, num_skipped = _table(path)
+    cells, header = _columns(path, table, columns)
     blank = np.all([column == "" for column in cells], axis=0)
     rows = np.flatnonzero(~blank)
     cells = [column[rows] for column in cells]
-    number = rows + first_row
+    number = rows + num_skipped + header + 1
     for role, column in zip(_ROLES, cells, strict=True):
         empty = column == ""
         if np.any(empty):
@@ -114,30 +115,38 @@ def read_triples(path: str | os.PathLike, columns: Sequence[str] = ()) -> Triple
     return Triples(path.stem, Vocabulary(tokens), kept, len(rows), notes)
 
 
-def _table(path: pathlib.Path) -> pd.DataFrame:
-    """All cells as text, without spaces around them; a cell that is not there is empty."""
+def _table(path: pathlib.Path) -> tuple[pd.DataFrame, int]:
+    """All cells as text, without spaces around them, from the first row that is not blank.
+
+    A cell that is not there is empty. Also how many blank rows came before.
+    """
     if not path.is_file():
         raise UserError(f"--from-csv={path}: no such file; give a table of head, relation, tail")
     if path.stat().st_size > _MAX_BYTES:
         raise UserError(f"{path}: is over {_MAX_BYTES >> 30} GiB; give fewer triples")
     options: dict = {"header": None, "dtype": str, "keep_default_na": False, "engine": "c"}
-    options |= {"skip_blank_lines": False, "encoding": "utf-8-sig"}
+    options |= {"skip_blank_lines": False, "skipinitialspace": True, "encoding": "utf-8-sig"}
     try:
-        start = pd.read_csv(path, sep="\0", nrows=1, quoting=csv.QUOTE_NONE, **options)
-        tabs = "\t" in str(start.iloc[0, 0])
-        table = pd.read_csv(path, sep="\t" if tabs else ",", **options)
+        start = pd.read_csv(
+            path, sep="\0", nrows=1000, quoting=csv.QUOTE_NONE, names=[0], **options
+        )[0]
+        blank = int((start.fillna("").str.strip() == "").cumprod().sum())
+        if blank == len(start):
+            raise pd.errors.EmptyDataError
+        tabs = "\t" in "".join(start[blank : blank + 1])
+        table = pd.read_csv(path, sep="\t" if tabs else ",", skiprows=blank, **options)
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: is empty; give rows of head, relation, tail") from None
     except (pd.errors.ParserError, UnicodeError, ValueError, OSError) as error:
         said = " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
         raise UserError(f"{path}: not a table of head, relation, tail ({said[:100]})") from None
-    return table.fillna("").apply(lambda column: column.str.strip())
+    return table.fillna("").apply(lambda column: column.str.strip()), blank
 
 
 def _columns(
     path: pathlib.Path, table: pd.DataFrame, columns: Sequence[str]
 ) -> tuple[list[np.ndarray], int]:
-    """Heads, relations and tails, and the number of the first row of them, from 1."""
+    """Heads, relations and tails, and how many rows the header takes."""
     top = [str(cell) for cell in table.iloc[0]]
     if columns:
         places = [top.index(name) for name in columns if name in top]
@@ -158,7 +167,7 @@ def _columns(
             )
         places = [0, 1, 2]
     cells = [table[place].to_numpy(object)[has_header:] for place in places]
-    return cells, 1 + has_header
+    return cells, int(has_header)
 
 
 def _first_of(keys: Int[np.ndarray, " N"]) -> tuple[Bool[np.ndarray, " N"], Int[np.ndarray, " N"]]:

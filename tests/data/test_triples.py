@@ -101,7 +101,8 @@ def test_what_is_wrong_is_counted_and_named(table):
         ("head,relation,tail\n", "has no facts"),
         ('"a,b,c\nd,e,f\n', "EOF inside string"),
         (b"a,b,\xff\xfe\n", "can't decode byte 0xff"),
-        (b"\x00\x01", "has 1 columns"),
+        (b"\x00\x01", "head, relation"),
+        ("a\nb\n", "has 1 columns"),
         ("".join(f"a{i},r,b{i}\n" for i in range(16_400)), "32,800 entities and 1 relations"),
     ],
 )
