@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grokjax.arguments import parse, printing_plainly, tell
+import grokjax
+from grokjax.arguments import make_parser, parse, printing_plainly, tell
 from grokjax.base.errors import RESUMABLE, DiskError, UserError
 from grokjax.base.files import disk_error, given_path
 from grokjax.runtime.interrupt import Interrupted, ending_in_order
@@ -35,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from grokjax.runtime.processes import are_several, leave_the_others
 
+    if not arguments:
+        make_parser(grokjax.__doc__).print_help()
+        return 0
     try:
-        args, overrides = parse(__doc__, arguments)
+        args, overrides = parse(grokjax.__doc__, arguments)
         with _disk_errors_told_once():
             code = _COMMANDS[args.command](args, overrides)
     except (UserError, OSError) as error:
@@ -159,6 +163,18 @@ def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print("\n".join(list_settings(args.file, overrides)))
 
 
+def new(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.settings.template import write_experiment
+
+    print("\n".join(write_experiment(args.file)))
+
+
+def completion(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.completion import script
+
+    print(script(args.shell), end="")
+
+
 def compile_programs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.instruments.compile import main as run_compile
     from grokjax.settings import load_experiment
@@ -243,32 +259,24 @@ def parity(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.report.curves_figure import comparison_figure
-    from grokjax.results import load
+    from grokjax.report.curves_figure import compare_workdirs
 
-    picture = comparison_figure([load(w) for w in args.workdirs])
-    print(f"figure: {picture.save(args.out)}")
+    print(f"figure: {compare_workdirs(args.workdirs).save(args.out)}")
 
 
 def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import analysis
-    from grokjax.report.analysis_page import check_group_by, check_margin, write_analysis
-    from grokjax.results import load
+    from grokjax.report.analysis_page import analyze_and_report
 
-    results = load(args.workdir)
-    check_group_by(results, args.group_by)
-    check_margin(args.margin)
-    steps = results.checkpoint_steps() if args.steps == "all" else _numbers(args.steps, "--steps")
-    found = analysis.analyze(
+    analyze_and_report(
         args.workdir,
         runs=_numbers(args.runs, "--runs"),
-        steps=steps,
+        steps="all" if args.steps == "all" else _numbers(args.steps, "--steps"),
         config=analysis.AnalysisConfig(args.pairs, args.seed, args.weights, not args.no_null),
         out=args.out,
+        group_by=args.group_by,
+        margin=args.margin,
     )
-    folder = analysis.analysis_folder(results, args.out)
-    said = write_analysis(results, found, folder, group_by=args.group_by, margin=args.margin)
-    print(said)
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -322,6 +330,8 @@ _COMMANDS = {
     "checkpoints": checkpoints,
     "quickstart": quickstart,
     "config": config,
+    "new": new,
+    "completion": completion,
     "compile": compile_programs,
     "data": data,
     "import-official": import_official,

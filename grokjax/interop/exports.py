@@ -20,8 +20,8 @@ from grokjax.data.folder import in_authors_types, item_text
 from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import lens_stream, top_tokens
-from grokjax.results import load
 from grokjax.runtime.devices import setup_precision
+from grokjax.sweeps.results import load
 
 _LENS_TYPES = (TEST_INFERRED_OOD, TEST_INFERRED_NEW, TEST_INFERRED_NEW_MIX)
 _BATCH = 512
@@ -35,7 +35,7 @@ def export_results(
     EMA weights. The authors' notebook functions read these folders.
 
     Args:
-      workdir: of a trained or imported population.
+      workdir: of a trained or imported population, or of a sweep.
       run_id: which of its runs.
       out: gets a folder per checkpoint; files that exist are not written over.
 
@@ -45,7 +45,7 @@ def export_results(
     Raises:
       UserError: there is no such run, or a file would be written over.
     """
-    results = load(workdir)
+    results, run_id = load(workdir).locate(run_id)
     dataset = in_authors_types(results.dataset(run_id))
     setup_precision(results.config.model.dtype)
     steps = results.checkpoint_steps()

@@ -196,6 +196,6 @@ def _meant(argument: str) -> str:
     name = argument.partition("=")[0].lstrip("-")
     meant = nearest_setting if name.partition(".")[0] in SECTIONS else meant_setting
     setting = name if name in SETTINGS else meant(name)
-    if argument.startswith("--") and setting:
+    if setting and (argument.startswith("--") or "=" in argument):
         return f"did you mean --config.{setting}=VALUE?"
     return "see grokjax --help"
