@@ -24,6 +24,12 @@ from grokjax.base.errors import UserError
 from grokjax.base.names import RUNNING, STOPPED
 from grokjax.data.dataset import Dataset, Probes, QueryTable, stack_datasets
 from grokjax.runtime.processes import are_several
+from grokjax.training.choices import (
+    choose_layout,
+    evaluation_bytes,
+    runs_at_once,
+    training_bytes,
+)
 from grokjax.training.evaluate import EvaluateConfig, evaluate
 from grokjax.training.mesh import (
     BY_RUN,
@@ -66,6 +72,9 @@ def make_train_chunk(
 ) -> Callable[[RunState, Hyperparameters, QueryTable], tuple[RunState, StepMetrics]]:
     """(state, hyper, tables) -> (state after `num_steps`, mean metrics [R]). Consumes the state."""
 
+    model = choose_layout(config.model, mesh, config.batch_size)
+    config = dataclasses.replace(config, model=model)
+
     def split_batch(query: Array) -> Array:
         if mesh.shape["batch"] == 1:
             return query
@@ -74,13 +83,17 @@ def make_train_chunk(
     def chunk(state, hyper, table):
         return train_chunk(config, num_steps, state, hyper, table, split_batch)
 
-    return over_runs(chunk, mesh, donate=(0,))
+    at_once = runs_at_once(mesh, training_bytes(model, config.batch_size))
+    return over_runs(chunk, mesh, donate=(0,), at_once=at_once)
 
 
 def make_evaluate(
     config: EvaluateConfig, mesh: Mesh, raw_weights: bool = False
 ) -> Callable[[RunState, Probes], dict[str, Array]]:
     """(state, probes) -> metrics, [R] each: of the EMA weights and, if asked, `raw/...`."""
+
+    model = choose_layout(config.model, mesh, config.batch_size)
+    config = dataclasses.replace(config, model=model)
 
     def measure(state: RunState, probes: Probes) -> dict[str, Array]:
         metrics = evaluate(config, state.ema_params, state.buffers, probes)
@@ -89,7 +102,8 @@ def make_evaluate(
             metrics |= {f"raw/{name}": value for name, value in raw.items()}
         return metrics | {"step": state.step, "status": state.status}
 
-    return over_runs(measure, mesh)
+    at_once = runs_at_once(mesh, evaluation_bytes(model, config.batch_size))
+    return over_runs(measure, mesh, at_once=at_once)
 
 
 class Population:

@@ -1,0 +1,84 @@
+"""What differs between the targets of one source, chosen where a program is made for a mesh.
+
+Numbers are the same but for rounding. Counts of both ways (`grokjax compile`, one optimiser step)
+stand beside each choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from grokjax.base.names import DECODER
+from grokjax.model import Layout, ModelConfig
+from grokjax.model.layers import CHANNELS
+
+_ON_CHIP = 100e6  # bytes of a TPU's vector memory for the activations of a group of runs
+_FEW_POSITIONS = 8
+_NARROW = 64  # what a program of the gated MLP's kernel holds in registers
+
+
+def choose_layout(model: ModelConfig, mesh: Mesh, batch_size: int) -> ModelConfig:
+    """The model as a mesh's devices compute it best; `batch_size` is of one run."""
+    platform, batch_devices = mesh.devices.flat[0].platform, mesh.shape["batch"]
+    if model.kind == DECODER:
+        return model
+    has_kernel = _has_kernel(model, model.hidden_size, platform, batch_devices)
+    layout = Layout(
+        flat=_is_flat(model, platform, batch_devices),
+        attention=_attention(model, platform),
+        mixer=_mixer(model, platform, batch_devices, batch_size),
+        mlp="kernel"
+        if _has_kernel(model, model.hidden_size, platform, batch_devices)
+        else "products",
+    )
+    return dataclasses.replace(model, layout=layout)
+
+
+def _is_flat(model: ModelConfig, platform: str, batch_devices: int) -> bool:
+    return batch_devices == 1 and (platform != "tpu" or model.hidden_size < CHANNELS)
+
+
+def _attention(model: ModelConfig, platform: str) -> str:
+    if platform == "cpu" or model.length > _FEW_POSITIONS:
+        return "products"
+    return "columns" if platform == "tpu" and model.positions != "rotary" else "rows"
+
+
+def _mixer(model: ModelConfig, platform: str, batch_devices: int, batch_size: int) -> str:
+    if _has_kernel(model, model.length, platform, batch_devices):
+        return "kernel"
+    inner = batch_size * model.inner_size(model.length) * model.hidden_size
+    is_large = inner * jnp.dtype(model.dtype).itemsize > _ON_CHIP
+    blocks = platform != "cpu" and is_large and model.hidden_size % CHANNELS == 0
+    return "blocks" if blocks else "products"
+
+
+def _has_kernel(model: ModelConfig, width: int, platform: str, batch_devices: int) -> bool:
+    fits = width <= _NARROW and model.dtype != "float64"
+    return platform == "gpu" and batch_devices == 1 and fits
+
+
+def runs_at_once(mesh: Mesh, bytes_of_a_run: float) -> int | None:
+    """Runs of a device that are computed together; None: all."""
+    if mesh.devices.flat[0].platform != "tpu":
+        return None
+    return max(int(_ON_CHIP / bytes_of_a_run), 1)
+
+
+def training_bytes(model: ModelConfig, batch_size: int) -> float:
+    """About what a run's forward pass keeps for the backward one."""
+    cycles = model.gradient_cycles or model.H_cycles
+    blocks = cycles * (model.L_cycles + 1) * model.num_layers
+    if model.kind == DECODER:
+        blocks = model.num_loops * model.num_layers
+    width = 6 * model.hidden_size + 4 * model.inner_size(model.hidden_size)
+    return float(batch_size * model.length * width * blocks * jnp.dtype(model.dtype).itemsize)
+
+
+def evaluation_bytes(model: ModelConfig, batch_size: int) -> float:
+    """About what the lens reads: states and logits of every stage."""
+    numbers = 2 * model.hidden_size + 2 * model.vocab_size
+    return float(4 * len(model.evaluation_stages) * batch_size * model.length * numbers)
