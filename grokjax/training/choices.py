@@ -20,25 +20,32 @@ _FEW_POSITIONS = 8
 _NARROW = 64  # what a program of the gated MLP's kernel holds in registers
 
 
-def choose_layout(model: ModelConfig, mesh: Mesh, batch_size: int) -> ModelConfig:
-    """The model as a mesh's devices compute it best; `batch_size` is of one run."""
-    platform, batch_devices = mesh.devices.flat[0].platform, mesh.shape["batch"]
+def choose_layout(
+    model: ModelConfig, mesh: Mesh, batch_size: int, whole: bool = True
+) -> ModelConfig:
+    """The model as a mesh's devices compute it best.
+
+    Args:
+      model: of a population.
+      mesh: whose devices compute it.
+      batch_size: rows of one run on one device.
+      whole: whether a program is of one device; or XLA divides the batch, and knows no kernels.
+    """
+    platform = mesh.devices.flat[0].platform
     if model.kind == DECODER:
         return model
-    has_kernel = _has_kernel(model, model.hidden_size, platform, batch_devices)
+    has_kernel = _has_kernel(model, model.hidden_size, platform, whole)
     layout = Layout(
-        flat=_is_flat(model, platform, batch_devices),
+        flat=_is_flat(model, platform, whole),
         attention=_attention(model, platform),
-        mixer=_mixer(model, platform, batch_devices, batch_size),
-        mlp="kernel"
-        if _has_kernel(model, model.hidden_size, platform, batch_devices)
-        else "products",
+        mixer=_mixer(model, platform, whole, batch_size),
+        mlp="kernel" if has_kernel else "products",
     )
     return dataclasses.replace(model, layout=layout)
 
 
-def _is_flat(model: ModelConfig, platform: str, batch_devices: int) -> bool:
-    return batch_devices == 1 and (platform != "tpu" or model.hidden_size < CHANNELS)
+def _is_flat(model: ModelConfig, platform: str, whole: bool) -> bool:
+    return whole and (platform != "tpu" or model.hidden_size < CHANNELS)
 
 
 def _attention(model: ModelConfig, platform: str) -> str:
@@ -47,18 +54,18 @@ def _attention(model: ModelConfig, platform: str) -> str:
     return "columns" if platform == "tpu" and model.positions != "rotary" else "rows"
 
 
-def _mixer(model: ModelConfig, platform: str, batch_devices: int, batch_size: int) -> str:
-    if _has_kernel(model, model.length, platform, batch_devices):
+def _mixer(model: ModelConfig, platform: str, whole: bool, batch_size: int) -> str:
+    if _has_kernel(model, model.length, platform, whole):
         return "kernel"
     inner = batch_size * model.inner_size(model.length) * model.hidden_size
     is_large = inner * jnp.dtype(model.dtype).itemsize > _ON_CHIP
-    blocks = platform != "cpu" and is_large and model.hidden_size % CHANNELS == 0
-    return "blocks" if blocks else "products"
+    divides = whole and model.hidden_size % CHANNELS == 0
+    return "blocks" if platform != "cpu" and is_large and divides else "products"
 
 
-def _has_kernel(model: ModelConfig, width: int, platform: str, batch_devices: int) -> bool:
+def _has_kernel(model: ModelConfig, width: int, platform: str, whole: bool) -> bool:
     fits = width <= _NARROW and model.dtype != "float64"
-    return platform == "gpu" and batch_devices == 1 and fits
+    return platform == "gpu" and whole and fits
 
 
 def runs_at_once(mesh: Mesh, bytes_of_a_run: float) -> int | None:

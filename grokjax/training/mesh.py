@@ -62,18 +62,23 @@ def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mes
 
 
 def over_runs(
-    function: Callable, mesh: Mesh, donate: tuple[int, ...] = (), at_once: int | None = None
+    function: Callable,
+    mesh: Mesh,
+    donate: tuple[int, ...] = (),
+    at_once: int | None = None,
+    shares_batch: bool = False,
 ) -> Callable:
     """Maps a function of one run over the leading run axis of all its arguments, compiled.
 
     Every device holds whole runs; the step communicates only where a run's batch is split.
 
     Args:
-      function: of one run.
+      function: of one run; where it shares the batch, it names the axis "batch" in what it sums.
       mesh: from `make_mesh`.
       donate: places of arguments that are consumed.
       at_once: runs of a device that are computed together; all when None. On a CPU always one: it
         keeps a core busy, and its state stays in the cache, where all runs' do not.
+      shares_batch: whether the function divides its batch itself; else XLA does as it likes.
     """
     if mesh.devices.flat[0].platform == "cpu":
         at_once = 1
@@ -82,7 +87,7 @@ def over_runs(
         mesh=mesh,
         in_specs=BY_RUN,
         out_specs=BY_RUN,
-        axis_names={"run"},
+        axis_names={"run", "batch"} if shares_batch else {"run"},
         check_vma=False,  # kernels do not say how their results vary
     )
     return jax.jit(mapped, donate_argnums=donate)

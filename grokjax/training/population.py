@@ -72,19 +72,29 @@ def make_train_chunk(
 ) -> Callable[[RunState, Hyperparameters, QueryTable], tuple[RunState, StepMetrics]]:
     """(state, hyper, tables) -> (state after `num_steps`, mean metrics [R]). Consumes the state."""
 
-    model = choose_layout(config.model, mesh, config.batch_size)
-    config = dataclasses.replace(config, model=model)
+    num_shares = mesh.shape["batch"]
+    if config.batch_size % num_shares:
+        raise UserError(
+            f"train.batch_size: {config.batch_size} is no multiple of the {num_shares} devices"
+            " that share a batch (train.batch_devices)"
+        )
+    # Dropout draws one mask for a whole batch, so XLA has to divide what follows from it.
+    by_hand = num_shares > 1 and not config.model.dropout
+    share = config.batch_size // num_shares
+    model = choose_layout(config.model, mesh, share, whole=num_shares == 1 or by_hand)
+    axis = "batch" if by_hand else None
+    config = dataclasses.replace(config, model=model, batch_axis=axis)
 
     def split_batch(query: Array) -> Array:
-        if mesh.shape["batch"] == 1:
+        if num_shares == 1 or by_hand:
             return query
         return jax.lax.with_sharding_constraint(query, PartitionSpec("batch"))
 
     def chunk(state, hyper, table):
         return train_chunk(config, num_steps, state, hyper, table, split_batch)
 
-    at_once = runs_at_once(mesh, training_bytes(model, config.batch_size))
-    return over_runs(chunk, mesh, donate=(0,), at_once=at_once)
+    at_once = runs_at_once(mesh, training_bytes(model, share))
+    return over_runs(chunk, mesh, donate=(0,), at_once=at_once, shares_batch=by_hand)
 
 
 def make_evaluate(
@@ -92,7 +102,8 @@ def make_evaluate(
 ) -> Callable[[RunState, Probes], dict[str, Array]]:
     """(state, probes) -> metrics, [R] each: of the EMA weights and, if asked, `raw/...`."""
 
-    model = choose_layout(config.model, mesh, config.batch_size)
+    whole = mesh.shape["batch"] == 1
+    model = choose_layout(config.model, mesh, config.batch_size, whole)
     config = dataclasses.replace(config, model=model)
 
     def measure(state: RunState, probes: Probes) -> dict[str, Array]:
