@@ -133,15 +133,14 @@ class Attention(nn.Module):
         out: Float[Array, "D D"],
         tap: Tap,
     ) -> Float[Array, "S B D"]:
-        """The same on [S, K, H * B]: a TPU's 128 lanes are wider than a head, or than a batch."""
+        """The same on [H, K, S, B]: a TPU has 128 lanes, heads are narrower than a batch."""
         s, b, d = x.shape
-        h, k = self.num_heads, d // self.num_heads
-        joint = jnp.einsum("sbi,io->osb", x, kernel).reshape(3, h, k, s, b)
-        query, key, value = joint.transpose(0, 3, 2, 1, 4).reshape(3, s, k, h * b)
-        scores = _sum_of_products(query[:, None], key[None], axis=2)  # [S, T, H * B]
-        weights = self._weights(scores, k, axis=1)
-        mixed = _sum_of_products(weights[:, :, None], value[None], axis=1)
-        mixed = tap("heads", mixed.reshape(s, k, h, b).transpose(0, 3, 2, 1)).transpose(2, 3, 0, 1)
+        joint = jnp.einsum("sbi,io->osb", x, kernel)
+        query, key, value = joint.reshape(3, self.num_heads, d // self.num_heads, s, b)
+        scores = _sum_of_products(query[:, :, :, None], key[:, :, None], axis=1)  # [H, S, T, B]
+        weights = self._weights(scores, query.shape[1], axis=2)
+        mixed = _sum_of_products(weights[:, None], value[:, :, None], axis=3)  # [H, K, S, B]
+        mixed = tap("heads", mixed.transpose(2, 3, 0, 1)).transpose(2, 3, 0, 1)
         return jnp.einsum("osb,oi->sbi", mixed.reshape(d, s, b), out)
 
     def _weights(self, scores: Array, head_dim: int, axis: int) -> Array:

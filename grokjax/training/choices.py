@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from grokjax.base.names import DECODER
 from grokjax.model import Layout, ModelConfig
@@ -21,17 +20,16 @@ _NARROW = 64  # what a program of the gated MLP's kernel holds in registers
 
 
 def choose_layout(
-    model: ModelConfig, mesh: Mesh, batch_size: int, whole: bool = True
+    model: ModelConfig, platform: str, batch_size: int, whole: bool = True
 ) -> ModelConfig:
-    """The model as a mesh's devices compute it best.
+    """The model as a target computes it best.
 
     Args:
       model: of a population.
-      mesh: whose devices compute it.
+      platform: of the devices that compute it, as JAX names it.
       batch_size: rows of one run on one device.
       whole: whether a program is of one device; or XLA divides the batch, and knows no kernels.
     """
-    platform = mesh.devices.flat[0].platform
     if model.kind == DECODER:
         return model
     has_kernel = _has_kernel(model, model.hidden_size, platform, whole)
@@ -68,9 +66,9 @@ def _has_kernel(model: ModelConfig, width: int, platform: str, whole: bool) -> b
     return platform == "gpu" and whole and fits
 
 
-def runs_at_once(mesh: Mesh, bytes_of_a_run: float) -> int | None:
+def runs_at_once(platform: str, bytes_of_a_run: float) -> int | None:
     """Runs of a device that are computed together; None: all."""
-    if mesh.devices.flat[0].platform != "tpu":
+    if platform != "tpu":
         return None
     return max(int(_ON_CHIP / bytes_of_a_run), 1)
 

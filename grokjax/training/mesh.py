@@ -61,6 +61,11 @@ def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mes
     return Mesh(grid, ("run", "batch"), axis_types=(AxisType.Auto,) * 2)
 
 
+def platform_of(mesh: Mesh) -> str:
+    """Of its devices, as JAX names it: cpu, gpu or tpu; they need not be here."""
+    return str(mesh.devices.flat[0].platform)
+
+
 def over_runs(
     function: Callable,
     mesh: Mesh,
@@ -80,10 +85,10 @@ def over_runs(
         keeps a core busy, and its state stays in the cache, where all runs' do not.
       shares_batch: whether the function divides its batch itself; else XLA does as it likes.
     """
-    if mesh.devices.flat[0].platform == "cpu":
+    if platform_of(mesh) == "cpu":
         at_once = 1
     mapped = jax.shard_map(
-        _map_runs(function, at_once),
+        map_runs(function, at_once),
         mesh=mesh,
         in_specs=BY_RUN,
         out_specs=BY_RUN,
@@ -93,20 +98,20 @@ def over_runs(
     return jax.jit(mapped, donate_argnums=donate)
 
 
-def _map_runs(function: Callable, at_once: int | None) -> Callable:
+def map_runs(function: Callable, at_once: int | None) -> Callable:
     """`vmap`, or one group of runs after the other."""
 
     def mapped(*args: Any) -> Any:
         num_runs = jax.tree.leaves(args)[0].shape[0]
         if at_once is None or 1 < num_runs <= at_once:
             return jax.vmap(function)(*args)
-        size = None if at_once == 1 else _group_size(num_runs, at_once)
+        size = None if at_once == 1 else group_size(num_runs, at_once)
         return jax.lax.map(lambda arg: function(*arg), args, batch_size=size)
 
     return mapped
 
 
-def _group_size(num_runs: int, at_most: int) -> int:
+def group_size(num_runs: int, at_most: int) -> int:
     """Without a remainder, whose program would be another one, if that costs less than half."""
     whole = max(size for size in range(1, at_most + 1) if num_runs % size == 0)
     return whole if 2 * whole >= at_most else at_most

@@ -39,6 +39,7 @@ from grokjax.training.mesh import (
     padded_rows,
     place,
     place_rows,
+    platform_of,
     put_rows,
     take_rows,
 )
@@ -81,7 +82,7 @@ def make_train_chunk(
     # Dropout draws one mask for a whole batch, so XLA has to divide what follows from it.
     by_hand = num_shares > 1 and not config.model.dropout
     share = config.batch_size // num_shares
-    model = choose_layout(config.model, mesh, share, whole=num_shares == 1 or by_hand)
+    model = choose_layout(config.model, platform_of(mesh), share, whole=num_shares == 1 or by_hand)
     axis = "batch" if by_hand else None
     config = dataclasses.replace(config, model=model, batch_axis=axis)
 
@@ -93,7 +94,7 @@ def make_train_chunk(
     def chunk(state, hyper, table):
         return train_chunk(config, num_steps, state, hyper, table, split_batch)
 
-    at_once = runs_at_once(mesh, training_bytes(model, share))
+    at_once = runs_at_once(platform_of(mesh), training_bytes(model, share))
     return over_runs(chunk, mesh, donate=(0,), at_once=at_once, shares_batch=by_hand)
 
 
@@ -103,7 +104,7 @@ def make_evaluate(
     """(state, probes) -> metrics, [R] each: of the EMA weights and, if asked, `raw/...`."""
 
     whole = mesh.shape["batch"] == 1
-    model = choose_layout(config.model, mesh, config.batch_size, whole)
+    model = choose_layout(config.model, platform_of(mesh), config.batch_size, whole)
     config = dataclasses.replace(config, model=model)
 
     def measure(state: RunState, probes: Probes) -> dict[str, Array]:
@@ -113,7 +114,7 @@ def make_evaluate(
             metrics |= {f"raw/{name}": value for name, value in raw.items()}
         return metrics | {"step": state.step, "status": state.status}
 
-    at_once = runs_at_once(mesh, evaluation_bytes(model, config.batch_size))
+    at_once = runs_at_once(platform_of(mesh), evaluation_bytes(model, config.batch_size))
     return over_runs(measure, mesh, at_once=at_once)
 
 
