@@ -198,6 +198,8 @@ class Program:
         if match:
             cost = json.loads(match[1])
             flops, num_bytes = float(cost.get("flops", 0)), float(cost.get("bytes_accessed", 0))
+        elif (flops := _of_programs(x)) is not None:
+            num_bytes = 0.0
         else:
             scopes = re.search(r'op_name="([^"]*)"', x.attributes)
             names = scopes[1].split("/") if scopes else []
@@ -288,6 +290,16 @@ def _constant(computation: Computation, x: Instruction | None) -> int | None:
     if x is None or x.opcode != "constant" or x.shapes[0].dims != ():
         return None
     return int(x.operands[0]) if x.operands[0].lstrip("-").isdecimal() else None
+
+
+def _of_programs(x: Instruction) -> float | None:
+    """FLOPs of a Triton kernel that says what each program of its grid computes."""
+    quote = r'(?:\\22|")'
+    match = re.search(rf"flops_of_a_program{quote}: {quote}(\d+)", x.attributes)
+    if not match:
+        return None
+    grid = (int(n) for n in re.findall(r"grid_[xyz] = (\d+)", x.attributes))
+    return float(match[1]) * math.prod(grid)
 
 
 def _cut_out(name: str, users: Mapping[str, list[Instruction]]) -> float:

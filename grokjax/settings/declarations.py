@@ -176,6 +176,13 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             ("float32", "bfloat16", "float64"),
             also="precision",
         ),
+        "matmul_precision": static(
+            "highest",
+            "of float32 products; default: one bfloat16 pass on TPU, TF32 on GPU, for speed",
+            ("highest", "high", "default"),
+            added=True,
+            also="matmul precision tf32 allow_tf32",
+        ),
         "remat": apart(
             "none",
             "blocks: the backward pass computes the inside of blocks anew, for less memory",
