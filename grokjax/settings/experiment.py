@@ -16,7 +16,14 @@ from ml_collections import ConfigDict, config_flags
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import read_json
-from grokjax.settings.config import Row, Settings, from_json, rows_of, set_setting
+from grokjax.settings.config import (
+    Row,
+    Settings,
+    default_config,
+    from_json,
+    rows_of,
+    set_setting,
+)
 from grokjax.settings.declarations import SECTIONS, SETTINGS
 from grokjax.settings.rows import Sweep
 from grokjax.settings.suggestions import meant_setting, nearest_setting, unknown_setting
@@ -85,6 +92,18 @@ def read_experiment(
             module.sweep(sweep, argument) if takes_argument else module.sweep(sweep)
         _refuse_varied(sweep.rows, overrides, file)
     return config, sweep.rows
+
+
+def with_overrides(path: str | None, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
+    """Settings for what is no training: a file's or else the defaults, changed as asked.
+
+    Returns:
+      The config, and the names of the settings that `overrides` gave.
+    """
+    config = default_config() if path is None else read_experiment(path)[0]
+    given = _override(config, overrides)
+    validate(config)
+    return config, given
 
 
 def _read_stored(
@@ -211,6 +230,6 @@ def _meant(argument: str) -> str:
     name = argument.partition("=")[0].lstrip("-")
     meant = nearest_setting if name.partition(".")[0] in SECTIONS else meant_setting
     setting = name if name in SETTINGS else meant(name)
-    if argument.startswith("--") and setting:
+    if setting and (argument.startswith("--") or "=" in argument):
         return f"did you mean --config.{setting}=VALUE?"
     return "see grokjax --help"
