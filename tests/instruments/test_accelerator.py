@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import pandas as pd
 
@@ -22,7 +23,7 @@ def test_it_runs_from_end_to_end(tmp_path):
     else:
         assert failed.empty
     assert not (table.quantity == "skipped").any()
-    value = table.set_index(["section", "case", "quantity"]).value
+    value = table.set_index(["section", "case", "quantity"]).value.sort_index()
     assert value["parity", "a_mlpt_forward", "beyond"] == "none"
     for section, case in (("population", "2 runs"), ("paper", "1 runs, remat none")):
         one = value[section, case].to_dict()
@@ -45,7 +46,7 @@ def test_what_fails_or_comes_too_late_is_a_row(tmp_path):
     table = pd.read_csv(tmp_path / "measured.csv")
     assert table.quantity.tolist() == ["error", "step", "skipped"]
     assert table.value[0] == "RuntimeError: RESOURCE_EXHAUSTED: out of memory"
-    assert table.value[2].startswith("takes about 100 s of 60 s left")
+    assert re.fullmatch(r"takes about 100 s of \d\d s left", table.value[2])
     assert (records.num_measured, records.num_skipped) == (1, 1)
     # Another call adds to it.
     Records(tmp_path, minutes=1).measure("paper", Case("again", 1, lambda: {"step": (1.5, "s")}))
