@@ -194,12 +194,13 @@ class Program:
         if not any(name in x.attributes for name in _CUSTOM_KERNELS):
             return
         own.custom_kernels = 1
-        match = re.search(r'"cost_estimate":\s*(\{[^}]*\})', x.attributes)
-        if match:
+        program = re.search(r'flops_of_a_program(?:\\22|"): (?:\\22|")(\d+)', x.attributes)
+        if match := re.search(r'"cost_estimate":\s*(\{[^}]*\})', x.attributes):
             cost = json.loads(match[1])
             flops, num_bytes = float(cost.get("flops", 0)), float(cost.get("bytes_accessed", 0))
-        elif (flops := _of_programs(x)) is not None:
-            num_bytes = 0.0
+        elif program:  # of one program of its grid, by the kernel's metadata
+            grid = (int(n) for n in re.findall(r"grid_[xyz] = (\d+)", x.attributes))
+            flops, num_bytes = float(program[1]) * math.prod(grid), 0.0
         else:
             scopes = re.search(r'op_name="([^"]*)"', x.attributes)
             names = scopes[1].split("/") if scopes else []
@@ -290,16 +291,6 @@ def _constant(computation: Computation, x: Instruction | None) -> int | None:
     if x is None or x.opcode != "constant" or x.shapes[0].dims != ():
         return None
     return int(x.operands[0]) if x.operands[0].lstrip("-").isdecimal() else None
-
-
-def _of_programs(x: Instruction) -> float | None:
-    """FLOPs of a Triton kernel that says what each program of its grid computes."""
-    quote = r'(?:\\22|")'
-    match = re.search(rf"flops_of_a_program{quote}: {quote}(\d+)", x.attributes)
-    if not match:
-        return None
-    grid = (int(n) for n in re.findall(r"grid_[xyz] = (\d+)", x.attributes))
-    return float(match[1]) * math.prod(grid)
 
 
 def _cut_out(name: str, users: Mapping[str, list[Instruction]]) -> float:
