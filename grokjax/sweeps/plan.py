@@ -20,8 +20,7 @@ from grokjax.base.files import read_json, refuse_links, write_atomically
 from grokjax.base.names import DIVERGED, DONE, FAILED, FINISHED, PARTIAL, PENDING, STOPPED
 from grokjax.settings.config import from_json, to_json
 from grokjax.settings.declarations import SETTINGS
-from grokjax.settings.identity import settings_hash
-from grokjax.settings.rows import expand
+from grokjax.settings.identity import run_hashes
 from grokjax.workdir.tables import RUNS, read_table
 
 PLAN = "plan.json"
@@ -113,11 +112,8 @@ def _contradiction(populations: Sequence[PlannedPopulation], comparable: Sequenc
     for number, population in enumerate(populations):
         if population.name != f"{number:03d}":  # names become folders, and numbers of tasks
             return f"its population {number} is called {population.name[:20]!a}"
-        runs, named = expand(population.config), population.run_hashes
-        if len(named) != len(runs) or (
-            comparable[number]
-            and any(settings_hash(r) != h for r, h in zip(runs, named, strict=True))
-        ):
+        named, hashes = population.run_hashes, tuple(run_hashes(population.config))
+        if len(named) != len(hashes) or (comparable[number] and named != hashes):
             return f"the runs of population {population.name} are not those of its hashes"
         if seen & set(named):
             return f"population {population.name} has a run of another one"

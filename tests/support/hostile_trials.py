@@ -241,6 +241,11 @@ class Trials:
             self._whole[key] = end, span, workdir
         return self._whole[key]
 
+    def after(self, arguments: list[str], **options: int) -> float:
+        """Seconds of a command after its first checkpoint, at random."""
+        _, span, _ = self.whole(arguments, has_state, **options)
+        return self.rng.uniform(0, span)
+
     def finish(self, arguments: list[str], workdir: pathlib.Path, **options: int) -> None:
         """The same command, to the end, which is the undisturbed one's."""
         process = self.start(arguments, workdir, **options)
@@ -403,7 +408,7 @@ def orphans(t: Trials) -> dict:
 def together(t: Trials) -> dict:
     """Two processes that start at the same instant on one workdir: one trains, one is told."""
     arguments = t.train()
-    t.whole(arguments)
+    t.whole(arguments, has_state)
     workdir = t.new()
     logs = [pathlib.Path(f"{workdir}.{i}.log") for i in range(2)]
     both = [Process([*arguments, f"--workdir={workdir}"], log) for log in logs]
@@ -420,16 +425,18 @@ def together(t: Trials) -> dict:
 
 
 def hangup(t: Trials) -> dict:
-    """SIGHUP at a random moment from the start on."""
+    """SIGHUP at a random moment: of the start, or after the first checkpoint."""
     arguments = t.train()
-    _, span, _ = t.whole(arguments)
     workdir, ends = t.new(), []
     for _ in range(2):
         process = t.start(arguments, workdir)
         before = len(process.said) if process.log.exists() else 0
         # The handlers are there some milliseconds after the fork, as after the first import.
         process.wait_until(lambda p=process: _handles(p.pid, signal.SIGHUP))
-        time.sleep(t.rng.uniform(0, span))
+        moment = t.after(arguments)
+        if t.rng.random() < 0.7:
+            process.wait_until(lambda: has_state(workdir))
+        time.sleep(moment)
         process.signal(signal.SIGHUP)
         if (code := process.wait()) == 0:
             break
@@ -438,6 +445,10 @@ def hangup(t: Trials) -> dict:
         ends.append("saved" if "saved at step" in said[0] else "nothing to save")
     t.finish(arguments, workdir)
     return {"events": len(ends), "noted": ", ".join(ends)}
+
+
+def has_state(workdir: pathlib.Path) -> bool:
+    return any(workdir.glob("checkpoints/state/*/manifest.json"))
 
 
 def _handles(pid: int, number: int) -> int:
@@ -467,13 +478,13 @@ def own_disk(t: Trials) -> Iterator[pathlib.Path]:
 def stall(t: Trials, seconds: float = 30.0) -> dict:
     """A file system that answers nobody for half a minute, from a random moment on."""
     arguments = t.train()
-    _, span, _ = t.whole(arguments)
+    moment = t.after(arguments) / 2
     with own_disk(t) as disk:
         workdir = disk / t.new().name
         log = t.folder / f"{workdir.name}.log"
         process = Process([*arguments, f"--workdir={workdir}"], log)
         process.wait_until((workdir / "curves.csv").exists)
-        time.sleep(t.rng.uniform(0, span / 2))
+        time.sleep(moment)
         subprocess.run(["fsfreeze", "--freeze", str(disk)], check=True)
         begin = time.monotonic()
         try:
@@ -488,13 +499,13 @@ def stall(t: Trials, seconds: float = 30.0) -> dict:
 def refuse(t: Trials) -> dict:
     """A file system that refuses every write for a while, from a random moment on."""
     arguments = t.train()
-    _, span, _ = t.whole(arguments)
+    moment = t.after(arguments) / 2
     with own_disk(t) as disk:
         workdir = disk / t.new().name
         log = t.folder / f"{workdir.name}.log"
         process = Process([*arguments, f"--workdir={workdir}"], log)
         process.wait_until((workdir / "curves.csv").exists)
-        time.sleep(t.rng.uniform(0, span / 2))
+        time.sleep(moment)
         # As after an error of the disk: at once, whoever has files open.
         done = subprocess.run(["mount", "-o", "remount,abort", str(disk)], check=False)
         assert done.returncode == 0
@@ -514,7 +525,7 @@ def refuse(t: Trials) -> dict:
 def one_of_two(t: Trials) -> dict:
     """kill -9 of one of two processes at a random moment; then on as one."""
     arguments = ["train", f"--config={t.folder / 'two.py'}"]
-    _, span, _ = t.whole(arguments, devices=2)
+    moment = t.after(arguments, devices=2)
     workdir = t.new()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -527,7 +538,7 @@ def one_of_two(t: Trials) -> dict:
     killed = t.rng.randrange(2)
     if t.rng.random() < 0.9:  # else while they find each other
         pair[0].wait_until((workdir / "curves.csv").exists)
-    time.sleep(t.rng.uniform(0, span))
+    time.sleep(moment)
     pair[killed].signal(signal.SIGKILL)
     begin = time.monotonic()
     codes = [process.wait() for process in pair]
@@ -542,18 +553,19 @@ def one_of_two(t: Trials) -> dict:
 def clock(t: Trials) -> dict:
     """A kill, and on with a clock that is an hour behind; and again."""
     arguments = t.train()
-    _, span, _ = t.whole(arguments)
     workdir, kills = t.new(), 0
     for behind in (0.0, 3600.0):
+        moment = t.after(arguments) / 3
         process = t.start(arguments, workdir, behind=behind)
-        process.wait_until(lambda: [*workdir.glob("checkpoints/state/*/manifest.json")])
-        time.sleep(t.rng.uniform(0, span / 2))
+        process.wait_until(lambda: has_state(workdir))
+        time.sleep(moment)
         process.signal(signal.SIGKILL)
         kills += process.wait() == -9
     process = t.start(arguments, workdir, behind=7200.0)
+    noted = newest_steps(workdir)
     assert process.wait() == 0, process.said[-2000:]
     t.compare(arguments, workdir)
-    return {"events": 2, "noted": f"{kills} kills"}
+    return {"events": kills, "noted": f"on from {noted}, two hours behind"}
 
 
 KINDS = {
