@@ -2,301 +2,25 @@
 
     python tests/support/hostile_trials.py sweep together --trials=20 --out=FILE.csv
 
-Every command is a process of its own, forked from this one, which has the imports done and JAX's
-devices not yet started. However it ended, the same command is given again until it is through; what
-it leaves is then compared with what an undisturbed one left.
+Every command is a process of its own. However it ended, the same command is given again until it is
+through; what it leaves is then compared with what an undisturbed one left.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
+import csv
 import pathlib
-import pickle
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
 
-ROOT = pathlib.Path(__file__).parents[2]
-MAX_SECONDS = 600  # of one process
-# Before JAX is imported, here and in what `launch` starts.
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": "1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "NPROC": "8",  # threads that XLA compiles for, however devices are divided
-    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}",
-}
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
-EXPERIMENT = """
-from tiny import rows, tiny_config
-
-
-def get_config():
-    return tiny_config(train__num_steps=60, checkpoint__every=10)
-
-
-def sweep(add):
-    for row in rows(2, (16, 32)):
-        add(row)
-"""
-TWO = """
-from grokjax.settings import seeds
-from tiny import tiny_config
-
-
-def get_config():
-    return tiny_config(train__num_steps=60, checkpoint__every=10)
-
-
-def sweep(add):
-    for row in seeds(2):
-        add(row)
-"""
-FINETUNING = """
-import copy
-
-
-def get_config(source):
-    config = copy.deepcopy(source)
-    config.train.update({"num_steps": 40, "eval_every": 10})
-    config.checkpoint.every = 10
-    config.transfer.update({"num_new_facts": 8, "num_kept": 20, "control_steps": 20})
-    config.transfer.checkpoints = "end"
-    return config
-"""
-
-
-class Process:
-    """A command, as a process that has its imports done.
-
-    Args:
-      arguments: of `grokjax`.
-      log: gets what it prints.
-      behind: seconds that its clock is behind.
-      devices: that it trains on.
-    """
-
-    def __init__(
-        self, arguments: list[str], log: pathlib.Path, *, behind: float = 0.0, devices: int = 1
-    ):
-        self.log, self._code = log, None
-        self.pid = _forked(lambda: _command(arguments, behind, devices), log)
-
-    def poll(self) -> int | None:
-        if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-        return self._code
-
-    def wait(self) -> int:
-        deadline = time.monotonic() + MAX_SECONDS
-        while (code := self.poll()) is None:
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.005)
-        return code
-
-    def signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def wait_until(self, condition: Callable[[], object]) -> bool:
-        """Whether the condition came before the end of the process."""
-        while not condition():
-            if self.poll() is not None:
-                return False
-            time.sleep(0.002)
-        return True
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
-
-
-def _command(arguments: list[str], behind: float, devices: int) -> int:
-    import jax
-
-    from grokjax.cli import main
-
-    jax.config.update("jax_num_cpu_devices", devices)
-    if behind:
-        now = time.time
-        time.time = lambda: now() - behind
-    sys.argv = ["grokjax", *arguments]
-    return main()
-
-
-def _forked(function: Callable[[], int], log: pathlib.Path) -> int:
-    """The id of a process that calls `function` and leaves with what it gives."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        os.setsid()
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        code = function()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def elsewhere(function: Callable[[], object], folder: pathlib.Path) -> object:
-    """What a function gives that starts devices, which no process may that is to be forked."""
-    answer = folder / "answer.pickle"
-
-    def work() -> int:
-        answer.write_bytes(pickle.dumps(function()))
-        return 0
-
-    pid = _forked(work, folder / "checks.log")
-    _, status = os.waitpid(pid, 0)
-    assert not status, (folder / "checks.log").read_text()[-3000:]
-    return pickle.loads(answer.read_bytes())
-
-
-def end_of(workdir: pathlib.Path) -> dict:
-    """All that must not depend on what happened: of each population in a workdir."""
-    from kill_trials import abstract_state, outcome
-
-    folders = [p.parent for p in sorted(workdir.rglob("config.json"))]
-    ends = {str(f.relative_to(workdir)): outcome(f, abstract_state(f)) for f in folders}
-    tables = {}
-    for path in sorted([*workdir.glob("*.csv"), *workdir.glob("*.parquet")]):
-        tables[path.name] = path.read_bytes()
-    return ends | tables
-
-
-def damaged(workdir: pathlib.Path) -> list[str]:
-    """Sealed steps that are not whole, of all populations of a workdir; every byte is compared."""
-    from grokjax.workdir.checkpoints import Checkpoints
-
-    return [
-        f"{folder} {step}: {problem}"
-        for folder in workdir.rglob("checkpoints")
-        for kind in ("state", "analysis")
-        for step, (state, problem) in Checkpoints(folder).examine(kind, content=True).items()
-        if state == "damaged"
-    ]
-
-
-class Trials:
-    """Everything that trials share: a folder, a source, random moments, what undisturbed ends are.
-
-    Args:
-      folder: of its own.
-      seed: of the moments.
-    """
-
-    def __init__(self, folder: pathlib.Path, seed: int):
-        self.folder, self.rng, self._count = folder, random.Random(seed), 0
-        self._whole: dict[str, tuple[dict, float, pathlib.Path]] = {}
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
-        (folder / "many.py").write_text(EXPERIMENT)
-        (folder / "finetuning.py").write_text(FINETUNING)
-        (folder / "two.py").write_text(TWO)
-
-    def new(self) -> pathlib.Path:
-        self._count += 1
-        return self.folder / f"w{self._count:04d}"
-
-    def start(self, arguments: list[str], workdir: pathlib.Path, **options: float) -> Process:
-        log = pathlib.Path(f"{workdir}.log")
-        return Process([*arguments, f"--workdir={workdir}"], log, **options)
-
-    def whole(
-        self,
-        arguments: list[str],
-        condition: Callable[[pathlib.Path], object] = lambda _: True,
-        **options: int,
-    ) -> tuple[dict, float, pathlib.Path]:
-        """What an undisturbed command leaves, its seconds after a condition, and where."""
-        key = " ".join(arguments)
-        if key not in self._whole:
-            for _ in range(2):  # programs are compiled, and found
-                workdir = self.new()
-                process = self.start(arguments, workdir, **options)
-                process.wait_until(lambda w=workdir: condition(w))
-                begin = time.monotonic()
-                assert process.wait() == 0, process.said
-                span = time.monotonic() - begin
-            end = elsewhere(lambda: end_of(workdir), self.folder)
-            self._whole[key] = end, span, workdir
-        return self._whole[key]
-
-    def after(self, arguments: list[str], **options: int) -> float:
-        """Seconds of a command after its first checkpoint, at random."""
-        _, span, _ = self.whole(arguments, has_state, **options)
-        return self.rng.uniform(0, span)
-
-    def finish(self, arguments: list[str], workdir: pathlib.Path, **options: int) -> None:
-        """The same command, to the end, which is the undisturbed one's."""
-        process = self.start(arguments, workdir, **options)
-        assert process.wait() == 0, process.said[-2000:]
-        self.compare(arguments, workdir)
-
-    def compare(self, arguments: list[str], workdir: pathlib.Path) -> None:
-        expected, _, _ = self.whole(arguments)
-        found = elsewhere(lambda: end_of(workdir), self.folder)
-        assert found.keys() == expected.keys(), (found.keys(), expected.keys())
-        for name in expected:
-            assert found[name] == expected[name], f"{workdir}: {name} differs"
-        assert not damaged(workdir)
-        shutil.rmtree(workdir)
-
-    def train(self) -> list[str]:
-        from kill_trials import command
-
-        return command(self.folder / "w", train__num_steps=60)[3:-1]
-
-    def killed(
-        self, arguments: list[str], condition: Callable[[pathlib.Path], object], chain: int = 2
-    ) -> dict:
-        """Kills a command at random after a condition, several times; then lets it come to its end.
-
-        `condition` is of a workdir.
-        """
-        _, span, _ = self.whole(arguments, condition)
-        workdir, kills, steps = self.new(), 0, []
-        for _ in range(chain):
-            process = self.start(arguments, workdir)
-            if process.wait_until(lambda: condition(workdir)):
-                time.sleep(self.rng.uniform(0, span))
-            process.signal(signal.SIGKILL)
-            if process.wait() == 0:
-                break
-            assert process.wait() == -9, process.said[-2000:]
-            kills += 1
-            assert not damaged(workdir)
-            steps.append(newest_steps(workdir))
-        self.finish(arguments, workdir)
-        return {"events": kills, "noted": "; newest steps ".join(["", *steps])[2:]}
-
-
-def newest_steps(workdir: pathlib.Path) -> str:
-    """By population, the newest sealed step."""
-    newest = {}
-    for manifest in workdir.rglob("checkpoints/state/*/manifest.json"):
-        name = str(manifest.parents[3].relative_to(workdir))
-        newest[name] = max(newest.get(name, 0), int(manifest.parent.name))
-    return " ".join(f"{name}:{step}" for name, step in sorted(newest.items()))
+from commands import MAX_SECONDS, ROOT, Process, handles, prepare
+from trials import Trials, damaged, has_state, newest_steps, own_disk
 
 
 def sweep(t: Trials) -> dict:
@@ -432,7 +156,7 @@ def hangup(t: Trials) -> dict:
         process = t.start(arguments, workdir)
         before = len(process.said) if process.log.exists() else 0
         # The handlers are there some milliseconds after the fork, as after the first import.
-        process.wait_until(lambda p=process: _handles(p.pid, signal.SIGHUP))
+        process.wait_until(lambda p=process: handles(p.pid, signal.SIGHUP))
         moment = t.after(arguments)
         if t.rng.random() < 0.7:
             process.wait_until(lambda: has_state(workdir))
@@ -445,34 +169,6 @@ def hangup(t: Trials) -> dict:
         ends.append("saved" if "saved at step" in said[0] else "nothing to save")
     t.finish(arguments, workdir)
     return {"events": len(ends), "noted": ", ".join(ends)}
-
-
-def has_state(workdir: pathlib.Path) -> bool:
-    return any(workdir.glob("checkpoints/state/*/manifest.json"))
-
-
-def _handles(pid: int, number: int) -> int:
-    try:
-        status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    caught = next(x for x in status.splitlines() if x.startswith("SigCgt:")).split()[1]
-    return int(caught, 16) >> (number - 1) & 1
-
-
-@contextlib.contextmanager
-def own_disk(t: Trials) -> Iterator[pathlib.Path]:
-    """An ext4 of its own, which can be frozen: whoever writes to it waits, as for a lost server."""
-    image, folder = t.folder / f"disk{t._count}.img", t.folder / f"disk{t._count}"
-    folder.mkdir()
-    subprocess.run(["truncate", "-s", "64M", str(image)], check=True)
-    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        image.unlink()
 
 
 def stall(t: Trials, seconds: float = 30.0) -> dict:
@@ -581,15 +277,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 2**31))
     parser.add_argument("--out", type=pathlib.Path, required=True, help="rows are appended")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", message="os.fork")
-    import kill_trials  # noqa: F401
-
-    import grokjax.cli
-    import grokjax.report
-    import grokjax.sweeps.runner
-    import grokjax.training.loop
-    import grokjax.transfer.run  # noqa: F401
-
+    prepare()
     commit = _commit()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -609,8 +297,6 @@ def _commit() -> str:
 
 
 def _append(path: pathlib.Path, row: dict) -> None:
-    import csv
-
     fresh = not path.exists()
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")
