@@ -73,8 +73,9 @@ class Log:
             names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
             hparams = [{n: row[n] for n in names} for row in self._table]
             rows = self.rows_before() if start_step and (workdir / CURVES).exists() else []
+            shown = [_without_sites(row) for row in rows]
             self._board = TensorBoardWriters(
-                workdir / "tensorboard", self._table, hparams, start_step, rows
+                workdir / "tensorboard", self._table, hparams, start_step, shown
             )
         barrier("tables")
         self._start_step = start_step

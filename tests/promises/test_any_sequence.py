@@ -19,7 +19,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
@@ -372,7 +372,8 @@ ABANDONED = pytest.mark.filterwarnings(
 def run_sequences(machine, num, **options):
     chosen = settings(
         max_examples=num, stateful_step_count=8, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck), print_blob=True, **options,
+        suppress_health_check=list(HealthCheck), print_blob=True, phases=[Phase.generate],
+        report_multiple_bugs=False, **options,
     )  # fmt: skip
     run_state_machine_as_test(machine, settings=chosen)
 

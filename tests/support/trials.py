@@ -137,8 +137,9 @@ class Trials:
         expected, _, _ = self.whole(arguments)
         found = elsewhere(lambda: end_of(workdir), self.folder)
         assert found.keys() == expected.keys(), (found.keys(), expected.keys())
-        for name in expected:
-            assert found[name] == expected[name], f"{workdir}: {name} differs"
+        for name, end in expected.items():
+            parts = [k for k in end if end[k] != found[name][k]] if isinstance(end, dict) else [""]
+            assert found[name] == end, f"{workdir}: {name} differs in {parts}"
         assert not damaged(workdir)
         shutil.rmtree(workdir)
 

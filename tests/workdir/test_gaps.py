@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import fast, rows, tiny_config
 
 import grokjax
@@ -113,6 +114,27 @@ def test_lost_weights_are_told_of(copied, capsys):
     (analysis / "10" / "manifest.json").unlink()
     train_to(copied, 60)
     assert f"{analysis}: 1 of 3 steps are missing (10)" in capsys.readouterr().out
+
+
+def test_lost_events_come_back_as_they_were(copied, tmp_path, capsys):
+    """From the curves, which have more columns than TensorBoard is given."""
+    shutil.copytree(copied, tmp_path / "whole")
+    shutil.rmtree(copied / "tensorboard")
+    for workdir in (copied, tmp_path / "whole"):
+        train_to(workdir, 60)
+    assert "events of 2 runs were not whole" in capsys.readouterr().out
+    ours, whole = (events_of(workdir) for workdir in (copied, tmp_path / "whole"))
+    assert ours == whole and len(whole) > 20
+
+
+def events_of(workdir):
+    found = {}
+    for folder in sorted((workdir / "tensorboard").iterdir()):
+        reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+        reader.Reload()
+        for tag in reader.Tags()["scalars"]:
+            found[folder.name, tag] = [(e.step, e.value) for e in reader.Scalars(tag)]
+    return found
 
 
 def test_whole_ones_are_not(copied, capsys):
