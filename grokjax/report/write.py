@@ -28,4 +28,7 @@ def write_report(found: StoredRuns, out: str | os.PathLike | None = None) -> pat
         page = transfer_page.page(read_transfers(finetuning))
     else:
         page = training_page.page(read_training(found))
+    if said := found.gaps():
+        print(f"{said}; the report has what is left")
+        page = page._replace(lead=f"{page.lead} What is shown is not whole: {said}.")
     return page.save(found.workdir if out is None else out)

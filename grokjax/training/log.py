@@ -72,8 +72,10 @@ class Log:
             self._curves = CurveWriter(workdir, start_step)
             names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
             hparams = [{n: row[n] for n in names} for row in self._table]
+            rows = self.rows_before() if start_step and (workdir / CURVES).exists() else []
+            shown = [_without_sites(row) for row in rows]
             self._board = TensorBoardWriters(
-                workdir / "tensorboard", self._table, hparams, start_step
+                workdir / "tensorboard", self._table, hparams, start_step, shown
             )
         barrier("tables")
         self._start_step = start_step

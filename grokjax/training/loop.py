@@ -29,6 +29,7 @@ from grokjax.training.starting_state import starting_state
 from grokjax.training.step import RunState, status_code
 from grokjax.training.stored_weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
+from grokjax.workdir.gaps import tell_gaps
 from grokjax.workdir.layout import check_data, open_workdir, write_config
 from grokjax.workdir.lock import locked_once
 from grokjax.workdir.tables import CURVES, read_table
@@ -70,6 +71,8 @@ def train(
         if step == 0:
             on_primary(lambda: refuse_lost_checkpoints(path, config))
         reached, statuses = map(np.asarray, population.for_all((state.step, state.status)))
+        if step:
+            on_primary(lambda: tell_gaps(path, config, saved, reached[: len(runs)]))
         all_ended = bool(np.all(statuses != status_code(RUNNING)))
         if step >= num_steps or (step and all_ended):
             if is_primary():
@@ -150,9 +153,12 @@ def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
     table = read_table(path, CURVES)
     reached = table.step.max() if len(table) else 0
     if reached > config.checkpoint.every:
+        there = (path / "checkpoints" / "state").is_dir()
+        lost = "no step in checkpoints/state has its manifest"
         raise UserError(
-            f"{path}: its curves reach step {reached:,.0f} but checkpoints/state is gone; restore"
-            " it, or start in a new workdir"
+            f"{path}: its curves reach step {reached:,.0f} but"
+            f" {lost if there else 'checkpoints/state is gone'}; restore it from a copy, or start"
+            " in a new workdir"
         )
 
 
