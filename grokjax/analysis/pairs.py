@@ -24,6 +24,7 @@ from grokjax.data.graph import (
     compose,
 )
 
+MOST_COMPOSITIONS = 2**21  # that pairs are drawn from: over twice the paper's
 SLOTS = ("head", "relation1", "relation2")
 SPLITS = ("id", "ood")
 
@@ -53,7 +54,7 @@ class Compositions(NamedTuple):
 
 
 def all_compositions(dataset: Dataset) -> Compositions:
-    """What the facts of a dataset chain to.
+    """What the facts of a dataset chain to; of over `MOST_COMPOSITIONS` those of some first facts.
 
     Raises:
       UserError: the dataset has no facts of its own (a finetuning folder).
@@ -66,7 +67,7 @@ def all_compositions(dataset: Dataset) -> Compositions:
             " grokjax.analysis.logit_lens needs none"
         )
     kind = np.repeat([ID, OOD, NEW], [len(of_kind) for of_kind in kinds])
-    first, second = chain_facts(facts)
+    first, second = chain_facts(facts, MOST_COMPOSITIONS)
     rows = compose(facts[first], facts[second])
     return Compositions(rows, np.stack([kind[first], kind[second]], axis=1))
 

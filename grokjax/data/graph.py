@@ -214,12 +214,18 @@ def compose(hop1: FactRows, hop2: FactRows) -> CompositionRows:
     return np.concatenate([hop1, hop2[:, 1:]], axis=1)
 
 
-def chain_facts(facts: FactRows) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of both hops of everything that facts chain to."""
+def chain_facts(facts: FactRows, most: int = MAX_COMPOSITIONS) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of both hops of everything that facts chain to.
+
+    Where that is over `most`, only some facts come first, the same ones each time.
+    """
     by_head = np.argsort(facts[:, 0], kind="stable")
     heads = facts[by_head, 0]
     start = np.searchsorted(heads, facts[:, 2], side="left")
     count = np.searchsorted(heads, facts[:, 2], side="right") - start
+    if count.sum() > most:
+        order = random_stream(0, "chained first").permutation(len(facts))
+        count[order[np.cumsum(count[order]) > most]] = 0
     first = np.repeat(np.arange(len(facts)), count)
     within = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
     return first, by_head[np.repeat(start, count) + within]
