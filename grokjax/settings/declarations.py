@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from grokjax.base.names import BEST, DECODER, POSITIONS, RECURSIVE
+from grokjax.base.names import BEST, CHECKPOINTS, DECODER, POSITIONS, RECURSIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +316,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         "checkpoint": traced("", "filled in: which of `checkpoints` that step is"),
         "group": traced("", "filled in: the source's regime, or a control's name"),
         "checkpoints": traced(
-            "before,saturation,path,grokked,end",
+            ",".join(CHECKPOINTS),
             "what to finetune: the last before memorisation, at it, at the path, at grokking, last",
             identity=False,
         ),

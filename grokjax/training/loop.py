@@ -25,7 +25,7 @@ from grokjax.training.early_stopping import Stopping
 from grokjax.training.log import Log, run_table, write_final_runs
 from grokjax.training.population import Population
 from grokjax.training.resolve import check_settings
-from grokjax.training.starting_state import starting_state
+from grokjax.training.starting_state import restore_or_start
 from grokjax.training.step import RunState, status_code
 from grokjax.training.stored_weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
@@ -130,16 +130,6 @@ def train(
     barrier("written")
     if step < num_steps and interrupted:
         raise Interrupted(f"{path}: saved at step {step:,}; the same command goes on from there")
-
-
-def restore_or_start(
-    saved: Checkpoints, population: Population, runs: Sequence[ConfigDict]
-) -> tuple[int, RunState]:
-    """The newest whole checkpoint, or the state before the first step."""
-    restored = saved.restore_latest(population.abstract_state(), population.own_runs)
-    if restored is None:
-        return 0, starting_state(population, runs)
-    return restored[0], population.place_own(restored[1])
 
 
 def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
