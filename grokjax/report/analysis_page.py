@@ -12,7 +12,7 @@ import pandas as pd
 
 from grokjax.analysis import onset, tables
 from grokjax.analysis.analyze import AnalysisConfig, analyze
-from grokjax.analysis.path_identity import MARGIN, path_identity, permuted_distances
+from grokjax.analysis.path_identity import LENS, MARGIN, PATCHING, Paths, compare_paths
 from grokjax.analysis.store import Analysis, analysis_folder
 from grokjax.base.errors import UserError
 from grokjax.base.names import (
@@ -23,26 +23,43 @@ from grokjax.base.names import (
     TRAIN_INFERRED,
 )
 from grokjax.report import analysis_figures
-from grokjax.report.html import Column, Illustration, Page, Section, interval, number, show
+from grokjax.report.html import (
+    Column,
+    Illustration,
+    Page,
+    Section,
+    around,
+    count_of,
+    interval,
+    number,
+    show,
+)
 from grokjax.report.path_identity_figure import path_identity_figure
 from grokjax.results import Results
+from grokjax.settings.rows import expand
+from grokjax.sweeps.plan import read_plan
 from grokjax.sweeps.results import load
 
-_PATHS = {
-    "effects on ID queries": lambda a: tables.effect_maps(a.patching, "id")[0],
-    "effects on OOD queries": lambda a: tables.effect_maps(a.patching, "ood")[0],
-    "bridge by site, ID": lambda a: tables.bridge_profiles(a.lens, TRAIN_INFERRED),
+_PATHS = {  # how each was read, and a row per run
+    "effects on ID queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "id")[0]),
+    "effects on OOD queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "ood")[0]),
+    "bridge by site, ID": (LENS, lambda a: tables.bridge_profiles(a.lens, TRAIN_INFERRED)),
+    "bridge by site, OOD": (LENS, lambda a: tables.bridge_profiles(a.lens, TEST_INFERRED_OOD)),
 }
 _IDENTITY: dict[str, Column] = {
     "paths": "paths",
+    "read by": "reading",
     "a": "group_a",
     "b": "group_b",
-    "seeds of a": "n_a",
-    "seeds of b": "n_b",
-    "distance": interval("distance", "distance_low", "distance_high"),
-    "floor": number("floor"),
+    "pairs within the margin": count_of("within", "num_pairs"),
+    "share": around("share"),
+    "distance of a pair": interval("distance_median", "distance_min", "distance_max"),
+    "seeds of a group": number("floor_median"),
     "p": number("p_value", ".3f"),
     "verdict": "verdict",
+    "the other reading": "other_verdict",
+    "outside": "outside",
+    "dropped": "dropped",
 }
 
 
@@ -153,12 +170,13 @@ def write_analysis(
 
 def _sentence(two) -> str:
     start = f"{two.paths}, {two.group_a} (n = {two.n_a}) and {two.group_b} (n = {two.n_b}): "
-    if np.isnan(two.distance):
-        return start + "too few runs"
+    if not two.num_pairs:
+        return start + two.verdict + (f" ({two.dropped})" if two.dropped else "")
+    other = f", by the other reading {two.other_verdict}" if two.other_verdict else ""
     return start + (
-        f"distance {two.distance:.2f} [{two.distance_low:.2f}, {two.distance_high:.2f}] of the"
-        f" path's size, seeds differ by {two.floor:.2f}, p = {two.p_value:.2f}: {two.verdict}"
-        f" (margin {two.margin:g})"
+        f"{two.within} of {two.num_pairs} pairs of runs within {two.margin:g} of a path's size"
+        f" (median {two.distance_median:.2f}, two seeds of a group {two.floor_median:.2f}):"
+        f" {two.verdict}{other}"
     )
 
 
@@ -171,13 +189,15 @@ def page(results: Results, analysis: Analysis, groups: Sequence[str], margin: fl
     sections = [_lens(made["lens"]), _patching(made["patching"])]
     if "events" in made:
         sections.append(_onset(made))
-    identity, section = _identity(analysis, groups, margin)
+    identity, pairs, section = _identity(results, analysis, groups, margin)
     title = f"{results.config.name}: what do its networks do inside?"
     lead = (
         f"{analysis.lens.sizes['run']} runs in {len(set(groups))} groups, at step"
         f" {int(analysis.lens.step[-1]):,}; everything by run and site is in the tables beside."
     )
-    return Page(title, lead, [*sections, section], made | {"path_identity": identity})
+    return Page(
+        title, lead, [*sections, section], made | {"path_identity": identity, "path_pairs": pairs}
+    )
 
 
 def _tables(analysis: Analysis, groups: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -257,30 +277,48 @@ def _onset(made: dict[str, pd.DataFrame]) -> Section:
 
 
 def _identity(
-    analysis: Analysis, groups: Sequence[str], margin: float
-) -> tuple[pd.DataFrame, Section]:
-    """Path identity of the groups at the last step.
+    results: Results, analysis: Analysis, groups: Sequence[str], margin: float
+) -> tuple[pd.DataFrame, pd.DataFrame, Section]:
+    """Path identity of the groups at the last step, its pairs, and what the page shows.
 
     Nothing to draw where fewer than two groups have two runs.
     """
     last = analysis.last()
-    found, nulls = {}, {}
     # Runs of one seed share graph, pairs, initialisation and order, whatever their regime.
     blocks = [str(x) for x in last.lens.seeds.to_numpy()]
-    for title, paths_of in _PATHS.items():
-        paths = paths_of(last)
-        found[title] = path_identity(paths, groups, blocks=blocks, margin=margin)
-        nulls[title] = permuted_distances(paths, groups, blocks)
-    joined = pd.concat([t.assign(paths=title) for title, t in found.items()], ignore_index=True)
-    drawn = {title: t for title, t in found.items() if np.isfinite(t.distance).any()}
+    kinds = {title: Paths(reading, of(last)) for title, (reading, of) in _PATHS.items()}
+    runs = last.lens.run.to_numpy().tolist()
+    found = compare_paths(kinds, groups, runs=runs, blocks=blocks, margin=margin)
     shown = []
-    if drawn:
-        picture = path_identity_figure(drawn, nulls)
-        alt = "Distances between groups' paths, with floors and nulls under permuted labels"
+    drawn = found.table[found.table.p_value.notna()]
+    if len(drawn):
+        by_title = dict(iter(drawn.groupby("paths", sort=False)))
+        picture = path_identity_figure(by_title, found.nulls)
+        alt = "Distances between runs of two groups, with floors and nulls under permuted labels"
         shown = [Illustration("path_identity", picture, alt, "Distances, floors and nulls.")]
-    return joined, Section(
-        "Do groups answer along the same path?",
-        "Distance between mean paths, against what two seeds of one group differ in.",
-        shown,
-        [(show(joined, _IDENTITY), f"Equivalent: the upper bound is below {margin:g}.")],
+    left_out = _regimes_elsewhere(results, set(groups))
+    text = (
+        "Distances between single runs of one seed, against what two seeds of one group differ in."
     )
+    if left_out:
+        text += f" Not compared, being of other populations: {', '.join(left_out)}."
+    return (
+        found.table,
+        found.pairs,
+        Section(
+            "Do groups answer along the same path?",
+            text,
+            shown,
+            [(show(found.table, _IDENTITY), f"Margin: {margin:g} of a path's size.")],
+        ),
+    )
+
+
+def _regimes_elsewhere(results: Results, known: set[str]) -> list[str]:
+    """Regimes of the same sweep that other populations have: an analysis is of one."""
+    try:
+        plan = read_plan(results.workdir.parent.parent)
+    except UserError:
+        return []
+    names = [run.data.regime for p in plan.populations for run in expand(p.config)]
+    return [name for name in dict.fromkeys(names) if name not in known]

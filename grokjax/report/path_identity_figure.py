@@ -28,10 +28,10 @@ def path_identity_figure(
         _nulls(right, table, nulls[title])
     joined = pd.concat([table.assign(paths=title) for title, table in tables.items()])
     panels.caption(
-        "Left: distance between groups' mean paths relative to a path's size, [95 % interval],"
+        "Left: median distance of two runs relative to a path's size, [lowest, highest],"
         f" permutation p and verdict (margin {joined.margin.iloc[0]:g}); floor: two seeds of one"
-        " group. Right, dot: the distance; bar: 95 % of it under permuted labels; dashed: the"
-        f" margin. {span(pd.concat([joined.n_a, joined.n_b]))} seeds a group"
+        " group. Right, dots: lowest, median, highest; bar: 95 % of mean paths' distances under"
+        f" permuted labels; dashed: margin. {span(pd.concat([joined.n_a, joined.n_b]))} seeds"
     )
     return panels.picture(joined)
 
@@ -41,11 +41,12 @@ def _distances(axis: Axes, table: pd.DataFrame) -> None:
     grid = pd.DataFrame(np.nan, index=names, columns=names)
     texts = pd.DataFrame("", index=names, columns=names)
     for two in table.itertuples():
-        grid.loc[two.group_b, two.group_a] = two.distance
-        interval = f"{two.distance:.2f} [{two.distance_low:.2f}, {two.distance_high:.2f}]"
+        grid.loc[two.group_b, two.group_a] = two.distance_median
+        low, high = f"{two.distance_min:.2f}", f"{two.distance_max:.2f}"
+        interval = f"{two.distance_median:.2f} [{low}, {high}]"
         verdict = f"{interval}\np = {two.p_value:.3f}\n{two.verdict}"
         texts.loc[two.group_b, two.group_a] = verdict
-        texts.loc[two.group_a, two.group_b] = f"floor {two.floor:.2f}"
+        texts.loc[two.group_a, two.group_b] = f"floor {two.floor_median:.2f}"
     top = max(np.nanmax(grid.to_numpy(), initial=0.0), 2 * float(table.margin.max()))
     heat_map(axis, grid, SHARE | {"vmax": top}, texts=texts, size=7)
 
@@ -55,7 +56,8 @@ def _nulls(axis: Axes, table: pd.DataFrame, nulls: dict[tuple[str, str], np.ndar
         null = nulls.get((two.group_a, two.group_b), np.array([]))
         if len(null):
             axis.hlines(i, 0, np.percentile(null, 95), color=GREY, linewidth=6, alpha=0.6)
-        axis.plot(two.distance, i, "o", color=ORANGE)
+        distances = [two.distance_min, two.distance_median, two.distance_max]
+        axis.plot(distances, [i] * 3, "o-", color=ORANGE)
     labels = [f"{two.group_a}\nvs {two.group_b}" for two in table.itertuples()]
     axis.set_yticks(range(len(labels)), labels, fontsize=8)
     axis.set_ylim(len(labels) - 0.5, -0.5)
