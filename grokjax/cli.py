@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grokjax.arguments import parse, printing_plainly, tell
+import grokjax
+from grokjax.arguments import make_parser, parse, printing_plainly, tell
 from grokjax.base.errors import RESUMABLE, DiskError, UserError
 from grokjax.base.files import disk_error, given_path
 from grokjax.runtime.interrupt import Interrupted, ending_in_order
@@ -35,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from grokjax.runtime.processes import are_several, leave_the_others
 
+    if not arguments:
+        make_parser(grokjax.__doc__).print_help()
+        return 0
     try:
-        args, overrides = parse(__doc__, arguments)
+        args, overrides = parse(grokjax.__doc__, arguments)
         with _disk_errors_told_once():
             code = _COMMANDS[args.command](args, overrides)
     except (UserError, OSError) as error:
@@ -110,6 +114,8 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     join_processes()
     if args.config is None:
         raise UserError("--config: missing; give an experiment file, or --population=NAME")
+    if args.target is not None:
+        overrides = [*overrides, f"--config.sweep.target={args.target}"]
     config, rows = read_experiment(args.config, overrides)
     found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run, plan_only=args.plan_only)
     if found is not None and is_primary():
@@ -119,8 +125,9 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.sweeps.runner import train_population
 
-    if args.config is not None or overrides:
-        given = "--config" if args.config is not None else overrides[0]
+    if args.config is not None or args.target is not None or overrides:
+        named = {"--config": args.config, "--target": args.target}
+        given = next((n for n, value in named.items() if value is not None), *overrides[:1])
         raise UserError(f"{given}: a population's settings are the plan's; leave it out")
     train_population(args.workdir, args.population, args.devices)
 
@@ -159,12 +166,32 @@ def config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print("\n".join(list_settings(args.file, overrides)))
 
 
+def new(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.settings.template import write_experiment
+
+    print("\n".join(write_experiment(args.file)))
+
+
+def completion(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.completion import script
+
+    print(script(args.shell), end="")
+
+
 def compile_programs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.instruments.compile import main as run_compile
+    from grokjax.instruments.programs import PROGRAMS
     from grokjax.settings import load_experiment
 
     config = load_experiment(args.config, overrides)
-    run_compile(config, args.target, args.runs, args.devices, args.dump)
+    programs = args.programs.split(",") if args.programs else PROGRAMS
+    run_compile(config, args.target, args.runs, args.devices, args.dump, programs)
+
+
+def budgets(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from grokjax.instruments.budgets import main as run_budgets
+
+    return 0 if run_budgets(args.out, args.only) else 1
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -173,6 +200,11 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.results import load
     from grokjax.settings import load_experiment
 
+    if args.from_csv is not None:
+        _data_from_csv(args, overrides)
+        return
+    if args.columns:
+        raise UserError(f"--columns={args.columns}: of a table that --from-csv=FILE gives")
     if (args.config is None) == (args.workdir is None):
         raise UserError("--config: give an experiment file, or the --workdir of a run")
     if args.workdir is None:
@@ -184,6 +216,21 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     write_folder(dataset, args.out)
     counts = ", ".join(f"{name.removeprefix('num_')} {n:,}" for name, n in dataset.counts.items())
     print(f"{args.out}: {dataset.name}; {counts}")
+
+
+def _data_from_csv(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from grokjax.data.own_facts import folder_from_csv
+    from grokjax.runtime.progress import told
+    from grokjax.settings.experiment import with_overrides
+
+    if args.workdir is not None:
+        raise UserError(f"--workdir={args.workdir}: leave it out, or --from-csv")
+    config, given = with_overrides(args.config, overrides)
+    columns = args.columns.split(",") if args.columns else ()
+    # Who asks for nothing gets what there is, up to the study's phi.
+    at_most = args.config is None and "data.phi" not in given
+    lines = folder_from_csv(args.from_csv, columns, config, args.out, told, at_most=at_most)
+    print("\n".join(lines))
 
 
 def import_official(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -223,32 +270,24 @@ def parity(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.report.curves_figure import comparison_figure
-    from grokjax.results import load
+    from grokjax.report.curves_figure import compare_workdirs
 
-    picture = comparison_figure([load(w) for w in args.workdirs])
-    print(f"figure: {picture.save(args.out)}")
+    print(f"figure: {compare_workdirs(args.workdirs).save(args.out)}")
 
 
 def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import analysis
-    from grokjax.report.analysis_page import check_group_by, check_margin, write_analysis
-    from grokjax.results import load
+    from grokjax.report.analysis_page import analyze_and_report
 
-    results = load(args.workdir)
-    check_group_by(results, args.group_by)
-    check_margin(args.margin)
-    steps = results.checkpoint_steps() if args.steps == "all" else _numbers(args.steps, "--steps")
-    found = analysis.analyze(
+    analyze_and_report(
         args.workdir,
         runs=_numbers(args.runs, "--runs"),
-        steps=steps,
+        steps="all" if args.steps == "all" else _numbers(args.steps, "--steps"),
         config=analysis.AnalysisConfig(args.pairs, args.seed, args.weights, not args.no_null),
         out=args.out,
+        group_by=args.group_by,
+        margin=args.margin,
     )
-    folder = analysis.analysis_folder(results, args.out)
-    said = write_analysis(results, found, folder, group_by=args.group_by, margin=args.margin)
-    print(said)
 
 
 def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -302,7 +341,10 @@ _COMMANDS = {
     "checkpoints": checkpoints,
     "quickstart": quickstart,
     "config": config,
+    "new": new,
+    "completion": completion,
     "compile": compile_programs,
+    "budgets": budgets,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

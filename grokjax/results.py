@@ -21,7 +21,7 @@ from grokjax.data.loading import load_dataset
 from grokjax.model import Buffers, ModelConfig, Params
 from grokjax.settings.rows import expand
 from grokjax.training.resolve import evaluated_model, model_config
-from grokjax.training.weights import read_weights
+from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.layout import read_config, read_vocab_size
 from grokjax.workdir.tables import CURVES, RUNS, read_table
@@ -43,6 +43,41 @@ class StoredRuns(abc.ABC):
     def finetuning(self) -> Results | None:
         """These results, if their runs start from those of another workdir."""
         return None
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{n} {state}" for state, n in self.runs.status.value_counts().items())
+        regimes = list(dict.fromkeys(self.runs.regime))
+        shown = ", ".join(map(str, regimes[:4])) + ", ..." * (len(regimes) > 4)
+        steps = f"steps 0 to {self.curves.step.max():,}" if len(self.curves) else "no curves yet"
+        return (
+            f"<{type(self).__name__} {str(self.workdir)[-60:]}: {len(self.runs)} runs ({states})"
+            f" of {shown}; {steps}; see .runs, .curves, .config, .weights(run_id),"
+            " .dataset(run_id)>"
+        )
+
+    @property
+    @abc.abstractmethod
+    def run_configs(self) -> Sequence[ConfigDict]:
+        """The resolved settings of all runs; `run_config` gives a copy of one."""
+
+    @property
+    @abc.abstractmethod
+    def model(self) -> ModelConfig:
+        """The model as it is evaluated and analysed; every run's.
+
+        Raises:
+          UserError: the runs of a sweep have several; `locate(run_id)[0].model` is one's.
+        """
+
+    @abc.abstractmethod
+    def checkpoint_steps(self) -> list[int]:
+        """Steps whose parameters are stored, of every run that has been trained."""
+
+    @abc.abstractmethod
+    def stacked_weights(
+        self, run_ids: Sequence[int], step: int | None = None, *, ema: bool = True
+    ) -> tuple[Params, Buffers]:
+        """(params, buffers) of several runs of one model, with a leading run axis."""
 
     @abc.abstractmethod
     def populations(self) -> dict[str, Results]:
@@ -81,11 +116,10 @@ class StoredRuns(abc.ABC):
         self, run_id: int, step: int | None = None, *, ema: bool = True
     ) -> tuple[Params, Buffers]:
         """One run's (params, buffers) at a stored step, the last by default."""
-        population, own = self.locate(run_id)
-        return jax.tree.map(lambda x: x[0], population.stacked_weights([own], step, ema=ema))
+        return jax.tree.map(lambda x: x[0], self.stacked_weights([run_id], step, ema=ema))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Results(StoredRuns):
     """A population's workdir. Tables are as on disk; `curves` has a row per run and evaluation."""
 
@@ -101,12 +135,10 @@ class Results(StoredRuns):
 
     @property
     def model(self) -> ModelConfig:
-        """The model as it is evaluated and analysed; every run's."""
         return evaluated_model(self.config, model_config(self.config, self.vocab_size))
 
     @functools.cached_property
     def run_configs(self) -> list[ConfigDict]:
-        """The resolved settings of all runs; `run_config` gives a copy of one."""
         return expand(self.config)
 
     def populations(self) -> dict[str, Results]:
@@ -116,14 +148,12 @@ class Results(StoredRuns):
         return self, run_id
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps whose parameters are stored."""
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
             return checkpoints.steps("analysis")
 
     def stacked_weights(
         self, run_ids: Sequence[int], step: int | None = None, *, ema: bool = True
     ) -> tuple[Params, Buffers]:
-        """(params, buffers) of several runs, with a leading run axis."""
         name = "ema_params" if ema else "params"
         stored = read_weights(self.workdir, [name], run_ids, step)
         return jax.tree.map(lambda *x: jnp.stack(x), *[(x[name], x["buffers"]) for x in stored])

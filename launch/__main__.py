@@ -7,7 +7,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from grokjax.arguments import Parser, printing_plainly, tell
+from grokjax.arguments import Parser, add_workdir, one_workdir, printing_plainly, tell
 from grokjax.base.errors import UserError
 from grokjax.base.files import given_path
 from grokjax.runtime.interrupt import ending_in_order
@@ -32,6 +32,8 @@ def _run(argv: Sequence[str] | None) -> int:
         args, overrides = _parser().parse_known_args(argv)
         if stranger := [o for o in overrides if not o.startswith("--config.")]:
             raise UserError(f"unknown argument '{stranger[0]}'; see launch {args.command} --help")
+        if "workdir_option" in args:
+            one_workdir(args, needed=True)
         return args.run(args, overrides) or 0
     except (UserError, OSError) as error:
         return tell("launch", error)
@@ -93,7 +95,8 @@ def _launcher(
     add = parser.add_argument
     parser.set_defaults(launcher=parser.prog.split()[-1])
     add("--config", metavar="FILE", help="extends the plan; default: the plan as it is")
-    add("--workdir", type=_workdir, required=True, metavar="DIR", help="shared by all machines")
+    add_workdir(parser, "shared by all machines", type=_workdir)
+    add("--target", default="", metavar="NAME", help="plan for its memory: h100:8, v5e:4x4")
     add("--dry-run", action="store_true", help="print what would be submitted; write nothing")
     add("--python", default=python, metavar="FILE", help=f"default: {python}")
     return parser

@@ -30,7 +30,7 @@ from launch.books import (
 )
 from launch.job import Job, single_process
 from launch.preflight import check_devices, check_disk, check_workdir
-from launch.status import Queued, Row, survey, unfinished
+from launch.status import Queued, Row, survey, table, unfinished
 
 _TYPES = {"int": int, "tuple[str, ...]": list}  # what JSON has of an option; others are texts
 _KINDS = {"slurm": slurm.SlurmOptions, "gke": gke.GkeOptions, "local": local.LocalOptions}
@@ -49,7 +49,9 @@ def launch(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     workdir = args.workdir
     if args.dry_run:
         plan = _plan_elsewhere(args, overrides)
-        return _submit(args, plan, survey(workdir, plan, {}))
+        rows = survey(workdir, plan, {})
+        print(table(rows), file=sys.stderr)
+        return _submit(args, plan, rows)
     with locked(workdir):
         check_workdir(workdir)
         _plan(args, overrides, workdir)
@@ -219,18 +221,22 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
     Raises:
       UserError: with what that process says.
     """
+    target = [f"--target={args.target}"] if args.target else []
     if args.config is None:
-        if overrides:
-            raise UserError(f"{overrides[0]}: changes a plan; give --config=FILE with it")
+        if given := [*target, *overrides]:
+            raise UserError(f"{given[0]}: changes a plan; give --config=FILE with it")
         return
+    if args.launcher == "gke":
+        gke.check_target(args)
     command = [sys.executable, "-m", "grokjax", "sweep", "--plan-only", f"--config={args.config}"]
     environment = single_process(os.environ)
     if args.launcher != "local":  # a login node's accelerator, if any, is not the job's
         environment["JAX_PLATFORMS"] = "cpu"
     planning = subprocess.Popen(
-        [*command, f"--workdir={workdir}", *overrides],
+        [*command, f"--workdir={workdir}", *target, *overrides],
         env=environment,
-        stdout=2 if args.dry_run else None,  # a dry run prints the script, and nothing else
+        # A dry run plans in a scratch folder, where nothing is done; it prints the rows itself.
+        stdout=subprocess.DEVNULL if args.dry_run else None,
         stderr=subprocess.PIPE,
         text=True,
     )

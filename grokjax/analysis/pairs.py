@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from grokjax.base.draws import random_stream
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset
 from grokjax.data.graph import (
@@ -21,9 +22,9 @@ from grokjax.data.graph import (
     RELATION2,
     chain_facts,
     compose,
-    random_stream,
 )
 
+MOST_COMPOSITIONS = 2**21  # that pairs are drawn from: over twice the paper's
 SLOTS = ("head", "relation1", "relation2")
 SPLITS = ("id", "ood")
 
@@ -53,7 +54,7 @@ class Compositions(NamedTuple):
 
 
 def all_compositions(dataset: Dataset) -> Compositions:
-    """What the facts of a dataset chain to.
+    """What the facts of a dataset chain to; of over `MOST_COMPOSITIONS` those of some first facts.
 
     Raises:
       UserError: the dataset has no facts of its own (a finetuning folder).
@@ -66,7 +67,7 @@ def all_compositions(dataset: Dataset) -> Compositions:
             " grokjax.analysis.logit_lens needs none"
         )
     kind = np.repeat([ID, OOD, NEW], [len(of_kind) for of_kind in kinds])
-    first, second = chain_facts(facts)
+    first, second = chain_facts(facts, MOST_COMPOSITIONS)
     rows = compose(facts[first], facts[second])
     return Compositions(rows, np.stack([kind[first], kind[second]], axis=1))
 

@@ -18,7 +18,7 @@ _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.ESTALE,
 )  # fmt: skip
-_MAX_BYTES = 2**28  # of a JSON file: four times the paper's largest
+MAX_JSON_BYTES = 2**28  # of a file that is read: four times the paper's largest
 
 
 def given_path(path: str | os.PathLike, option: str = "--workdir") -> pathlib.Path:
@@ -115,8 +115,8 @@ def read_json(path: pathlib.Path) -> Any:
         raise ValueError("is a link out of its folder")
     if path.exists() and not path.is_file():
         raise ValueError("is not a plain file")
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"is over {_MAX_BYTES >> 20} MiB")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"is over {MAX_JSON_BYTES >> 20} MiB")
     try:
         return json.loads(path.read_bytes(), parse_int=_whole, parse_float=_fraction)
     except RecursionError:

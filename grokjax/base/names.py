@@ -65,6 +65,10 @@ EVENT_METRICS = {
 }
 GROKKED = "grokked"  # has answered at `EVENT_AT`: a checkpoint's name, and a group of runs
 
+# Stored steps that finetuning starts from: by an event, or the last.
+BEFORE, SATURATION, END = "before", "saturation", "end"
+CHECKPOINTS = (BEFORE, SATURATION, PATH, GROKKED, END)
+
 # In which order path and answer came in a run, both at one level.
 PATH_FIRST, ANSWER_FIRST = "path first", "answer first"
 TOGETHER, UNDECIDED = "together", "undecided"

@@ -140,23 +140,44 @@ def make_dataset(data: ConfigDict, seed: int) -> Dataset:
         field.name: token_ids(getattr(splits, field.name), data.num_entities)
         for field in dataclasses.fields(Splits)
     }
-    base, hop1, hop2 = (rows[n] for n in ("train_base", "hop1_added", "hop2_added"))
+    return dataset_of_splits(
+        folder_name(data.num_entities, data.num_relations, data.phi, augmentation),
+        make_vocabulary(data.num_entities, data.num_relations),
+        id_facts,
+        ood_facts,
+        Splits(**rows),
+        data.max_probes,
+        seed,
+    )
+
+
+def dataset_of_splits(
+    name: str,
+    vocabulary: Vocabulary,
+    id_facts: FactRows,
+    ood_facts: FactRows,
+    splits: Splits,
+    max_probes: int,
+    seed: int,
+) -> Dataset:
+    """The data of a run, given its facts and which compositions are for what, all as token ids."""
 
     def some(facts: FactRows, draw: str) -> CompositionRows:
         order = random_stream(seed, draw).permutation(len(facts))
-        return one_hop(facts)[order[: data.max_probes]]
+        return one_hop(facts)[order[:max_probes]]
 
+    base, hop1, hop2 = splits.train_base, splits.hop1_added, splits.hop2_added
     probes = {
         names.ID_ATOMIC: some(id_facts, "id atomic probes"),
         names.OOD_ATOMIC: some(ood_facts, "ood atomic probes"),
         # The pool is shuffled, so its first rows are a sample, and the same one for every phi.
-        names.TRAIN_INFERRED: base[: data.max_probes],
-        names.TEST_INFERRED_IID: rows["test_inferred_iid"],
-        names.TEST_INFERRED_OOD: rows["test_inferred_ood"],
+        names.TRAIN_INFERRED: base[:max_probes],
+        names.TEST_INFERRED_IID: splits.test_inferred_iid,
+        names.TEST_INFERRED_OOD: splits.test_inferred_ood,
     }
     return Dataset(
-        folder_name(data.num_entities, data.num_relations, data.phi, augmentation),
-        make_vocabulary(data.num_entities, data.num_relations),
+        name,
+        vocabulary,
         query_table(np.concatenate([one_hop(id_facts), one_hop(ood_facts), base, hop1, hop2])),
         probes_by_type(probes, seed),
         id_facts,

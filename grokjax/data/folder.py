@@ -6,15 +6,14 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
-from jaxtyping import Int
 
 from grokjax.base import names
 from grokjax.base.errors import UserError
-from grokjax.base.files import given_path, read_json, write_atomically
+from grokjax.base.files import MAX_JSON_BYTES, given_path, read_json, replacing
 from grokjax.data.dataset import NO_FACTS, Dataset, Probes, QueryTable, make_probes, query_table
 from grokjax.data.graph import (
     ANSWER,
@@ -26,9 +25,10 @@ from grokjax.data.graph import (
     FactRows,
     fact_numbers,
 )
-from grokjax.data.vocabulary import MAX_TOKENS, PAD, TOKEN, Vocabulary
+from grokjax.data.vocabulary import ENTITY, MAX_TOKENS, PAD, RELATION, TOKEN, Vocabulary
 
 _FILES = ("train.json", "valid.json", "test.json", "vocab.json")
+Told = Callable[[Sequence[Any], str], Iterable[Any]]
 _FACT_FILES = ("id_facts.json", "ood_facts.json")  # of pretraining folders only
 
 
@@ -131,43 +131,88 @@ def _parts(train: CompositionRows, ood_facts: FactRows) -> dict[str, int]:
     }
 
 
-def write_folder(dataset: Dataset, folder: str | os.PathLike) -> None:
+def write_folder(
+    dataset: Dataset, folder: str | os.PathLike, told: Told = lambda items, what: items
+) -> None:
     """Writes a dataset so that the authors' code trains on it.
 
     Args:
       dataset: what to write; with new facts, or without any, it becomes a finetuning folder.
       folder: made if need be.
+      told: (items, what) -> the same items; may say how many are done.
 
     Raises:
-      UserError: the folder holds a dataset already, or cannot be written.
+      UserError: the folder holds a dataset already, cannot be written, or could not be read again.
     """
     dataset = in_authors_types(dataset)
     path = given_path(folder, "--out")
+    refuse_existing(path)
+    vocabulary, probes = dataset.vocabulary, dataset.probes
+    tokens = vocabulary.tokens
+    train, test = (np.asarray(table.query).tolist() for table in (dataset.train, probes.table))
+    types = probes.types.tolist()
+    valid = [row for row, t in zip(test, types, strict=True) if t == names.TEST_INFERRED_OOD]
+    contents: dict[str, Iterable[Any]] = {
+        "train.json": (item_text(vocabulary, row) for row in told(train, "train.json")),
+        "valid.json": (item_text(vocabulary, row) for row in valid),
+        "test.json": (
+            item_text(vocabulary, row) | {"type": t} for row, t in zip(test, types, strict=True)
+        ),
+        "vocab.json": tokens,
+    }
+    if len(dataset.id_facts) or len(dataset.ood_facts):
+        for name, facts in zip(_FACT_FILES, (dataset.id_facts, dataset.ood_facts), strict=True):
+            rows = told(facts.tolist(), name)
+            contents[name] = ([tokens[token - 1] for token in fact] for fact in rows)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            _write_list(path / name, content)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason})") from None
+
+
+def refuse_existing(path: pathlib.Path) -> None:
+    """Nothing is written over.
+
+    Raises:
+      UserError: the folder holds a dataset already, or is none.
+    """
     if os.path.lexists(path) and not path.is_dir():
         raise UserError(f"{path}: is a file; give a new folder")
     for name in (*_FILES, *_FACT_FILES):
         if os.path.lexists(path / name):
             raise UserError(f"{path / name}: exists already; give a new folder")
-    probes = dataset.probes
-    tokens = dataset.vocabulary.tokens
-    test = item_texts(dataset.vocabulary, np.asarray(probes.table.query))
-    types = probes.types.tolist()
-    contents: dict[str, Any] = {
-        "train.json": item_texts(dataset.vocabulary, np.asarray(dataset.train.query)),
-        "valid.json": [i for i, t in zip(test, types, strict=True) if t == names.TEST_INFERRED_OOD],
-        "test.json": [i | {"type": t} for i, t in zip(test, types, strict=True)],
-        "vocab.json": list(dataset.vocabulary.tokens),
-    }
-    if len(dataset.id_facts) or len(dataset.ood_facts):
-        for name, facts in zip(_FACT_FILES, (dataset.id_facts, dataset.ood_facts), strict=True):
-            contents[name] = [[tokens[token - 1] for token in fact] for fact in facts.tolist()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            write_atomically(path / name, json.dumps(content))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be written ({reason})") from None
+
+
+def _write_list(path: pathlib.Path, items: Iterable[Any]) -> None:
+    """As `json.dump` of the list, which is never held as a whole."""
+    with replacing(path) as scratch, open(scratch, "w", newline="") as file:
+        file.write("[")
+        size = 2
+        for number, item in enumerate(items):
+            text = ", " * (number > 0) + json.dumps(item)
+            size += len(text)
+            if size > MAX_JSON_BYTES:
+                raise UserError(
+                    f"{path}: would be over {MAX_JSON_BYTES >> 20} MiB, more than is read back;"
+                    " lower data.phi, or give fewer facts"
+                )
+            file.write(text)
+        file.write("]")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def most_items(vocabulary: Vocabulary, facts: FactRows) -> int:
+    """About how many compositions of such facts fit a file that is read back, on the safe side."""
+    sizes = np.array([0, *(len(json.dumps(token)) - 2 for token in vocabulary.tokens)])
+    head, relation, tail = sizes[facts].mean(axis=0) if len(facts) else (0, 0, 0)
+    item = len(json.dumps({"input_text": "", "target_text": "</a>"})) + len(", ")
+    return int(0.95 * MAX_JSON_BYTES / (item + 2 * head + 4 * relation + tail))
 
 
 def in_authors_types(dataset: Dataset) -> Dataset:
@@ -196,14 +241,11 @@ def in_authors_types(dataset: Dataset) -> Dataset:
     )
 
 
-def item_texts(vocabulary: Vocabulary, query: Int[np.ndarray, "n 4"]) -> list[dict[str, str]]:
-    """`input_text` and `target_text` of queries, as the authors write them."""
-    tokens = ("", *vocabulary.tokens)  # PAD is no text
-    asked = [tokens[h] + tokens[r1] + tokens[r2] for h, r1, r2, _ in query.tolist()]
-    return [
-        {"input_text": a, "target_text": f"{a}{tokens[t]}</a>"}
-        for a, t in zip(asked, query[:, 3].tolist(), strict=True)
-    ]
+def item_text(vocabulary: Vocabulary, query: Sequence[int]) -> dict[str, str]:
+    """`input_text` and `target_text` of a query, as the authors write them."""
+    *asked, answer = query
+    text = vocabulary.decode(asked)
+    return {"input_text": text, "target_text": f"{text}{vocabulary.decode([answer])}</a>"}
 
 
 class _Reader:
@@ -255,7 +297,7 @@ class _Reader:
             question, target = item["input_text"], item["target_text"]
             asked = self._encode(where, question)
             if not any(self._has_roles(asked, roles) for roles in ("err", "er", "e")):
-                raise UserError(f"{where}: input_text is not a head and up to two relations")
+                self._refuse_question(where, question, asked)
             rest = self._encode(where, target.removeprefix(question))
             if not target.startswith(question) or rest[1:] != [end] or rest[0] not in entities:
                 raise UserError(f"{where}: target_text is not input_text, an entity and </a>")
@@ -275,6 +317,21 @@ class _Reader:
         sets = {"e": self.vocabulary.entity_ids, "r": self.vocabulary.relation_ids}
         return len(ids) == len(roles) and all(
             i in sets[role] for i, role in zip(ids, roles, strict=True)
+        )
+
+    def _refuse_question(self, where: str, question: str, asked: Sequence[int]) -> NoReturn:
+        """Says what a question should have been."""
+        vocabulary = self.vocabulary
+        for token in (vocabulary.tokens[i - 1] for i in asked):
+            if not token.startswith((ENTITY, RELATION)):
+                name = token[1:-1][:40]
+                raise UserError(
+                    f"{where}: {token[:44]!a} is neither an entity, <e_...>, nor a relation,"
+                    f" <r_...>; write <e_{name}> or <r_{name}> in all files (docs/data.md)"
+                )
+        raise UserError(
+            f"{where}: input_text {question[:80]!a} is not a head and up to two relations, as"
+            " <e_0><r_1><r_2>"
         )
 
     def _id(self, where: str, token: str) -> int:

@@ -15,6 +15,8 @@ PAD = 0
 MAX_TOKENS = 2**15 - 1  # ids are stored in 16 bits
 TOKEN = re.compile(r"<[^<>]*>")
 SPECIAL_TOKENS = ("<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>")
+ENTITY, RELATION = "<e_", "<r_"  # how tokens begin
+_ESCAPED = {"%": "%25", "<": "%3C", ">": "%3E"}  # what no name may have inside its token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +43,12 @@ class Vocabulary:
     @functools.cached_property
     def entity_ids(self) -> frozenset[int]:
         """Ids of `<e_...>`."""
-        return frozenset(i for token, i in self.ids.items() if token.startswith("<e_"))
+        return frozenset(i for token, i in self.ids.items() if token.startswith(ENTITY))
 
     @functools.cached_property
     def relation_ids(self) -> frozenset[int]:
         """Ids of `<r_...>`."""
-        return frozenset(i for token, i in self.ids.items() if token.startswith("<r_"))
+        return frozenset(i for token, i in self.ids.items() if token.startswith(RELATION))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text such as `<e_0><r_1>`.
@@ -66,6 +68,34 @@ class Vocabulary:
     def decode(self, ids: Iterable[int | np.integer]) -> str:
         """The text of token ids, PADs dropped."""
         return "".join(self.tokens[i - 1] for i in ids if i != PAD)
+
+    def name(self, token_id: int | np.integer) -> str:
+        """What a person calls a token: `alice` of `<e_alice>`, `e_7` of `<e_7>`; PAD is `-`."""
+        if token_id == PAD:
+            return "-"
+        token = self.tokens[token_id - 1]
+        if not token.startswith((ENTITY, RELATION)):
+            return token
+        name = token[len(ENTITY) : -1]
+        if name.isdecimal():  # of a graph that was drawn
+            return token[1:-1]
+        for plain, escaped in reversed(_ESCAPED.items()):
+            name = name.replace(escaped, plain)
+        return name
+
+
+def entity_token(name: str) -> str:
+    """`<e_alice>` of `alice`."""
+    return f"{ENTITY}{_escaped(name)}>"
+
+
+def relation_token(name: str) -> str:
+    """`<r_mother>` of `mother`."""
+    return f"{RELATION}{_escaped(name)}>"
+
+
+def _escaped(name: str) -> str:
+    return "".join(_ESCAPED.get(letter, letter) for letter in name)
 
 
 def make_vocabulary(num_entities: int, num_relations: int) -> Vocabulary:

@@ -16,12 +16,12 @@ from jaxtyping import Array, Int
 from grokjax.base.errors import UserError
 from grokjax.base.names import TEST_INFERRED_NEW, TEST_INFERRED_NEW_MIX, TEST_INFERRED_OOD
 from grokjax.data.dataset import Dataset, make_batch
-from grokjax.data.folder import in_authors_types, item_texts
+from grokjax.data.folder import in_authors_types, item_text
 from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import lens_stream, top_tokens
-from grokjax.results import load
 from grokjax.runtime.devices import setup_precision
+from grokjax.sweeps.results import load
 
 _LENS_TYPES = (TEST_INFERRED_OOD, TEST_INFERRED_NEW, TEST_INFERRED_NEW_MIX)
 _BATCH = 512
@@ -35,7 +35,7 @@ def export_results(
     EMA weights. The authors' notebook functions read these folders.
 
     Args:
-      workdir: of a trained or imported population.
+      workdir: of a trained or imported population, or of a sweep.
       run_id: which of its runs.
       out: gets a folder per checkpoint; files that exist are not written over.
 
@@ -45,7 +45,7 @@ def export_results(
     Raises:
       UserError: there is no such run, or a file would be written over.
     """
-    results = load(workdir)
+    results, run_id = load(workdir).locate(run_id)
     dataset = in_authors_types(results.dataset(run_id))
     setup_precision(results.config.model.dtype)
     steps = results.checkpoint_steps()
@@ -97,11 +97,12 @@ def _predict(
 
 
 def _all_items(dataset: Dataset, predicted: Int[np.ndarray, "Q T"]) -> list[dict[str, str]]:
-    texts = item_texts(dataset.vocabulary, np.asarray(dataset.probes.table.query))
+    queries = np.asarray(dataset.probes.table.query).tolist()
     return [
-        text | {"type": kind, "model_output": dataset.vocabulary.decode(ids)}
-        for text, kind, ids in zip(
-            texts, dataset.probes.types.tolist(), predicted.tolist(), strict=True
+        item_text(dataset.vocabulary, query)
+        | {"type": kind, "model_output": dataset.vocabulary.decode(ids)}
+        for query, kind, ids in zip(
+            queries, dataset.probes.types.tolist(), predicted.tolist(), strict=True
         )
     ]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from grokjax.analysis import onset, tables
+from grokjax.analysis.analyze import AnalysisConfig, analyze
 from grokjax.analysis.path_identity import (
     LENS,
     MARGIN,
@@ -45,6 +47,7 @@ from grokjax.report.path_identity_figure import path_identity_figure
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import read_plan
+from grokjax.sweeps.results import load
 
 _PATHS = {  # how each was read, and a row per run
     "effects on ID queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "id")[0]),
@@ -113,6 +116,55 @@ def _renamed(section: Section, where: str, suffix: str) -> Section:
         [shown._replace(name=shown.name + suffix) for shown in section.pictures],
         [shown._replace(name=shown.name + suffix) for shown in section.tables],
     )
+
+
+def analyze_and_report(
+    workdir: str | os.PathLike,
+    *,
+    runs: Sequence[int] | None,
+    steps: Sequence[int] | Literal["all"] | None,
+    config: AnalysisConfig,
+    out: str | os.PathLike | None,
+    group_by: str,
+    margin: float,
+) -> None:
+    """`grokjax analyze`: of a sweep population by population, which share no states to compare.
+
+    Args:
+      workdir: of a population or of a sweep.
+      runs: ids, of the sweep if it is one.
+      steps: of checkpoints, the last by default; or all.
+      config: what to measure.
+      out: folder; of a sweep it gets a folder for each population.
+      group_by, margin: as in `write_analysis`.
+
+    Raises:
+      UserError: bad input.
+    """
+    check_margin(margin)
+    found = load(workdir)
+    populations = found.populations()
+    for results in populations.values():
+        check_group_by(results, group_by)
+    asked: dict[str, list[int] | None] = dict.fromkeys(populations)
+    if runs is not None:
+        by_folder = {results.workdir: name for name, results in populations.items()}
+        own: dict[str, list[int]] = {}
+        for run_id in runs:
+            results, own_id = found.locate(run_id)
+            own.setdefault(by_folder[results.workdir], []).append(own_id)
+        asked = dict(own)
+    if not asked:
+        raise UserError(f"{found.workdir}: nothing has been trained yet")
+    for name, run_ids in asked.items():
+        results = populations[name]
+        folder = pathlib.Path(out) / name if out is not None and name else out
+        if name:
+            print(f"\npopulation {name}:", flush=True)
+        of = results.checkpoint_steps() if steps == "all" else steps
+        measured = analyze(results.workdir, runs=run_ids, steps=of, config=config, out=folder)
+        to = analysis_folder(results, folder)
+        print(write_analysis(results, measured, to, group_by=group_by, margin=margin))
 
 
 def group_runs(results: Results, analysis: Analysis, by: str) -> list[str]:

@@ -34,7 +34,8 @@ from grokjax.report.style import (
     line,
     span,
 )
-from grokjax.results import Results
+from grokjax.results import Results, StoredRuns
+from grokjax.sweeps.results import load
 from grokjax.workdir.tables import bands, held_curves
 
 # What is answered, and below it what can be read.
@@ -51,10 +52,8 @@ _CHANCE = {
     OOD_BRIDGE_CHANCE_STRICT: ("at its site, by chance", (0, (1, 3))),
     OOD_BRIDGE_CHANCE: ("anywhere, by chance", ":"),
 }
-_PUBLISHED = (
-    (0, "training_accuracy", BLACK),
-    (1, "bridge_found", PINK),
-)  # as the paper's file says
+# As the paper's file says.
+_PUBLISHED = ((0, "training_accuracy", BLACK), (1, "bridge_found", PINK))
 # A decoder says the bridge after the first relation anyway, as the answer of a fact that it knows:
 # of different models only the place of the answer can be compared.
 _COMPARED = (
@@ -140,19 +139,39 @@ def save_curves(results: Results) -> pathlib.Path:
     return picture.save(results.workdir / "figures" / "curves.png", "curves_bands.csv")
 
 
+def compare_workdirs(workdirs: Sequence[str]) -> Picture:
+    """`grokjax compare`: of each `WORKDIR`, which has its experiment's name, or `NAME=WORKDIR`.
+
+    Raises:
+      UserError: as `comparison_figure`, or a workdir is none.
+    """
+    found, names = [], []
+    for text in workdirs:
+        name, equals, folder = text.partition("=")
+        is_named = bool(equals) and not pathlib.Path(text).exists()
+        found.append(load(folder if is_named else text))
+        names.append(name if is_named and name else str(found[-1].config.name))
+        if not len(found[-1].curves):
+            raise UserError(f"{found[-1].workdir}: has no curves yet; train it first")
+    return comparison_figure(found, names)
+
+
 @in_style
-def comparison_figure(populations: Sequence[Results]) -> Picture:
-    """One row per regime, one panel per metric, a line and band per population, by `config.name`.
+def comparison_figure(
+    populations: Sequence[StoredRuns], names: Sequence[str] | None = None
+) -> Picture:
+    """One row per regime, one panel per metric, a line and band per population or sweep.
 
     Args:
       populations: of any models; regimes are those that all of them have.
+      names: of each; `config.name` by default.
 
     Raises:
       UserError: they have no regime in common, or two share a name.
     """
-    names = [str(p.config.name) for p in populations]
+    names = [str(p.config.name) for p in populations] if names is None else names
     if len(set(names)) < len(names):
-        raise UserError(f"compare: two workdirs are named {names}; give each config.name its own")
+        raise UserError(f"compare: two workdirs are named {names}; call them NAME=WORKDIR")
     shared = [set(p.runs.regime) for p in populations]
     regimes = [r for r in dict.fromkeys(populations[0].runs.regime) if all(r in s for s in shared)]
     if not regimes:

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import pathlib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +15,15 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from grokjax.base.errors import UserError
-from grokjax.settings.config import Row, Settings, from_json, rows_of, set_setting
+from grokjax.base.files import read_json
+from grokjax.settings.config import (
+    Row,
+    Settings,
+    default_config,
+    from_json,
+    rows_of,
+    set_setting,
+)
 from grokjax.settings.declarations import SECTIONS, SETTINGS
 from grokjax.settings.rows import Sweep
 from grokjax.settings.suggestions import meant_setting, nearest_setting, unknown_setting
@@ -30,7 +38,7 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
 
     Args:
       path: `experiments/x.py`, or `experiments/x.py:ARG` to pass ARG to its functions. A file that
-        has ARGUMENTS takes those alone.
+        has ARGUMENTS takes those alone. Or a workdir's `config.json`: the settings that it has.
       overrides: {setting: value}, or flags `--config.SECTION.NAME=VALUE` as on a command line.
 
     Raises:
@@ -57,6 +65,8 @@ def read_experiment(
       UserError: as there.
     """
     file, _, argument = path.partition(":")
+    if file.endswith(".json"):
+        return _read_stored(path, overrides)
     module = _load_module(file)
     if not hasattr(module, "get_config"):
         raise UserError(f"{file}: has no get_config(); is it an experiment file?")
@@ -80,22 +90,65 @@ def read_experiment(
         takes_argument = len(inspect.signature(module.sweep).parameters) > 1
         with _running(module):
             module.sweep(sweep, argument) if takes_argument else module.sweep(sweep)
-        varied = {name for row in sweep.rows for name in row}
-        clash = sorted(varied & set(overrides))
-        if clash:
-            raise UserError(
-                f"--config.{clash[0]}: the sweep of {file} varies it; edit its sweep(add), or use"
-                " an experiment without one"
-            )
+        _refuse_varied(sweep.rows, overrides, file)
     return config, sweep.rows
 
 
-def _load_module(file: str) -> ModuleType:
+def with_overrides(path: str | None, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
+    """Settings for what is no training: a file's or else the defaults, changed as asked.
+
+    Returns:
+      The config, and the names of the settings that `overrides` gave.
+    """
+    config = default_config() if path is None else read_experiment(path)[0]
+    given = _override(config, overrides)
+    validate(config)
+    return config, given
+
+
+def _read_stored(
+    path: str, overrides: Mapping[str, Any] | Sequence[str]
+) -> tuple[ConfigDict, list[Row]]:
+    """Settings as a workdir's `config.json` holds them, alone or among what else that says."""
+    try:
+        content = read_json(_existing(path))
+        config = from_json(content.get("config", content))
+    except (OSError, ValueError, AttributeError, UserError) as error:
+        if isinstance(error, UserError) and str(error).startswith("--config"):
+            raise
+        raise UserError(f"--config={path}: not a config that a workdir has ({error})") from None
+    rows = list(config.runs)
+    config.runs = ()
+    changed = list(overrides)
+    if isinstance(overrides, Mapping):
+        for name, value in overrides.items():
+            set_setting(config, name, value)
+    else:
+        changed = _override(config, overrides)
+    _refuse_varied(rows, changed, path)
+    return config, rows
+
+
+def _refuse_varied(rows: Sequence[Row], overrides: Iterable[str], file: str) -> None:
+    clash = sorted({name for row in rows for name in row} & set(overrides))
+    if clash:
+        raise UserError(
+            f"--config.{clash[0]}: the sweep of {file} varies it; edit its sweep(add), or use"
+            " an experiment without one"
+        )
+
+
+def _existing(file: str) -> pathlib.Path:
     path = pathlib.Path(file)
     if not path.is_file():  # from anywhere: the experiments beside the package
         path = pathlib.Path(__file__).parents[2] / file
     if not path.is_file():
         raise UserError(f"--config={file}: no such file; give an experiment, experiments/NAME.py")
+    return path
+
+
+def _load_module(file: str) -> ModuleType:
+    path = _existing(file)
     spec = importlib.util.spec_from_file_location(f"grokjax_experiment_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config={file}: not a Python file")
@@ -177,6 +230,6 @@ def _meant(argument: str) -> str:
     name = argument.partition("=")[0].lstrip("-")
     meant = nearest_setting if name.partition(".")[0] in SECTIONS else meant_setting
     setting = name if name in SETTINGS else meant(name)
-    if argument.startswith("--") and setting:
+    if setting and (argument.startswith("--") or "=" in argument):
         return f"did you mean --config.{setting}=VALUE?"
     return "see grokjax --help"

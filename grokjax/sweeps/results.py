@@ -6,13 +6,18 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax import results
+from grokjax.base.errors import UserError
 from grokjax.base.names import PENDING
+from grokjax.model import Buffers, ModelConfig, Params
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.config import flatten
 from grokjax.settings.rows import expand
@@ -20,7 +25,7 @@ from grokjax.sweeps.plan import PLAN, Plan, population_folder, require_plan
 from grokjax.workdir.tables import CURVES, RUNS, read_table
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SweepResults(StoredRuns):
     """A sweep's workdir. `runs` has a row per planned run, trained or not; run_id is the sweep's.
 
@@ -36,6 +41,50 @@ class SweepResults(StoredRuns):
     def config(self) -> ConfigDict:
         """The first population's settings: what all share, and its own."""
         return self.plan.populations[0].config
+
+    @functools.cached_property
+    def run_configs(self) -> list[ConfigDict]:
+        return [run for p in self.plan.populations for run in expand(p.config)]
+
+    @property
+    def model(self) -> ModelConfig:
+        return self._only("model")
+
+    @property
+    def vocab_size(self) -> int:
+        return self._only("vocab_size")
+
+    def checkpoint_steps(self) -> list[int]:
+        stored = [set(p.checkpoint_steps()) for p in self.populations().values()]
+        return sorted(set.intersection(*stored)) if stored else []
+
+    def stacked_weights(
+        self, run_ids: Sequence[int], step: int | None = None, *, ema: bool = True
+    ) -> tuple[Params, Buffers]:
+        found = []
+        for run_id in run_ids:
+            population, own = self.locate(run_id)
+            found.append(population.stacked_weights([own], step, ema=ema))
+        shapes = [jax.tree.map(lambda x: x.shape, weights) for weights in found]
+        if any(shape != shapes[0] for shape in shapes):
+            raise UserError(f"{self.workdir}: runs {list(run_ids)} are of different models")
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *found)
+
+    def run_config(self, run_id: int) -> ConfigDict:
+        if run_id not in self.runs.run_id.tolist():
+            return super().run_config(run_id)
+        return self.run_configs[run_id].copy_and_resolve_references()
+
+    def _only(self, name: str) -> Any:
+        """What all populations that have been trained have alike."""
+        found = [getattr(p, name) for p in self.populations().values()]
+        if not found:
+            raise UserError(f"{self.workdir}: nothing has been trained yet")
+        if any(value != found[0] for value in found):
+            raise UserError(
+                f"{self.workdir}: its runs differ in their {name}; .locate(run_id)[0].{name} is one"
+            )
+        return found[0]
 
     def population(self, name: str) -> Results:
         """One population's own results."""

@@ -29,10 +29,11 @@ from grokjax.analysis.onset import holds_bridge
 from grokjax.analysis.pairs import SLOTS, Compositions, draw_pairs
 from grokjax.analysis.patching import Donor, Patching, Readings, Weights
 from grokjax.analysis.sites import STREAMS, Site, all_sites, components, single_shares
+from grokjax.base.draws import random_stream
 from grokjax.base.files import write_atomically
-from grokjax.base.names import OLD_THEN_NEW
+from grokjax.base.names import END, OLD_THEN_NEW, SATURATION
 from grokjax.data.dataset import Dataset
-from grokjax.data.graph import ID, QUERY, fact_numbers, random_stream
+from grokjax.data.graph import ID, QUERY, fact_numbers
 from grokjax.data.new_facts import trained_compositions
 from grokjax.model import ModelConfig
 from grokjax.results import Results
@@ -51,7 +52,7 @@ def measure_halves(results: Results) -> None:
     for run_id in usable_runs(results.runs).run_id:
         run = results.run_config(run_id).transfer
         names = run.checkpoint.split("+")
-        if "end" in names or (run.group == "natural" and "saturation" in names):
+        if END in names or (run.group == "natural" and SATURATION in names):
             dataset = results.dataset(run_id)
             if len(dataset.new_facts):
                 halves = circuit_halves(results.model, results.weights(run_id), dataset)

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import FINETUNING, PRETRAINING, tiny_config
+from conftest import FINETUNING, PRETRAINING, ROOT, tiny_config
 
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import make_dataset
@@ -160,6 +160,29 @@ def test_a_broken_folder_is_named(folder, what):
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(UserError, match=rf"{name}: missing"):
+        read_folder(folder)
+
+
+def test_the_folder_in_docs_is_one(tmp_path):
+    page = (ROOT / "docs" / "data.md").read_text()
+    example = page.split("<!-- folder -->")[1].split("<!-- end -->")[0]
+    for name, content in json.loads(example.strip().removeprefix("```json").strip("`")).items():
+        (tmp_path / name).write_text(json.dumps(content))
+    data = read_folder(tmp_path)
+    assert data.counts["num_train"] == 2 and data.counts["num_test_inferred_ood"] == 1
+    asked = np.asarray(data.probes.table.query)[1]
+    assert [data.vocabulary.name(i) for i in asked] == ["Alice", "mother", "employer", "Acme"]
+
+
+def test_what_is_expected_is_said(folder):
+    """Of a folder whose names lack what tells entities from relations."""
+    edit(folder / "vocab.json", lambda c: c.append("<alice>"))
+    edit(folder / "train.json", lambda c: c[0].update(input_text="<alice><r_0>"))
+    with pytest.raises(UserError, match="'<alice>' is neither an entity") as error:
+        read_folder(folder)
+    assert "item 0" in str(error.value) and "write <e_alice> or <r_alice>" in str(error.value)
+    edit(folder / "train.json", lambda c: c[0].update(input_text="<r_0><e_0>"))
+    with pytest.raises(UserError, match="'<r_0><e_0>' is not a head and up to two relations"):
         read_folder(folder)
 
 

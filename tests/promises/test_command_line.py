@@ -65,7 +65,7 @@ def test_bad_input_is_one_line(what, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("arguments, message", [
     (["train"], "the following arguments are required"), (["bogus"], "invalid choice"),
-    (["quickstart", "--smoke=1"], "ignored explicit argument"), ([], "required: COMMAND"),
+    (["quickstart", "--smoke=1"], "ignored explicit argument"), (["--x"], "required: COMMAND"),
     (["quickstart", "--workdir="], "the path is empty"),
 ])  # fmt: skip
 def test_bad_command_lines_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import re
 import pytest
 from tiny import ROOT
 
-from grokjax.arguments import _parser
+from grokjax.arguments import make_parser
 from grokjax.cli import main
 
 README = ROOT / "README.md"
@@ -49,7 +49,7 @@ def test_citations_in_code_are_found():
 
 
 def test_the_table_of_commands_is_whole():
-    commands = set(re.findall(r"^    ([a-z][\w-]*)", _parser(None).format_help(), re.MULTILINE))
+    commands = set(re.findall(r"^    ([a-z][\w-]*)", make_parser().format_help(), re.MULTILINE))
     cells = re.findall(r"^\| (`.*?) \|", README.read_text(), re.MULTILINE)
     named = set(re.findall(r"`(?:grokjax )?([\w-]+)[` ]", " ".join(cells)))
     told = set(re.findall(r"`grokjax ([\w-]+)[` ]", " ".join(cells)))
