@@ -163,6 +163,9 @@ def make_parser(description: str | None = None) -> Parser:
     added = command("report", "one page: what came when, at what cost, how certain")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--out", metavar="DIR", help="default: the workdir")
+    added.add_argument(
+        "--figures", default="screen", metavar="paper", help="also as PDF and PNG for a paper"
+    )
     added = command("checkpoints", "list stored steps: good, damaged or partial")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--verify", action="store_true", help="read and compare every byte")

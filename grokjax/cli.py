@@ -150,7 +150,7 @@ def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.sweeps.results import load
 
     given_path(args.workdir)
-    print(f"report: {write_report(load(args.workdir), args.out)}")
+    print(f"report: {write_report(load(args.workdir), args.out, args.figures)}")
 
 
 def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
