@@ -182,8 +182,8 @@ def train_step(
     going = continue_or_replace(config.model, state.buffers, state.carry, state.key, table)
     batch = make_batch(split_batch(going.query), config.end_id)
     stepped, metrics, output = apply_batch(config, state, hyper, batch, going.states)
-    seen = _rows_of_all(config, (output.q_logits, output.carry))
-    carry = halt(config.model, going, *seen, state.key, state.step)
+    q_logits, states = _rows_of_all(config, (output.q_logits, output.carry))
+    carry = halt(config.model, going, q_logits, states, state.key, state.step)
     running = stepped.status == status_code(RUNNING)
     carry = jax.tree.map(lambda n, o: jnp.where(running, n, o), carry, state.carry)
     return dataclasses.replace(stepped, carry=carry), metrics
