@@ -73,7 +73,8 @@ class Page(NamedTuple):
         refuse_links(folder, "figures", "*.csv", REPORT)
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in self.tables.items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+            if len(table.columns):
+                table.to_csv(folder / f"{name}.csv", index=False)
         for section in self.sections:
             for shown in section.pictures:
                 shown.picture.save(folder / "figures" / f"{shown.name}.png")

@@ -20,6 +20,7 @@ from grokjax.report.html import (
     short,
     show,
 )
+from grokjax.report.own_metrics import metrics_section, metrics_table
 from grokjax.report.phase_diagram import has_phases, phase_diagram
 from grokjax.report.published import published_pretraining
 from grokjax.report.style import span
@@ -78,6 +79,7 @@ def page(data: TrainingRuns) -> Page:
         "outcomes": data.outcomes,
         "variance": training_tables.seed_variance(data),
         "machine": data.machine,
+        "own_metrics": metrics_table(data),
     }
     title = f"{data.name}: is grokking worth its compute?"
     return Page(title, _lead(data), _sections(data, tables), tables)
@@ -107,6 +109,8 @@ def _sections(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> list[Secti
     if has_phases(data):
         sections.append(_phases(data))
     sections.append(_costs(data, tables))
+    if len(tables["own_metrics"]):
+        sections.append(metrics_section(data, tables["own_metrics"]))
     if len(tables["variance"]):
         shown = tables["variance"].round(2).astype(str)
         caption = "Shares of the variance over runs, a full cross of seeds (method of moments)."

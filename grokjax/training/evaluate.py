@@ -15,6 +15,7 @@ from grokjax.data.dataset import Batch, Probes, make_batch
 from grokjax.data.vocabulary import PAD
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
+from grokjax.training.own import metrics
 
 COMPOSITION_METRICS = (names.BRIDGE_FOUND, names.BRIDGE_FOUND_STRICT, names.BRIDGE_CHANCE)
 TRAINING_TYPES = (names.ID_ATOMIC, names.OOD_ATOMIC, names.TRAIN_INFERRED)
@@ -30,6 +31,7 @@ class EvaluateConfig:
     end_id: int
     path_stage: str = BEST
     path_position: str = "answer"  # BEST, or one of POSITIONS; of a decoder, where it says it
+    metrics: str = ""  # more of them, as `evaluate.metrics` names them
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +45,7 @@ class Hits:
     bridge: Bool[Array, " N"]
     chance: Float[Array, " N"]
     bridge_by_site: Bool[Array, "N G P"]  # first choice there
+    own: dict[str, Float[Array, " N"]]  # by metric
 
 
 def evaluate(
@@ -79,8 +82,8 @@ def evaluate(
         names.BRIDGE_FOUND: hits.bridge,
         names.BRIDGE_FOUND_STRICT: hits.bridge_by_site[:, stage, place],
         names.BRIDGE_CHANCE: hits.chance,
-    }
-    metrics: dict[str, Array] = {}
+    } | hits.own
+    measured: dict[str, Array] = {}
     for name, of_type in is_type.items():
         for metric, value in values.items():
             if metric in COMPOSITION_METRICS:
@@ -90,18 +93,19 @@ def evaluate(
                 where = of_type & (strict & is_chosen if is_strict else has_bridge)
             else:
                 where = of_type
-            metrics[f"{name}/{metric}"] = _mean_where(value, where)
-    trained = [metrics[f"{n}/{names.EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
+            measured[f"{name}/{metric}"] = _mean_where(value, where)
+    trained = [measured[f"{n}/{names.EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
     if trained:
-        metrics[names.TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
-    metrics["path_stage"] = stage
-    metrics["path_position"] = _position(config, place)
-    return metrics
+        measured[names.TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
+    measured["path_stage"] = stage
+    measured["path_position"] = _position(config, place)
+    return measured
 
 
 def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes: Probes) -> Hits:
     """Runs every probe query, `batch_size` at a time."""
     num_queries = probes.table.query.shape[0]
+    own = metrics(config.metrics)
     columns = (probes.table.query, probes.bridge, probes.decoy)
 
     def one_batch(columns):
@@ -128,6 +132,7 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
                 jax.vmap(found_anywhere, in_axes=(None, 1))(top, decoy).astype(jnp.float32), axis=0
             ),
             bridge_by_site=_bridge_by_site(config, top, bridge, read_at),
+            own={name: metric(output, batch, query) for name, metric in own.items()},
         )
 
     hits = jax.lax.map(one_batch, in_batches(columns, config.batch_size))
