@@ -150,6 +150,7 @@ def make_parser(description: str | None = None) -> Parser:
     add_workdir(added, "holds all its populations")
     added.add_argument("--dry-run", action="store_true", help="only print the plan")
     added.add_argument("--plan-only", action="store_true", help="only print and write the plan")
+    added.add_argument("--target", metavar="NAME", help="plan for it, not for this machine: h100:8")
     added.add_argument("--population", metavar="NAME", help="train this one of the plan alone")
     added.add_argument(
         "--devices", default="", metavar="PLATFORM:N", help="with --population: that it must find"
@@ -182,6 +183,10 @@ def make_parser(description: str | None = None) -> Parser:
     added.add_argument("--runs", type=int, metavar="N", help="as if it had N; default: its own")
     added.add_argument("--devices", type=int, metavar="N", help="the first N of the target")
     added.add_argument("--dump", metavar="DIR", help="gets the optimised HLO and counts.json")
+    added.add_argument("--programs", metavar="NAME,NAME", help="of training, evaluation, ...")
+    added = command("budgets", "what programs may cost on accelerators: compiled and compared")
+    added.add_argument("--out", metavar="DIR", help="gets the table; default: compare alone")
+    added.add_argument("--only", metavar="TEXT", action="append", default=[], help="rows with it")
     added = command("data", "write a dataset in the authors' JSON format")
     added.set_defaults(takes_settings=True)
     added.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)

@@ -114,6 +114,8 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     join_processes()
     if args.config is None:
         raise UserError("--config: missing; give an experiment file, or --population=NAME")
+    if args.target is not None:
+        overrides = [*overrides, f"--config.sweep.target={args.target}"]
     config, rows = read_experiment(args.config, overrides)
     found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run, plan_only=args.plan_only)
     if found is not None and is_primary():
@@ -123,8 +125,9 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.sweeps.runner import train_population
 
-    if overrides:
-        raise UserError(f"{overrides[0]}: a population's settings are the plan's; leave it out")
+    if args.target is not None or overrides:
+        given = "--target" if args.target is not None else overrides[0]
+        raise UserError(f"{given}: a population's settings are the plan's; leave it out")
     _knows_files_of(args.config)
     train_population(args.workdir, args.population, args.devices)
 
@@ -185,10 +188,18 @@ def completion(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def compile_programs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.instruments.compile import main as run_compile
+    from grokjax.instruments.programs import PROGRAMS
     from grokjax.settings import load_experiment
 
     config = load_experiment(args.config, overrides)
-    run_compile(config, args.target, args.runs, args.devices, args.dump)
+    programs = args.programs.split(",") if args.programs else PROGRAMS
+    run_compile(config, args.target, args.runs, args.devices, args.dump, programs)
+
+
+def budgets(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from grokjax.instruments.budgets import main as run_budgets
+
+    return 0 if run_budgets(args.out, args.only) else 1
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -343,6 +354,7 @@ _COMMANDS = {
     "new": new,
     "completion": completion,
     "compile": compile_programs,
+    "budgets": budgets,
     "data": data,
     "import-official": import_official,
     "import-gpt2": import_gpt2,

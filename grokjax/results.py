@@ -21,7 +21,7 @@ from grokjax.data.loading import load_dataset
 from grokjax.model import Buffers, ModelConfig, Params
 from grokjax.settings.rows import expand
 from grokjax.training.resolve import evaluated_model, model_config
-from grokjax.training.weights import read_weights
+from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.layout import read_config, read_vocab_size
 from grokjax.workdir.tables import CURVES, RUNS, read_table

@@ -97,6 +97,7 @@ def _launcher(
     parser.set_defaults(launcher=parser.prog.split()[-1])
     add("--config", metavar="FILE", help="extends the plan; default: the plan as it is")
     add_workdir(parser, "shared by all machines", type=_workdir)
+    add("--target", default="", metavar="NAME", help="plan for its memory: h100:8, v5e:4x4")
     add("--dry-run", action="store_true", help="print what would be submitted; write nothing")
     add("--python", default=python, metavar="FILE", help=f"default: {python}")
     return parser

@@ -5,6 +5,7 @@ Manifests are plain dicts, written as JSON, which is YAML: `kubectl create -f` t
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -23,6 +24,18 @@ from launch.status import Queued
 _PORT = 8476  # of the coordinator
 _LABEL = "grokjax.dev/workdir"
 _USER_ERRORS = [1, 2]  # exit codes that another try would give again
+
+
+# The labels of nodes, and what `grokjax compile` calls what they have.
+_ACCELERATORS = {
+    "tpu-v5-lite-podslice": "v5e",
+    "tpu-v5p-slice": "v5p",
+    "tpu-v6e-slice": "v6e",
+    "nvidia-a100-80gb": "a100",
+    "nvidia-h100-80gb": "h100",
+    "nvidia-h100-mega-80gb": "h100",
+    "nvidia-h200-141gb": "h200",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +65,22 @@ class GkeOptions:
         require_number("--slices", self.slices, least=1)
         require_number("--max-restarts", self.max_restarts)
         require_number("--grace-seconds", self.grace_seconds)
+
+
+def check_target(args: argparse.Namespace) -> None:
+    """Refuses to plan for another machine than the one that is asked for.
+
+    Raises:
+      UserError: which it is.
+    """
+    kind = _ACCELERATORS.get(args.accelerator)
+    if not args.target or kind is None:
+        return
+    own = f"{kind}:{args.nodes * args.devices_per_node}"
+    if args.topology:
+        own = f"{kind}:{args.topology}" + f":{args.slices}" * (args.slices > 1)
+    if args.target != own and not (own.endswith(":1") and args.target == kind):
+        raise UserError(f"--target={args.target}: a row's machines are {own}; plan for that")
 
 
 def slice_hosts(topology: str, devices_per_node: int) -> int:

@@ -239,16 +239,19 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
     Raises:
       UserError: with what that process says.
     """
+    target = [f"--target={args.target}"] if args.target else []
     if args.config is None:
-        if overrides:
-            raise UserError(f"{overrides[0]}: changes a plan; give --config=FILE with it")
+        if given := [*target, *overrides]:
+            raise UserError(f"{given[0]}: changes a plan; give --config=FILE with it")
         return
+    if args.launcher == "gke":
+        gke.check_target(args)
     command = [sys.executable, "-m", "grokjax", "sweep", "--plan-only", f"--config={args.config}"]
     environment = single_process(os.environ)
     if args.launcher != "local":  # a login node's accelerator, if any, is not the job's
         environment["JAX_PLATFORMS"] = "cpu"
     planning = subprocess.Popen(
-        [*command, f"--workdir={workdir}", *overrides],
+        [*command, f"--workdir={workdir}", *target, *overrides],
         env=environment,
         # A dry run plans in a scratch folder, where nothing is done; it prints the rows itself.
         stdout=subprocess.DEVNULL if args.dry_run else None,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from grokjax.analysis.effects import label_effects, measure_effects
 from grokjax.analysis.logit_lens import label_lens, measure_lens
@@ -42,6 +43,12 @@ from grokjax.workdir.tables import usable_runs
 
 CELLS = [(slot, split) for split in SPLITS for slot in SLOTS]
 _RUNS_PER_ACCELERATOR = 4
+
+
+def runs_at_once(mesh: Mesh) -> int:
+    """Runs that one call of the analysis' programs looks into."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return mesh.size * (1 if on_cpu else _RUNS_PER_ACCELERATOR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +107,7 @@ def analyze(
 
     num_devices = len(jax.devices())
     mesh = make_mesh(min(len(runs), num_devices))
-    at_once = mesh.size * (1 if jax.default_backend() == "cpu" else _RUNS_PER_ACCELERATOR)
+    at_once = runs_at_once(mesh)
     work = [
         (step, missing[i : i + at_once])
         for step in steps

@@ -218,9 +218,10 @@ def _defined_total(difference: Float[np.ndarray, "C N"]) -> Float[np.ndarray, " 
     return np.where(mean > 2 * error, mean, np.nan)
 
 
-def patches_within_budget(model: ModelConfig, num_pairs: int) -> int:
+def patches_within_budget(model: ModelConfig, num_pairs: int, platform: str | None = None) -> int:
     """Patches whose passes over the pairs fit the memory, or on a CPU its cache."""
-    budget = _CPU_BUDGET if jax.default_backend() == "cpu" else _ACCELERATOR_BUDGET
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    budget = _CPU_BUDGET if on_cpu else _ACCELERATOR_BUDGET
     states = num_pairs * model.length * model.hidden_size * 4
     return max(budget // (_ACTIVATIONS * states), 1)
 

@@ -187,9 +187,9 @@ def label_lens(
     return xr.Dataset(data, coordinates)
 
 
-def queries_within_budget(model: ModelConfig) -> int:
-    """Queries whose logits of all stages and both streams fit the budget."""
-    budget = _LENS_BUDGET.get(jax.default_backend(), 2**32)
+def queries_within_budget(model: ModelConfig, platform: str | None = None) -> int:
+    """Queries whose logits of all stages and both streams fit the platform's budget."""
+    budget = _LENS_BUDGET.get(platform or jax.default_backend(), 2**32)
     streams = 1 if model.kind == DECODER else 2
     logits = streams * len(model.evaluation_stages) * model.seq_len * model.vocab_size * 4
     return max(budget // logits, 1)

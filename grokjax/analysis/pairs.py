@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from grokjax.base.draws import random_stream
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset
 from grokjax.data.graph import (
@@ -21,7 +22,6 @@ from grokjax.data.graph import (
     RELATION2,
     chain_facts,
     compose,
-    random_stream,
 )
 
 MOST_COMPOSITIONS = 2**21  # that pairs are drawn from: over twice the paper's

@@ -10,7 +10,7 @@ import xarray as xr
 
 from grokjax.analysis.logit_lens import RATES
 from grokjax.statistics.bootstrap import Intervals, rate_interval, ratio_interval
-from grokjax.statistics.events import student_interval
+from grokjax.statistics.intervals import mean_interval
 
 SITE = ["component", "place", "position", "head"]
 _CELL = ["slot", "group"]
@@ -36,19 +36,21 @@ def lens_by_run(lens: xr.Dataset) -> pd.DataFrame:
 
 
 def rates_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
-    """group, step, type, metric; mean over seeds with its 95 % Student-t interval, num_seeds."""
+    """group, step, type, metric; mean over seeds with bounds (`mean_interval`), num_seeds."""
     rows = []
     for name, runs in _members(groups):
         own = lens.isel(run=runs)
         for step in own.step.to_numpy():
             for kind in own.type.to_numpy():
-                for metric in RATES:
+                for metric in (m for m in RATES if m in own):
                     values = own[metric].sel(step=step, type=kind).to_numpy()
                     by_seed = pd.Series(values).groupby(own.seeds.to_numpy()).mean().dropna()
                     if len(by_seed):
-                        mean, low, high, n = student_interval(by_seed.to_numpy())
-                        rows.append((name, int(step), str(kind), metric, mean, low, high, n))
-    columns = ["group_of_runs", "step", "type", "metric", "mean", "low", "high", "num_seeds"]
+                        found = mean_interval(by_seed.to_numpy())
+                        rows.append((name, int(step), str(kind), metric, *found))
+    columns = [
+        "group_of_runs", "step", "type", "metric", "mean", "low", "high", "num_seeds", "interval",
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -6,6 +6,7 @@ Definitions: docs/protocol.md, section 4.
 # What has become of a run; on the device a status is its place in `RUN_STATUSES`.
 RUNNING, DONE, DIVERGED, STOPPED = "running", "done", "diverged", "stopped"
 RUN_STATUSES = (RUNNING, DONE, DIVERGED, STOPPED)
+INTERRUPTED = "interrupted"  # of a table alone: its process has ended, and the run could go on
 
 # What has become of a planned population.
 PENDING, PARTIAL, FAILED, FINISHED = "pending", "partial", "failed", "done"
@@ -41,26 +42,42 @@ ANSWER_ACCURACY, EXACT_MATCH, TARGET_FOUND = "answer_accuracy", "exact_match", "
 BRIDGE_FOUND = "bridge_found"
 BRIDGE_FOUND_STRICT = "bridge_found_strict"
 BRIDGE_CHANCE = "bridge_chance"
+BRIDGE_CHANCE_STRICT = "bridge_chance_strict"
 TRAINING_ACCURACY = "training_accuracy"
 OOD_ACCURACY = f"{TEST_INFERRED_OOD}/{ANSWER_ACCURACY}"
 OOD_BRIDGE_FOUND = f"{TEST_INFERRED_OOD}/{BRIDGE_FOUND}"
 OOD_BRIDGE_FOUND_STRICT = f"{TEST_INFERRED_OOD}/{BRIDGE_FOUND_STRICT}"
 OOD_BRIDGE_CHANCE = f"{TEST_INFERRED_OOD}/{BRIDGE_CHANCE}"
+OOD_BRIDGE_CHANCE_STRICT = f"{TEST_INFERRED_OOD}/{BRIDGE_CHANCE_STRICT}"
+ID_ACCURACY = f"{TEST_INFERRED_IID}/{ANSWER_ACCURACY}"  # of held-out ID compositions
+# The strict rate at every site, `PREFIX/STAGE/POSITION`, and at the one that a run keeps.
+OOD_BRIDGE_BY_SITE = f"{TEST_INFERRED_OOD}/bridge_found_at"
+OOD_PATH = f"{TEST_INFERRED_OOD}/bridge_found_at_site"
 
-# Events, and the metric that each is read from.
-MEMORISED, PATH, GROKKED = "memorised", "path", "grokked"
+# Events, and the metric that each is read from. Two readings of the path: strict, at the site that
+# a run keeps, and the study's, anywhere.
+MEMORISED, PATH, ANY_PATH, ANSWER = "memorised", "path", "any path", "answer"
 EVENT_METRICS = {
     MEMORISED: TRAINING_ACCURACY,
-    PATH: OOD_BRIDGE_FOUND_STRICT,
-    GROKKED: OOD_ACCURACY,
+    PATH: OOD_PATH,
+    ANY_PATH: OOD_BRIDGE_FOUND,
+    ANSWER: OOD_ACCURACY,
 }
+GROKKED = "grokked"  # has answered at `EVENT_AT`: a checkpoint's name, and a group of runs
 
-# Thresholds. A run has memorised, or grokked, at `EVENT_AT` in `CONSECUTIVE` evaluations running.
+# Stored steps that finetuning starts from: by an event, or the last.
+BEFORE, SATURATION, END = "before", "saturation", "end"
+CHECKPOINTS = (BEFORE, SATURATION, PATH, GROKKED, END)
+
+# In which order path and answer came in a run, both at one level.
+PATH_FIRST, ANSWER_FIRST = "path first", "answer first"
+TOGETHER, UNDECIDED = "together", "undecided"
+ORDERS = (PATH_FIRST, ANSWER_FIRST, TOGETHER, UNDECIDED)
+
+# Thresholds. An event is there at a level in `CONSECUTIVE` evaluations running.
 EVENT_AT = 0.95
-PATH_AT = 0.5  # a path is there
+PATH_AT = 0.5  # a path is there, a site holds the bridge
+ORDER_LEVELS = (0.5, EVENT_AT)  # at which the order of path and answer is told
 ANSWERS_AT = 0.90  # OOD accuracy at the end that the closing verdict asks for
 LEVELS = (0.95, 0.5, 0.9, 0.99)  # at which times are reported, the first one by default
 CONSECUTIVE = 3
-# Bridge score of the site at which a finetuned run's two halves are compared; runs without one are
-# left out. Lower than `PATH_AT`: a site that carries part of the bridge can be compared already.
-BRIDGE_SITE_AT = 0.25

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from grokjax.base import names
+from grokjax.base.draws import random_stream
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import (
     Dataset,
@@ -37,7 +38,6 @@ from grokjax.data.graph import (
     chain_facts,
     compose,
     fact_numbers,
-    random_stream,
 )
 from grokjax.data.vocabulary import PAD
 

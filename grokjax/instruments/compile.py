@@ -1,53 +1,44 @@
 """A population's programs compiled for a machine that need not be there, and counted.
 
 `grokjax compile`: whether training, evaluation and the analysis' programs fit the target, what
-each computes, moves and launches, and the time that none of it can beat. All are estimates.
+each computes, moves and launches, and what bound follows. All are estimates, none is measured.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from grokjax.analysis.effects import patches_within_budget
-from grokjax.analysis.logit_lens import lens_program, queries_within_budget
-from grokjax.analysis.patching import Patching
-from grokjax.analysis.sites import all_sites
 from grokjax.base.errors import UserError
-from grokjax.data.dataset import stack_datasets
-from grokjax.data.loading import load_datasets
-from grokjax.instruments.hlo import Counts, Program
-from grokjax.instruments.targets import Target, find_target
-from grokjax.model import BLOCK_COMPONENTS
-from grokjax.settings.rows import expand
-from grokjax.training.evaluate import EvaluateConfig
-from grokjax.training.mesh import BY_RUN, make_mesh
-from grokjax.training.population import make_evaluate, make_train_chunk
-from grokjax.training.resolve import (
-    check_settings,
-    evaluated_model,
-    hyperparameters,
-    model_config,
-    optimizer_config,
-)
-from grokjax.training.step import TrainConfig, init_run
+from grokjax.base.files import write_atomically
+from grokjax.base.names import DECODER
+from grokjax.instruments.counts import Counts, Program
+from grokjax.instruments.programs import PROGRAMS, Floor, Lowerable, Programs
+from grokjax.instruments.targets import Chip, Target, find_target
+from grokjax.settings.declarations import SETTINGS
+from grokjax.training.resolve import check_settings
 
-PROGRAMS = ("training", "evaluation", "lens", "patching")
-_PAIRS = 64  # of a patching cell, `grokjax analyze`'s default
-_MENDS = "train fewer runs at once, lower train.batch_size, or split batches (train.batch_devices)"
+COUNTS = "counts.json"
+_COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
+
+
+class DoesNotFit(UserError):
+    """A program takes more memory than a device of the target has."""
+
+    def __init__(self, told: str, name: str, bytes_needed: int):
+        super().__init__(told)
+        self.name, self.bytes_needed = name, bytes_needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,33 +48,36 @@ class Compiled:
     name: str
     target: Target
     num_runs: int
+    num_devices: int  # that have work
     num_steps: int  # optimiser steps in a training program's call; 1 of any other
     bytes_needed: int
     temporary_bytes: int
     counts: Counts
+    floor: Floor  # of a step
     text: str
     seconds: float  # that the compiler took
 
     @property
     def bound(self) -> tuple[float, str]:
-        """Seconds of a step that no run on the target can beat, and what sets them."""
-        chip, step = self.target.chip, self.counts.per(self.num_steps)
-        if chip is None:
-            return 0.0, "unknown"
-        bounds = {"FLOPs": step.flops / chip.flops, "bytes": self._traffic(step) / chip.bandwidth}
-        if chip.is_gpu:
-            bounds["kernels"] = step.kernels * chip.launch
-        what = max(bounds, key=lambda name: bounds[name])
-        return bounds[what], what
+        """Seconds that the counts of a step come to at the target's peaks, and what sets them."""
+        step = self.counts.per(self.num_steps)
+        return _slowest(self.target.chip, step.flops, step.bytes_moved, step.kernels)
+
+    @property
+    def floor_bound(self) -> tuple[float, str]:
+        """The same of the floor of the design."""
+        return _slowest(self.target.chip, self.floor.flops, self.floor.bytes)
 
     def row(self) -> dict[str, Any]:
         """All numbers, of one step where it has several."""
         step, chip = self.counts.per(self.num_steps), self.target.chip
         seconds, what = self.bound
+        floor_seconds, floor_what = self.floor_bound
         return {
             "program": self.name,
             "target": self.target.name,
-            "num_devices": len(self.target.devices),
+            "fits": True,
+            "num_devices": self.num_devices,
             "num_runs": self.num_runs,
             "num_steps": self.num_steps,
             "bytes_needed": self.bytes_needed,
@@ -91,12 +85,15 @@ class Compiled:
             "temporary_bytes": self.temporary_bytes,
             **{f.name: getattr(step, f.name) for f in dataclasses.fields(step)},
             "collective_bytes": step.collective_bytes,
+            "largest_gather_bytes": step.largest_gather,
             "bound_seconds": seconds,
             "bound_by": what,
+            "floor_flops": self.floor.flops,
+            "floor_bytes": self.floor.bytes,
+            "floor_seconds": floor_seconds,
+            "floor_by": floor_what,
+            "compile_seconds": self.seconds,
         }
-
-    def _traffic(self, step: Counts) -> float:
-        return step.bytes if self.target.chip and self.target.chip.is_gpu else step.bytes_off_chip
 
 
 def compile_for(
@@ -105,7 +102,7 @@ def compile_for(
     *,
     num_runs: int | None = None,
     num_devices: int | None = None,
-    programs: tuple[str, ...] = PROGRAMS,
+    programs: Sequence[str] = PROGRAMS,
 ) -> Iterator[Compiled]:
     """Compiles a population's programs for a target, one after the other.
 
@@ -120,33 +117,10 @@ def compile_for(
       UserError: bad settings, an unknown target, no compiler for it, or a program that does not
         fit its memory (the largest array and what would help are named).
     """
-    found = find_target(target, num_devices)
-    check_settings(config)
-    abstract = _Abstract(config, found, num_runs)
-    for name in programs:
-        lower, num_steps = getattr(abstract, name)()
-        start = time.perf_counter()
-        with _told_in_one_line(name, found):
-            compiled = lower().compile()
-        seconds = time.perf_counter() - start
-        memory, text = compiled.memory_analysis(), compiled.as_text()
-        program = Program(text)
-        needed = int(
-            memory.temp_size_in_bytes
-            + memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
-        if found.chip and needed > found.chip.memory:
-            largest = ", ".join(f"{shape} {_gib(size)}" for shape, size in program.largest())
-            raise UserError(
-                f"{name}: {_gib(needed)} do not fit {found.name}'s {_gib(found.chip.memory)};"
-                f" largest: {largest}; {_MENDS}"
-            )
-        yield Compiled(
-            name, found, abstract.num_runs, num_steps, needed, int(memory.temp_size_in_bytes),
-            program.counts(), text, seconds,
-        )  # fmt: skip
+    for found in _each(config, target, num_runs, num_devices, programs):
+        if isinstance(found, DoesNotFit):
+            raise found
+        yield found
 
 
 def main(
@@ -155,164 +129,216 @@ def main(
     num_runs: int | None,
     num_devices: int | None,
     dump: str | os.PathLike | None,
+    programs: Sequence[str] = PROGRAMS,
 ) -> None:
-    """Prints what each program comes to; with `dump`, writes HLO and counts.json to that folder."""
+    """Prints what each program comes to; with `dump`, writes HLO and counts.json to that folder.
+
+    Raises:
+      DoesNotFit: after all others, if one does not.
+    """
     folder = None if dump is None else pathlib.Path(dump)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    failed: list[DoesNotFit] = []
     print("estimates of a compiler, no measurements", flush=True)
-    for compiled in compile_for(config, target, num_runs=num_runs, num_devices=num_devices):
-        print(describe(compiled), flush=True)
-        rows.append(compiled.row())
+    for found in _each(config, target, num_runs, num_devices, programs):
+        if isinstance(found, DoesNotFit):
+            failed.append(found)
+            print(found, flush=True)
+            told = {"program": found.name, "target": target, "fits": False}
+            rows.append(told | {"bytes_needed": found.bytes_needed})
+        else:
+            print(describe(found), flush=True)
+            rows.append(found.row())
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{compiled.name}.hlo.txt").write_text(compiled.text)
-            (folder / "counts.json").write_text(json.dumps(_counts_file(rows), indent=1) + "\n")
+            if isinstance(found, Compiled):
+                (folder / f"{found.name}.hlo.txt").write_text(found.text)
+            write_atomically(folder / COUNTS, json.dumps(_counts_file(rows), indent=1) + "\n")
+    if failed:
+        raise failed[0]
 
 
-def _counts_file(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    steps = next((row["num_steps"] for row in rows if row["program"] == "training"), 1)
-    return {"jax": jax.__version__, "num_steps": steps, "programs": rows}
+def versions() -> dict[str, str]:
+    """Of the compilers that are installed."""
+    found = {}
+    for name in _COMPILERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def describe(compiled: Compiled) -> str:
     """A few lines for a terminal."""
     x, step = compiled, compiled.counts.per(compiled.num_steps)
     chip = x.target.chip
-    of = f" of {_gib(chip.memory)}" if chip else ""
+    of = f" of {_gib(chip.memory)}: fits" if chip else ""
     each = "an optimiser step" if x.num_steps > 1 else "a call"
+    floor = x.floor
     lines = [
-        f"{x.name} on {x.target.name}: {x.num_runs} runs, {len(x.target.devices)} devices"
+        f"{x.name} on {x.target.name}: {x.num_runs} runs, {x.num_devices} devices"
         f" (compiled in {x.seconds:.0f} s); numbers of one device, {each}",
         f"  memory               {_gib(x.bytes_needed)}{of}, {_gib(x.temporary_bytes)} temporary",
-        f"  FLOPs                {_si(step.flops)}"
-        + f", {_si(step.declared_flops)} declared" * bool(step.declared_flops),
-        f"  bytes                {_si(step.bytes)}B, off the chip {_si(step.bytes_off_chip)}B",
-        f"  kernels              {step.kernels:,.0f}",
+        f"  FLOPs                {_si(step.flops)}, floor of the design {_si(floor.flops)}",
+        f"  bytes                {_si(step.bytes)}B, off the chip {_si(step.bytes_off_chip)}B,"
+        f" slices as such {_si(step.bytes_moved)}B, floor of the design {_si(floor.bytes)}B",
+        f"  {'kernels' if not chip or chip.is_gpu else 'instructions':20s} {step.kernels:,.0f}",
     ]
-    if step.cycles:
+    if step.custom_kernels:
         lines.append(
-            f"  estimated cycles     {_si(step.cycles)}, a run {_si(step.cycles / x.num_runs)}"
+            f"  custom kernels       {step.custom_kernels:,.0f}, as they declare:"
+            f" {_si(step.declared_flops)} FLOPs, {_si(step.declared_bytes)}B"
         )
+    if step.cycles:
+        a_run = step.cycles * x.num_devices / x.num_runs
+        lines.append(f"  estimated cycles     {_si(step.cycles)}, a run {_si(a_run)}")
     waits = f"{step.unknown_loops:g}, waits for the host {step.host_transfers:g}"
     lines.append(f"  unknown loops        {waits}")
     shapes: dict[str, float] = {}
     for opcode, shape, times in step.collectives:
         shapes[f"{opcode} {shape}"] = shapes.get(f"{opcode} {shape}", 0) + times
-    for text, times in sorted(shapes.items(), key=lambda item: -item[1])[:6]:
-        lines.append(f"  collective           {times:.3g} x {text}")
-    seconds, what = x.bound
+    received = f"{step.num_collectives:.3g}, which bring {_si(step.collective_bytes)}B"
+    lines.append(f"  collectives          {received if shapes else 'none'}")
+    for text, times in sorted(shapes.items(), key=lambda item: -item[1]):
+        lines.append(f"    {times:.3g} x {text}")
     if chip:
-        lines.append(f"  at least             {seconds * 1e3:.3g} ms, by {what} (an estimate)")
+        (seconds, what), (least, least_what) = x.bound, x.floor_bound
+        lines.append(
+            f"  bound                {seconds * 1e3:.3g} ms, by {what}; floor of the design"
+            f" {least * 1e3:.3g} ms, by {least_what} (estimates)"
+        )
     return "\n".join(lines)
 
 
-class _Abstract:
-    """A population's programs and the shapes that they take; no array is made on a device."""
+def _each(
+    config: ConfigDict,
+    target: str,
+    num_runs: int | None,
+    num_devices: int | None,
+    programs: Sequence[str],
+) -> Iterator[Compiled | DoesNotFit]:
+    if stranger := [name for name in programs if name not in PROGRAMS]:
+        raise UserError(f"--programs={stranger[0]}: unknown; choose of {', '.join(PROGRAMS)}")
+    if num_runs is not None and num_runs < 1:
+        raise UserError(f"--runs={num_runs}: must be at least 1")
+    check_settings(config)
+    found = find_target(target, num_devices)
+    own = Programs(config, found, num_runs)
+    for name in programs:
+        try:
+            yield _compile(name, getattr(own, name)(), found, config)
+        except DoesNotFit as error:
+            yield error
 
-    def __init__(self, config: ConfigDict, target: Target, num_runs: int | None):
-        runs = expand(config)
-        self.num_runs = num_runs or len(runs)
-        self._config, self._runs = config, runs
-        datasets = load_datasets(runs)
-        vocabulary = datasets[0].vocabulary
-        self._model = model_config(config, vocabulary.size)
-        self._train = TrainConfig(
-            self._model,
-            config.train.batch_size,
-            config.train.loss,
-            vocabulary.end_id,
-            optimizer_config(config, runs),
+
+def _compile(name: str, program: Lowerable, target: Target, config: ConfigDict) -> Compiled:
+    start = time.perf_counter()
+    traced = program.trace()
+    with _told_in_one_line(name, program, target, config):
+        compiled = traced.lower().compile(compiler_options=dict(target.options) or None)
+    seconds = time.perf_counter() - start
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    is_gpu = bool(target.chip and target.chip.is_gpu)
+    read = Program(text, _declared(traced.jaxpr.jaxpr), loops_wait=is_gpu)
+    needed = int(
+        memory.temp_size_in_bytes
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    if target.chip and needed > target.chip.memory:
+        largest = ", ".join(f"{shape} {_gib(size)}" for shape, size in read.largest())
+        raise DoesNotFit(
+            f"{name}: {_gib(needed)} do not fit {target.name}'s {_gib(target.chip.memory)};"
+            f" largest: {largest}; {_mend(name, program, target, config)}",
+            name,
+            needed,
         )
-        self._evaluate = EvaluateConfig(
-            evaluated_model(config, self._model),
-            config.evaluate.batch_size,
-            vocabulary.end_id,
-            config.evaluate.path_stage,
-            config.evaluate.path_position,
-        )
-        self._mesh = self._mesh_on(target)
-        self._tables, self._probes = stack_datasets(datasets)
-
-    def training(self) -> tuple[Callable, int]:
-        hyper, state = self._state()
-        steps = int(self._config.train.chunk_steps)
-        chunk: Any = make_train_chunk(self._train, self._mesh, steps)
-        return lambda: chunk.lower(state, hyper, self._spread(self._tables)), steps
-
-    def evaluation(self) -> tuple[Callable, int]:
-        _, state = self._state()
-        raw = self._config.evaluate.raw_weights
-        measure: Any = make_evaluate(self._evaluate, self._mesh, raw)
-        return lambda: measure.lower(state, self._spread(self._probes)), 1
-
-    def lens(self) -> tuple[Callable, int]:
-        c, model = self._config.evaluate, self._evaluate.model
-        site = (c.path_stage, c.path_position)
-        program: Any = lens_program(model, queries_within_budget(model), site, self._mesh)
-        return lambda: program.lower(self._weights(), self._spread(self._probes)), 1
-
-    def patching(self) -> tuple[Callable, int]:
-        model = self._evaluate.model
-        components = dict.fromkeys(s.component for s in all_sites(model))
-        streams = tuple(c for c in components if c not in BLOCK_COMPONENTS)
-        patching = Patching(model, streams, patches_within_budget(model, _PAIRS), self._mesh)
-        weights = self._weights()
-        one_run = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), weights)
-        shapes = patching.shapes(one_run, _PAIRS)
-        program: Any = patching.program
-        return lambda: program.lower(weights, *self._spread(shapes)), 1
-
-    def _mesh_on(self, target: Target) -> Mesh:
-        mesh = make_mesh(self.num_runs, self._config.train.batch_devices, target.devices)
-        places = mesh.shape["run"]
-        self.num_runs = -(-self.num_runs // places) * places
-        return mesh
-
-    def _state(self) -> tuple[Any, Any]:
-        hyper = hyperparameters(self._runs, self._model.param_dtype)
-        seeds = (np.zeros(len(self._runs), np.int32),) * 2
-
-        def first(hyper: Any, init_seed: Any, order_seed: Any) -> Any:
-            return init_run(self._train, hyper, init_seed, order_seed)
-
-        state = jax.eval_shape(jax.vmap(first), hyper, *seeds)
-        return self._spread(hyper), self._spread(state)
-
-    def _weights(self) -> Any:
-        _, state = self._state()
-        return state.ema_params, state.buffers
-
-    def _spread(self, tree: Any) -> Any:
-        """Shapes with the population's run axis, whole runs to each device."""
-        sharding = NamedSharding(self._mesh, BY_RUN)
-
-        def shape(x: Any) -> jax.ShapeDtypeStruct:
-            dtype = jax.dtypes.canonicalize_dtype(x.dtype) if not _is_key(x) else x.dtype
-            return jax.ShapeDtypeStruct((self.num_runs, *x.shape[1:]), dtype, sharding=sharding)
-
-        return jax.tree.map(shape, tree)
-
-
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return Compiled(
+        name, target, program.num_runs, program.num_devices, program.num_steps, needed,
+        int(memory.temp_size_in_bytes), read.counts(), program.floor, text, seconds,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
-def _told_in_one_line(name: str, target: Target) -> Iterator[None]:
-    """A compiler that finds no room says so at length."""
+def _told_in_one_line(
+    name: str, program: Lowerable, target: Target, config: ConfigDict
+) -> Iterator[None]:
+    """A compiler that finds no room, or cannot, says so at length."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         said = str(error)
-        used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", said)
+        used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+\w) hbm", said)
         if "RESOURCE_EXHAUSTED" not in said and not used:
-            raise
-        sizes = f"{used[1]} of {used[2]}" if used else "too much"
+            if target.chip is None:
+                raise
+            short = re.sub(r"\s+", " ", said)[:300]
+            raise UserError(f"{name}: {target.name}'s compiler gives up ({short})") from None
+        sizes = f"{used[1]}{used[2]} of {used[3]}" if used else "too much"
+        needed = int(float(used[1]) * 1024 ** (1 + "KMGT".index(used[2]))) if used else 0
         largest = re.findall(r"Shape: ([a-z0-9]+\[[\d,]*\])", said)[:3]
         named = f"; largest: {', '.join(largest)}" if largest else ""
-        raise UserError(
-            f"{name}: does not fit {target.name}, {sizes} of memory{named}; {_MENDS}"
+        raise DoesNotFit(
+            f"{name}: does not fit {target.name}, {sizes} of memory{named};"
+            f" {_mend(name, program, target, config)}",
+            name,
+            needed,
         ) from None
+
+
+def _mend(name: str, program: Lowerable, target: Target, config: ConfigDict) -> str:
+    """What would make it smaller, by what it is."""
+    ways = []
+    if program.num_runs > program.num_devices:
+        ways.append("fewer runs at once (sweep.runs_per_population)")
+    if name == "evaluation":
+        ways.append("a smaller evaluate.batch_size")
+    if name == "patching":
+        ways.append("fewer --pairs of grokjax analyze")
+    if name == "training":
+        remat, choices = config.model.remat, SETTINGS["model.remat"].allowed
+        if config.model.kind != DECODER and isinstance(choices, tuple) and remat != choices[-1]:
+            ways.append(f"model.remat={choices[-1]}")
+        if config.train.batch_devices < len(target.devices):
+            ways.append(f"train.batch_devices={len(target.devices)}")
+        elif target.chip:
+            ways.append("more devices (--target) with train.batch_devices")
+        ways.append("a smaller train.batch_size")
+    return "try " + " or ".join(ways or ["a smaller model.hidden_size"])
+
+
+def _declared(jaxpr: Any) -> dict[str, tuple[float, float]]:
+    """(FLOPs, bytes) that the custom kernels of a program declare, by the kernel's name."""
+    found: dict[str, tuple[float, float]] = {}
+    for equation in jaxpr.eqns:
+        cost = equation.params.get("cost_estimate")
+        if cost is not None:
+            name = equation.params.get("name") or equation.params["name_and_src_info"].name
+            found[str(name)] = float(cost.flops), float(cost.bytes_accessed)
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found |= _declared(inner)
+    return found
+
+
+def _slowest(
+    chip: Chip | None, flops: float, moved: float, kernels: float = 0
+) -> tuple[float, str]:
+    if chip is None:
+        return 0.0, "unknown"
+    bounds = {"FLOPs": flops / chip.flops, "bytes": moved / chip.bandwidth}
+    if chip.is_gpu and kernels:
+        bounds["kernels"] = kernels * chip.launch
+    what = max(bounds, key=lambda name: bounds[name])
+    return bounds[what], what
+
+
+def _counts_file(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    steps = next((r["num_steps"] for r in rows if r["program"] == "training" and r["fits"]), 1)
+    return {"versions": versions(), "num_steps": steps, "programs": rows}
 
 
 def _gib(num: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -26,14 +27,13 @@ class Chip:
     """One device of a kind.
 
     flops: FLOP/s of bfloat16 matrix products. bandwidth: bytes/s of its memory. memory: bytes.
-    clock: Hz of the cycles that XLA estimates (TPU). launch: seconds that a kernel costs at least
-    (GPU). cores, capability, shared_memory, l2: what a GPU's compiler asks for.
+    launch: seconds that a kernel costs at least (GPU). cores, capability, shared_memory, l2: what a
+    GPU's compiler asks for.
     """
 
     flops: float
     bandwidth: float
     memory: int
-    clock: float = 0.0
     launch: float = 0.0
     cores: int = 0
     capability: tuple[int, int] = (0, 0)
@@ -47,9 +47,9 @@ class Chip:
 
 _LAUNCH = 2.5e-6
 _TPUS = {
-    "v5e": Chip(197e12, 819e9, 16_911_433_728, clock=1.5e9),
-    "v6e": Chip(918e12, 1640e9, 33_554_432_000, clock=1.75e9),
-    "v5p": Chip(459e12, 2765e9, 102_803_439_616, clock=1.75e9),
+    "v5e": Chip(197e12, 819e9, 16_911_433_728),
+    "v6e": Chip(918e12, 1640e9, 33_554_432_000),
+    "v5p": Chip(459e12, 2765e9, 102_803_439_616),
 }
 _H100 = Chip(
     989e12, 3.35e12, 84_900_000_000, launch=_LAUNCH,
@@ -64,16 +64,21 @@ _GPUS = {
     ),
 }  # fmt: skip
 _TOPOLOGIES = {"v5e": "2x2", "v6e": "2x2", "v5p": "2x2x1"}
+_TPU_SHAPE, _GPU_SHAPE = r"[1-9]\d*(x[1-9]\d*){1,2}(:[1-9]\d*)?", r"[1-9]\d{0,3}"
 NAMES = (*_TPUS, *_GPUS, HERE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices to compile for; `chip` is None where nothing is known of them (here)."""
+    """Devices to compile for; `chip` is None where nothing is known of them (here).
+
+    options: that its compiler gets.
+    """
 
     name: str
     chip: Chip | None
     devices: tuple[Any, ...]
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def platform(self) -> str:
@@ -84,19 +89,14 @@ def find_target(name: str, num_devices: int | None = None) -> Target:
     """A target by its name.
 
     Args:
-      name: a GPU (`h200`), a TPU with its topology (`v5e:2x2`, `v5p:2x2x1`; without, one host's),
-        or `here`.
-      num_devices: the first ones of it alone; default: all of a TPU's topology, one GPU, one here.
+      name: a GPU and how many of them (`h200`, `h100:8`); a TPU, its topology and how many slices
+        of that (`v5e`, `v5e:4x4`, `v5p:2x2x1:2`; without, one host of four chips); or `here`.
+      num_devices: the first ones of it alone; default: all, and one here.
 
     Raises:
       UserError: no such target or topology, fewer devices than that, or no compiler for it.
     """
-    kind, _, topology = name.partition(":")
-    if kind not in NAMES or (topology and kind not in _TPUS):
-        raise UserError(
-            f"--target={name}: unknown; give one of {', '.join(NAMES)}, a TPU with its topology"
-            " (v5e:2x2)"
-        )
+    kind, shape = _read(name)
     if num_devices is not None and num_devices < 1:
         raise UserError(f"--devices={num_devices}: must be at least 1")
     if kind == HERE:
@@ -105,10 +105,46 @@ def find_target(name: str, num_devices: int | None = None) -> Target:
         return Target(name, None, _first(name, devices, num_devices or 1))
     jax.config.update("jax_platforms", "cpu")  # nobody waits for a plugin that finds no card
     if kind in _TPUS:
-        devices = _tpu_devices(kind, topology or _TOPOLOGIES[kind])
+        devices = _tpu_devices(kind, *_slices(kind, shape))
         return Target(name, _TPUS[kind], _first(name, devices, num_devices or len(devices)))
-    devices = _gpu_devices(kind, num_devices or 1)
-    return Target(name, _GPUS[kind], _first(name, devices, num_devices or 1))
+    there = int(shape) if shape else num_devices or 1
+    devices = _gpu_devices(kind, there)
+    # Without a card there is nothing to try alternatives on.
+    options = (("xla_gpu_autotune_level", 0),)
+    return Target(name, _GPUS[kind], _first(name, devices, num_devices or there), options)
+
+
+def machine(name: str) -> tuple[Chip, int]:
+    """A target's devices: what they are and how many, without its compiler.
+
+    Raises:
+      UserError: there is no such target, or it is this machine.
+    """
+    kind, shape = _read(name)
+    if kind in _GPUS:
+        return _GPUS[kind], int(shape or 1)
+    if kind == HERE:
+        raise UserError(f"--target={name}: plans for another machine; leave it out for this one")
+    topology, num_slices = _slices(kind, shape)
+    return _TPUS[kind], num_slices * math.prod(map(int, topology.split("x")))
+
+
+def _read(name: str) -> tuple[str, str]:
+    """A target's kind, and what follows it."""
+    kind, colon, shape = name.partition(":")
+    pattern = _TPU_SHAPE if kind in _TPUS else _GPU_SHAPE
+    if kind not in NAMES or (colon and (kind == HERE or not re.fullmatch(pattern, shape))):
+        raise UserError(
+            f"--target={name}: unknown; give one of {', '.join(NAMES)}, a TPU with its topology"
+            " (v5e:2x2, two slices of it: v5e:2x2:2), several GPUs with their number (h100:8)"
+        )
+    return kind, shape
+
+
+def _slices(kind: str, shape: str) -> tuple[str, int]:
+    """A slice's topology, and how many there are."""
+    topology, _, num = (shape or _TOPOLOGIES[kind]).partition(":")
+    return topology, int(num or 1)
 
 
 def _first(name: str, devices: Sequence[Any], num: int) -> tuple[Any, ...]:
@@ -117,19 +153,25 @@ def _first(name: str, devices: Sequence[Any], num: int) -> tuple[Any, ...]:
     return tuple(devices[:num])
 
 
-def _tpu_devices(kind: str, topology: str) -> Sequence[Any]:
+def _tpu_devices(kind: str, topology: str, num_slices: int) -> Sequence[Any]:
     _require("libtpu", "tpu")
-    # Before libtpu is loaded: it would look for the machine that it is not on.
+    # Before libtpu is loaded: it would look for the machine that it is not on, and let no second
+    # process have it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    return _described(f"{kind}:{topology}", "tpu")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    options: dict[str, Any] = {}
+    sizes = [int(n) for n in topology.split("x")]
+    if math.prod(sizes) < 4:  # part of a host: one chip, say
+        options["chips_per_host_bounds"] = (*sizes, 1, 1)[:3]
+    if num_slices > 1:
+        options["num_slices"] = num_slices
+    return _described(f"{kind}:{topology}", "tpu", **options)
 
 
 def _gpu_devices(kind: str, num_devices: int) -> Sequence[Any]:
     _require("jax_cuda13_plugin", "cuda")
-    flags = os.environ.get("XLA_FLAGS", "")  # no card, nothing to try alternatives on
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     chip = _GPUS[kind]
     return _described(
         kind, "cuda", target_config=_gpu_config(kind, chip), topology=f"1x1x{num_devices}"
@@ -143,7 +185,7 @@ def _described(name: str, platform: str, **options: Any) -> Sequence[Any]:
         return topologies.get_topology_desc(name, platform, **options).devices
     except Exception as error:  # whatever the plugin raises of what it does not know
         said = re.sub(r"\s+", " ", str(error)).strip()[:160]
-        raise UserError(f"--target={name}: the compiler knows no such topology ({said})") from None
+        raise UserError(f"--target={name}: its compiler does not know it ({said})") from None
 
 
 def _require(module: str, extra: str) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from grokjax.data.dataset import Batch
 from grokjax.interop.weights import (
+    OPTIMIZER_NAMES,
     REGISTERS,
     model_config_from_official,
     params_from_gpt2,
@@ -47,7 +48,7 @@ def model_config(z: Arrays) -> ModelConfig:
     return model_config_from_official(arch, len(z[start[0]]), **changes)
 
 
-def group(z: Arrays, prefix: str) -> dict[str, np.ndarray]:
+def arrays_under(z: Arrays, prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose name starts so, without it."""
     return {name[len(prefix) :]: value for name, value in z.items() if name.startswith(prefix)}
 
@@ -66,7 +67,7 @@ def batch(arrays: Arrays) -> Batch:
 
 def params_and_buffers(z: Arrays, prefix: str, config: ModelConfig) -> tuple[Params, Buffers]:
     """What a file has under a prefix such as `param/` or `step0/param/`, as ours."""
-    arrays = group(z, prefix) | group(z, "buffer/")
+    arrays = arrays_under(z, prefix) | arrays_under(z, "buffer/")
     for name in ("H_init", "L_init"):
         if name in z:
             arrays[name] = z[name]
@@ -79,35 +80,19 @@ def params_and_buffers(z: Arrays, prefix: str, config: ModelConfig) -> tuple[Par
 def hyperparameters(z: Arrays, dtype: Any) -> Hyperparameters:
     """The numbers that a file's training ran with."""
     c = settings(z)
-    values = {
-        "learning_rate": c["lr"],
-        "warmup_steps": c["lr_warmup_steps"],
-        "weight_decay": c["weight_decay"],
-        "beta1": c["beta1"],
-        "beta2": c["beta2"],
-        "eps": 1e-8,
-        "register_learning_rate": c["puzzle_emb_lr"],
-        "register_weight_decay": c["puzzle_emb_weight_decay"],
-        "ema_rate": c["ema_rate"],
-    }
+    values = {ours: c[theirs] for ours, theirs in OPTIMIZER_NAMES.items()} | {"eps": 1e-8}
     return Hyperparameters(**{name: jnp.asarray(v, dtype) for name, v in values.items()})
 
 
 def gradients(z: Arrays, config: ModelConfig) -> Params:
     """A file's gradients as ours: rows of the registers are summed per identifier."""
-    arrays = group(z, "grad/") | group(z, "buffer/")
+    arrays = arrays_under(z, "grad/") | arrays_under(z, "buffer/")
     rows = arrays.pop("puzzle_emb.local_weights", None)
     if rows is not None:
         total = np.zeros((config.num_identifiers, rows.shape[1]), rows.dtype)
         np.add.at(total, z["batch/puzzle_identifiers"], rows)
         arrays[REGISTERS] = total
     return params_from_official(arrays, config)[0]
-
-
-def loss_kind(z: Arrays) -> str:
-    """`stablemax` or `softmax`."""
-    kind = str(settings(z)["arch"].get("loss", {}).get("loss_type", "stablemax_cross_entropy"))
-    return "softmax" if kind.startswith("softmax") else "stablemax"
 
 
 def settings(z: Arrays) -> dict[str, Any]:
@@ -149,7 +134,7 @@ def gpt2_hyperparameters(z: Arrays) -> Hyperparameters:
 
 def gpt2_params(z: Arrays, prefix: str, config: ModelConfig, swap: Int[np.ndarray, " V"]) -> Params:
     """What the file has under a prefix, its vocabulary in our order."""
-    params = params_from_gpt2(group(z, prefix), config)
+    params = params_from_gpt2(arrays_under(z, prefix), config)
     return jax.tree.map(jnp.asarray, params | {"embed": params["embed"][swap]})
 
 

@@ -25,8 +25,10 @@ from grokjax.data.folder import read_folder
 from grokjax.data.loading import load_dataset
 from grokjax.data.vocabulary import Vocabulary
 from grokjax.interop.weights import (
+    OPTIMIZER_NAMES,
     REGISTERS,
     bare_names,
+    loss_from_official,
     model_config_from_official,
     params_from_gpt2,
     params_from_official,
@@ -41,7 +43,8 @@ from grokjax.settings.rows import expand
 from grokjax.training.log import curve_rows, run_table
 from grokjax.training.population import Population
 from grokjax.training.resolve import check_settings
-from grokjax.training.weights import analysis_weights
+from grokjax.training.stored_weights import analysis_weights
+from grokjax.workdir.arrays import shapes_by_name
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.layout import write_config
 from grokjax.workdir.tables import CurveWriter, write_runs
@@ -90,17 +93,9 @@ def import_official(
         arrays[REGISTERS] = arrays[REGISTERS][:1]
     params, buffers = params_from_official(arrays, model)
     config = _imported_config(model, data, step)
-    loss = str(training.get("arch", {}).get("loss", {}).get("loss_type", "stablemax_cross_entropy"))
-    config.train.loss = "softmax" if loss.startswith("softmax") else "stablemax"
-    official = {
-        "train.batch_size": "global_batch_size", "optimizer.learning_rate": "lr",
-        "optimizer.warmup_steps": "lr_warmup_steps", "optimizer.weight_decay": "weight_decay",
-        "optimizer.beta1": "beta1", "optimizer.beta2": "beta2",
-        "optimizer.register_learning_rate": "puzzle_emb_lr",
-        "optimizer.register_weight_decay": "puzzle_emb_weight_decay",
-        "optimizer.ema_rate": "ema_rate",
-    }  # fmt: skip
-    for ours, theirs in official.items():
+    config.train.loss = loss_from_official(training)
+    official = {f"optimizer.{ours}": theirs for ours, theirs in OPTIMIZER_NAMES.items()}
+    for ours, theirs in (official | {"train.batch_size": "global_batch_size"}).items():
         if theirs in training:
             section, name = ours.split(".")
             kind = type(config[section][name])
@@ -292,14 +287,11 @@ def _moved_into(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _check_shapes(found: Params, wanted: Params) -> None:
-    def shapes(tree: Params) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(key, simple=True): leaf.shape[1:] for key, leaf in leaves}
-
-    have = shapes(found)
-    for name, shape in shapes(wanted).items():
-        if have.get(name) != shape:
+    """Both with a run axis before the others."""
+    have = {name: shape[1:] for name, shape in shapes_by_name(found).items()}
+    for name, (_, *shape) in shapes_by_name(wanted).items():
+        if have.get(name) != tuple(shape):
             raise UserError(
-                f"weights: {name} is {have.get(name, 'absent')}, the config asks for {shape};"
-                f" {math.prod(shape):,} values"
+                f"weights: {name} is {have.get(name, 'absent')}, the config asks for"
+                f" {tuple(shape)}; {math.prod(shape):,} values"
             )

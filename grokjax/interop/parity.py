@@ -17,7 +17,7 @@ from grokjax.base.errors import UserError
 from grokjax.data.dataset import Batch
 from grokjax.interop import golden
 from grokjax.interop.golden import Arrays
-from grokjax.interop.weights import read_arrays
+from grokjax.interop.weights import loss_from_official, read_arrays
 from grokjax.model import Buffers, ModelConfig, Params, forward
 from grokjax.model.decoder import final_norm
 from grokjax.model.lens import lens_logits
@@ -82,8 +82,8 @@ def table(path: str | os.PathLike, differences: Sequence[Difference]) -> str:
 
 def _forward(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
     params, buffers = golden.params_and_buffers(z, "param/", config)
-    given = golden.batch(golden.group(z, "batch/"))
-    kind = golden.loss_kind(z)
+    given = golden.batch(golden.arrays_under(z, "batch/"))
+    kind = loss_from_official(golden.settings(z))
     near = _within_statistics if config.dtype == "bfloat16" else within
 
     @jax.jit
@@ -131,11 +131,13 @@ _loss_and_gradients = jax.jit(jax.value_and_grad(batch_loss, argnums=1), static_
 
 
 def _training(z: Arrays, config: ModelConfig) -> Iterator[Difference]:
-    train = TrainConfig(config, z["batches/inputs"].shape[1], golden.loss_kind(z), -1)
+    train = TrainConfig(
+        config, z["batches/inputs"].shape[1], loss_from_official(golden.settings(z)), -1
+    )
     params, buffers = golden.params_and_buffers(z, "step0/param/", config)
     # A file has the buffers once, with the parameters that it starts from.
     arrays = {name: np.asarray(buffers[name]) for name in ("H_init", "L_init")} | dict(z)
-    columns = golden.group(z, "batches/")
+    columns = golden.arrays_under(z, "batches/")
     return _steps(
         z,
         train,
@@ -210,7 +212,7 @@ def _steps(
             yield within_relative(f"step {i + 1} loss", metrics.loss, losses[i], rtol)
         for kind, ours in (("param", state.params), ("ema", state.ema_params)):
             prefix = f"step{i + 1}/{kind}/"
-            if golden.group(z, prefix):
+            if golden.arrays_under(z, prefix):
                 most = 2 * rate * (i + 1)
                 name = f"step {i + 1} {kind}"
                 yield parameters_within(name, dtype, ours, stored(prefix), most)

@@ -13,6 +13,13 @@ from grokjax.base.errors import UserError
 from grokjax.model import ModelConfig, Params
 
 REGISTERS = "puzzle_emb.weights"
+# The official training config's names of numbers that an optimiser takes.
+OPTIMIZER_NAMES = {
+    "learning_rate": "lr", "warmup_steps": "lr_warmup_steps", "weight_decay": "weight_decay",
+    "beta1": "beta1", "beta2": "beta2", "ema_rate": "ema_rate",
+    "register_learning_rate": "puzzle_emb_lr",
+    "register_weight_decay": "puzzle_emb_weight_decay",
+}  # fmt: skip
 _PREFIXES = ("_orig_mod.", "model.", "inner.")
 
 
@@ -65,6 +72,12 @@ def model_config_from_official(arch: Mapping[str, Any], vocab_size: int, **chang
         "dtype": arch["forward_dtype"],
     }
     return ModelConfig(**(settings | changes))
+
+
+def loss_from_official(training: Mapping[str, Any]) -> str:
+    """`stablemax` or `softmax`, by the official training config."""
+    loss = training.get("arch", {}).get("loss", {}).get("loss_type", "stablemax_cross_entropy")
+    return "softmax" if str(loss).startswith("softmax") else "stablemax"
 
 
 def params_from_official(

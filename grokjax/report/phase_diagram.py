@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from grokjax.base.names import EVENT_AT, PATH_AT
+from grokjax.base.names import ANSWER_FIRST, EVENT_AT, PATH_AT
 from grokjax.report.panels import Panels, heat_map
 from grokjax.report.style import ORANGE, SHARE, Picture, in_style
 from grokjax.report.training_runs import RATIOS, TrainingRuns
@@ -21,14 +21,16 @@ def has_phases(data: TrainingRuns) -> bool:
 
 @in_style
 def phase_diagram(data: TrainingRuns) -> Picture:
-    """Accuracy, P(grok), P(path), P(fake) in each cell of both ratios, with fitted boundaries."""
+    """Accuracy, P(answer), P(path), P(answer first) by both ratios, with fitted boundaries."""
     ratios = data.runs.set_index("run_id")[list(RATIOS)]
     table = data.outcomes.join(ratios, on="run_id")
     kinds = {
         "mean OOD accuracy at the end": table.final_ood_accuracy,
-        f"P(grok at {EVENT_AT:g})": np.isfinite(table.grokked).astype(float),
-        f"P(path at {PATH_AT:g})": np.isfinite(table.path).astype(float),
-        "P(fake grok)": (table.grok == "fake").astype(float),
+        f"P(answer at {EVENT_AT:g})": np.isfinite(table[f"answer_{EVENT_AT:g}"]).astype(float),
+        f"P(path at {PATH_AT:g})": np.isfinite(table[f"path_{PATH_AT:g}"]).astype(float),
+        f"P(answer first at {PATH_AT:g})": (table[f"order_{PATH_AT:g}"] == ANSWER_FIRST).astype(
+            float
+        ),
     }
     first, second = (sorted(table[n].unique()) for n in RATIOS)
     cells = []

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from grokjax.base.names import EVENT_AT, EVENT_METRICS, GROKKED, MEMORISED, PATH
+from grokjax.base.names import ANSWER, EVENT_AT, MEMORISED, PATH
 from grokjax.report.panels import STEPS, Panels
 from grokjax.report.style import Picture, in_style, line
 from grokjax.report.training_runs import MOST_GROUPS, TrainingRuns, causes
 from grokjax.statistics.survival import CENSORED, aalen_johansen
 
-_TITLES = {MEMORISED: "memorised", PATH: "path readable (OOD)", GROKKED: "grokked (OOD)"}
+_TITLES = {MEMORISED: "memorised", PATH: "path readable (OOD)", ANSWER: "answered (OOD)"}
 _MOST_BANDS = 5  # that can be told apart
 
 
@@ -23,9 +23,9 @@ _MOST_BANDS = 5  # that can be told apart
 def survival_figure(data: TrainingRuns, threshold: float = EVENT_AT) -> Picture:
     """P(event by step) per group, a panel per event, with 95 % bands; ticks: censored runs."""
     events = data.events[data.events.threshold == threshold]
-    panels = Panels(1, len(EVENT_METRICS), 3.7, 3.1, sharey=True)
+    panels = Panels(1, len(_TITLES), 3.7, 3.1, sharey=True)
     tables = []
-    for axis, event in zip(panels, EVENT_METRICS, strict=True):
+    for axis, event in zip(panels, _TITLES, strict=True):
         for i, group in enumerate(data.groups[:MOST_GROUPS]):
             own = events[(events.group == group) & (events.event == event)]
             if len(own):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from grokjax.base.names import BEST, EVENT_AT, GROKKED
-from grokjax.report import training_tables
+from grokjax.base.names import ANSWER, BEST, EVENT_AT
+from grokjax.report import training_comparisons, training_tables
 from grokjax.report.cost_figure import cost_figure
 from grokjax.report.curves_figure import curves_figure
 from grokjax.report.html import (
@@ -15,7 +15,6 @@ from grokjax.report.html import (
     Section,
     around,
     count_of,
-    interval,
     number,
     short,
     show,
@@ -30,32 +29,33 @@ from grokjax.report.training_runs import MOST_GROUPS, TrainingRuns
 _TIMES: dict[str, Column] = {
     "group": "group",
     "event": "event",
-    "runs": "num_runs",
+    "level": number("level", "g"),
+    "runs": "n",
     "observed": "observed",
     "censored": "censored",
     "diverged": "diverged",
-    "P": interval("probability", "low", "high"),
-    "mean steps": interval("mean_steps", "mean_low", "mean_high", ",.0f"),
-    "p": number("p_value", ".3f"),
+    "P": around("probability"),
+    "median step": around("median", ",.0f"),
+    "earliest": short("earliest"),
+    "latest": short("latest"),
 }
-_KINDS: dict[str, Column] = {
+_ORDER: dict[str, Column] = {
     "group": "group",
-    "runs": "num_runs",
-    "grok": around("grok"),
-    "path": around("path"),
-    "true": around("true"),
-    "fake": around("fake"),
-    "delay": number("delay", ",.0f"),
-    "simultaneous": "simultaneous",
+    "path": "reading",
+    "level": number("level", "g"),
+    "order": "order",
+    "runs": count_of("count", "n"),
+    "share": around("share"),
+    "lag": number("lag_median", ",.0f"),
 }
 _COSTS: dict[str, Column] = {
     "group": "group",
-    "OOD accuracy": number("ood_accuracy", "g"),
-    "reached": count_of("reached", "num_runs"),
-    "FLOPs": around("flops", ".2e"),
-    "device-seconds": short("seconds"),
-    "of evaluation": short("evaluation_seconds"),
+    "unit": "unit",
+    "OOD accuracy": number("level", "g"),
+    "reached": count_of("reached", "n"),
+    "median": around("median", ".2e"),
     "ratio": around("ratio"),
+    "bound": "ratio_bound",
     "pairs": "num_pairs",
 }
 _MACHINE: dict[str, Column] = {
@@ -73,10 +73,11 @@ _MACHINE: dict[str, Column] = {
 def page(data: TrainingRuns) -> Page:
     """Everything that a report says of a training."""
     tables = {
-        "times": training_tables.times_table(data),
-        "costs": training_tables.cost_table(data),
-        "grok_kinds": training_tables.grok_kinds(data),
         "outcomes": data.outcomes,
+        "times": training_tables.times_table(data),
+        "order": training_tables.order_shares(data),
+        "costs": training_comparisons.cost_table(data),
+        "comparisons": training_comparisons.comparison_table(data),
         "variance": training_tables.seed_variance(data),
         "machine": data.machine,
         "own_metrics": metrics_table(data),
@@ -111,11 +112,10 @@ def _sections(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> list[Secti
     sections.append(_costs(data, tables))
     if len(tables["own_metrics"]):
         sections.append(metrics_section(data, tables["own_metrics"]))
-    if len(tables["variance"]):
-        shown = tables["variance"].round(2).astype(str)
-        caption = "Shares of the variance over runs, a full cross of seeds (method of moments)."
-        text = "What data, initialisation and order each bring; the rest is interactions and noise."
-        sections.append(Section("Which seed matters", text, (), [(shown, caption)]))
+    shown = tables["variance"].round(2).astype(str)
+    caption = "Shares of the variance over runs (method of moments), 95 % bootstrap over levels."
+    text = "What each seed that was swept brings; the rest is interactions and noise."
+    sections.append(Section("Which seed matters", text, (), [(shown, caption)]))
     return sections
 
 
@@ -134,9 +134,10 @@ def _curves(data: TrainingRuns) -> Section:
 
 def _times(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> Section:
     times = tables["times"]
-    grok = times[times.event == GROKKED]
+    times = times[times.level == EVENT_AT]
+    grok = times[times.event == ANSWER]
     parts = (f"{g} {p:.2f}" for g, p in zip(grok.group, grok.probability, strict=True))
-    alt = "Share of runs that memorised, formed the path, grokked, by step; grokked: "
+    alt = "Share of runs that memorised, formed the path, answered, by step; answered: "
     caption = f"n = {_group_sizes(data)}. {_facts(data)}"
     return Section(
         "Time to memorise, to the path, to grokking",
@@ -147,14 +148,13 @@ def _times(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> Section:
         [
             (
                 show(times, _TIMES),
-                "P: probability by the end of training. Mean steps: restricted to"
-                f" {times.horizon.iloc[0]:,.0f} steps. p: log-rank against the first group.",
+                "P: probability by the end of training. Median: of that curve, inf where it"
+                " does not get to a half.",
             ),
             (
-                show(tables["grok_kinds"], _KINDS),
-                "Shares of runs with 95 % Wilson intervals. True: path and grokking observed."
-                " Path: at 0.5. Fake: grokked with the path score below that throughout. Delay:"
-                " grokking after memorising, steps, mean of runs with both.",
+                show(tables["order"][tables["order"]["count"] > 0], _ORDER),
+                "In which order path and answer came, both at one level: shares of runs with 95 %"
+                " Wilson intervals. Lag: answer less path, median of the runs with both.",
             ),
         ],
     )
@@ -162,8 +162,8 @@ def _times(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> Section:
 
 def _phases(data: TrainingRuns) -> Section:
     picture = phase_diagram(data)
-    grok = picture.data[picture.data.kind.str.startswith("P(grok")]["mean"]
-    alt = f"Grids of hop-1 by hop-2 ratio; P(grok) from {grok.min():.2f} to {grok.max():.2f}"
+    grok = picture.data[picture.data.kind.str.startswith("P(answer at")]["mean"]
+    alt = f"Grids of hop-1 by hop-2 ratio; P(answer) from {grok.min():.2f} to {grok.max():.2f}"
     return Section(
         "Fake grokking: the phase diagram",
         "Means of the runs in each cell. Orange: where a logistic regression on both ratios"
@@ -174,10 +174,10 @@ def _phases(data: TrainingRuns) -> Section:
 
 def _costs(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> Section:
     costs = tables["costs"]
-    own = costs[costs.ood_accuracy == costs.ood_accuracy.min()]
-    counts = zip(own.group, own.reached, own.num_runs, strict=True)
+    own = costs[(costs.level == costs.level.min()) & (costs.unit == "FLOP")]
+    counts = zip(own.group, own.reached, own.n, strict=True)
     parts = ", ".join(f"{group} {reached} of {n}" for group, reached, n in counts)
-    alt = f"OOD accuracy against FLOPs; runs reaching {own.ood_accuracy.iloc[0]:g}: {parts}"
+    alt = f"OOD accuracy against FLOPs; runs reaching {costs.level.min():g}: {parts}"
     caption = f"Median and band as above. {_facts(data)}"
     return Section(
         "Is it worthwhile?",
@@ -189,9 +189,9 @@ def _costs(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> Section:
         [
             (
                 show(costs, _COSTS),
-                "FLOPs until the OOD accuracy, mean and 95 % Student-t interval of the runs"
-                " that reached it; the others are censored. Ratio: to the first group, over"
-                " the seeds where both reached it, bootstrap over them.",
+                "Cost of the OOD accuracy: medians of survival curves, inf where half of the runs"
+                " have not got there. Ratio: of restricted means, to the first group; a bound"
+                " where runs ended before.",
             ),
             (
                 show(data.machine, _MACHINE),

@@ -12,14 +12,17 @@ import pandas as pd
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from grokjax.base import names
 from grokjax.base.errors import UserError
-from grokjax.base.names import DIVERGED, EVENT_AT, OBSERVED, OOD_ACCURACY
+from grokjax.base.names import DIVERGED, INTERRUPTED, OBSERVED, ORDER_LEVELS, PENDING, RUNNING
 from grokjax.model.cost import evaluation_flops, train_flops
+from grokjax.report.reuse import keys_in, run_key, siblings
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.declarations import SEEDS
-from grokjax.statistics.events import event_table, grok_table
+from grokjax.statistics.events import at_kept_site, event_table, order_table
 from grokjax.statistics.survival import CENSORED, COMPETING, EVENT
 from grokjax.workdir.layout import read_content
+from grokjax.workdir.lock import is_locked
 from grokjax.workdir.tables import read_timing
 
 RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
@@ -30,13 +33,45 @@ _LOGGED = [  # of `timing.json`
 ]
 
 
+_PER_LEVEL = [  # of `outcomes.csv`, in this order
+    *(f"{event}_{x:g}" for x in ORDER_LEVELS for event in ("answer", "path", "any_path")),
+    *(
+        name.format(prefix=prefix, x=f"{x:g}")
+        for x in ORDER_LEVELS
+        for prefix in ("", "any_")
+        for name in (
+            "{prefix}lag_{x}", "{prefix}lag_{x}_low", "{prefix}lag_{x}_high",
+            "{prefix}order_{x}", "{prefix}order_label_{x}",
+        )
+    ),
+]  # fmt: skip
+_AT_END = {  # columns of `outcomes.csv`, and of the curves, at a run's end
+    "path_score": names.OOD_PATH,
+    "strict_chance": names.OOD_BRIDGE_CHANCE_STRICT,
+    "any_path_score": names.OOD_BRIDGE_FOUND,
+    "any_chance": names.OOD_BRIDGE_CHANCE,
+    "final_training_accuracy": names.TRAINING_ACCURACY,
+    "final_iid_accuracy": names.ID_ACCURACY,
+    "final_ood_accuracy": names.OOD_ACCURACY,
+}
+OUTCOMES = [
+    "run_id", "run_hash", "regime", "group", *SEEDS, "copies", "also_in", "status", "end_step",
+    "num_queries", "memorised", *_PER_LEVEL, "delay", "simultaneous",
+    "path_stage", "path_position", "path_site_kept", *_AT_END,
+    "flops", *(f"flops_to_{x:g}" for x in ORDER_LEVELS), "seconds", "evaluation_seconds",
+]  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingRuns:
     """A workdir's runs with their groups, and what each step of them costs.
 
-    runs: as `grokjax.load` gives them, with columns group, flops_per_step, evaluation_flops (of one
-      evaluation), seconds_per_step and evaluation_seconds_per_step (device-seconds of training and
-      of the evaluations that fall on a step, shared, without compilation; NaN if unknown).
+    runs: as `grokjax.load` gives them, each once, with columns group, copies (rows of this workdir
+      that are the same run), also_in (other workdirs that have it), flops_per_step,
+      evaluation_flops (of one evaluation), seconds_per_step and evaluation_seconds_per_step
+      (device-seconds of training and of the evaluations that fall on a step, shared, without
+      compilation; NaN if unknown).
+    curves: with `names.OOD_PATH`, the strict path rate at the site that a run keeps.
     machine: what each population took, as `_machine_time` says.
     """
 
@@ -66,23 +101,35 @@ class TrainingRuns:
 
     @functools.cached_property
     def outcomes(self) -> pd.DataFrame:
-        """A row per trained run: group, its events (`grok_table`), its costs.
+        """A row per trained run, columns OUTCOMES (docs/tables.md)."""
+        table = order_table(self.runs, self.curves)
+        if not len(table):
+            return pd.DataFrame(columns=OUTCOMES)
+        own = self.runs.set_index("run_id").loc[table.run_id].reset_index()
+        last = self._last_rows().loc[table.run_id].reset_index()
+        for name in ("run_hash", "group", "status", "copies", "also_in"):
+            table[name] = own.get(name, 1 if name == "copies" else "")
+        for name in SEEDS:
+            table[name] = own.get(name, 0)
+        table["num_queries"] = own.get(f"num_{names.TEST_INFERRED_OOD}", np.nan)
+        table["end_step"] = last.step
+        for name in ("path_stage", "path_position", "path_site_kept"):
+            table[name] = last.get(name, "" if name != "path_site_kept" else True)
+        for name, metric in _AT_END.items():
+            table[name] = last.get(metric, np.nan)
+        table["flops"] = own.flops_per_step * table.end_step
+        for level in ORDER_LEVELS:
+            table[f"flops_to_{level:g}"] = own.flops_per_step * table[f"answer_{level:g}"]
+        table["seconds"] = own.seconds_per_step * table.end_step
+        table["evaluation_seconds"] = own.evaluation_seconds_per_step * table.end_step
+        return table[OUTCOMES]
 
-        grok_table's columns, group, seed (of the data), end_step, flops (of the whole training),
-        flops_to_grok (NaN if it did not), seconds (device-seconds), final OOD accuracy.
-        """
-        table = grok_table(self.runs, self.curves, EVENT_AT)
-        last = self.curves.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
-        last = last.loc[table.run_id]
-        own = self.runs.set_index("run_id").loc[table.run_id]
-        table["group"] = own.group.to_numpy()
-        table["seed"] = own["seeds.data"].to_numpy() if "seeds.data" in own else 0
-        table["end_step"] = last.step.to_numpy()
-        table["flops"] = own.flops_per_step.to_numpy() * table.end_step
-        table["flops_to_grok"] = own.flops_per_step.to_numpy() * table.grokked
-        table["seconds"] = own.seconds_per_step.to_numpy() * table.end_step
-        table["final_ood_accuracy"] = last[OOD_ACCURACY].to_numpy()
-        return table
+    def _last_rows(self) -> pd.DataFrame:
+        """Of each run's curve, its end: what a diverged run says later is not its doing."""
+        ends = self.runs[self.runs.status == DIVERGED].set_index("run_id").step
+        end = self.curves.run_id.map(ends).fillna(np.inf)
+        until = self.curves[(self.curves.step <= end) | (self.curves.step == 0)]
+        return until.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
 
 
 def read_training(found: StoredRuns) -> TrainingRuns:
@@ -108,10 +155,32 @@ def read_training(found: StoredRuns) -> TrainingRuns:
         run_steps = took.steps * took.num_runs or np.nan
         runs.loc[member, "seconds_per_step"] = took.training_seconds / run_steps
         runs.loc[member, "evaluation_seconds_per_step"] = took.evaluation_seconds / run_steps
+        runs.loc[member, "run_key"] = [run_key(run) for run in own.run_configs]
+        if not is_locked(own.workdir):  # whose process was killed
+            killed = member & (runs.status == RUNNING)
+            runs.loc[killed, "status"] = INTERRUPTED
+    runs = _each_once(runs, found.workdir)
+    curves = found.curves[found.curves.run_id.isin(runs.run_id)]
+    ends = runs[runs.status == DIVERGED].set_index("run_id").step.to_dict()
     first = next(iter(populations.values()))
     origin = origin_of(first.workdir, str(runs.run_hash.iloc[0]))
     name = str(first.config.name)
-    return TrainingRuns(name, found.workdir, runs, found.curves, first.config, origin, machine)
+    return TrainingRuns(
+        name, found.workdir, runs, at_kept_site(curves, ends), first.config, origin, machine
+    )
+
+
+def _each_once(runs: pd.DataFrame, workdir: pathlib.Path) -> pd.DataFrame:
+    """Runs by what they are: given twice, a run is still one; and where else it was trained."""
+    key = runs.run_key.fillna(runs.run_hash) if "run_key" in runs else runs.run_hash
+    runs = runs.assign(run_key=key, copies=key.map(key.value_counts()))
+    trained_first = (runs.status == PENDING).sort_values(kind="stable").index
+    runs = runs.loc[trained_first].drop_duplicates("run_key").sort_index().copy()
+    elsewhere = {folder.name: keys_in(folder) for folder in siblings(workdir)}
+    runs["also_in"] = [
+        ", ".join(name for name, keys in elsewhere.items() if own in keys) for own in runs.run_key
+    ]
+    return runs
 
 
 def origin_of(workdir: pathlib.Path, run_hash: str) -> str:

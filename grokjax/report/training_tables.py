@@ -1,167 +1,180 @@
-"""The report's tables: times, costs and certainty per group."""
+"""The report's tables: what came when and in which order, per group (docs/tables.md)."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from grokjax.base.names import EVENT_AT, EVENT_METRICS, GROKKED, MEMORISED, OBSERVED
+from grokjax.base.names import (
+    DIVERGED,
+    EVENT_METRICS,
+    LEVELS,
+    MEMORISED,
+    ORDER_LEVELS,
+    ORDERS,
+)
 from grokjax.report.training_runs import TrainingRuns, causes
 from grokjax.settings.declarations import SEEDS
-from grokjax.statistics.events import Interval, student_interval
+from grokjax.statistics.intervals import Interval, wilson
 from grokjax.statistics.survival import (
     CENSORED,
     COMPETING,
+    EVENT,
     aalen_johansen,
-    log_rank,
-    paired_ratio,
+    median_time,
     restricted_mean,
-    variance_components,
-    wilson,
 )
+from grokjax.statistics.variance import variance_shares
+
+TIMES = [
+    "group", "event", "level", "n", "observed", "censored", "diverged",
+    "probability", "probability_low", "probability_high", "median", "median_low", "median_high",
+    "earliest", "middle", "latest", "restricted_mean", "restricted_mean_low",
+    "restricted_mean_high", "interval", "horizon", "resolution",
+]  # fmt: skip
+ORDER = [
+    "group", "reading", "level", "order", "n", "count", "share", "share_low", "share_high",
+    "lag_min", "lag_median", "lag_max",
+]  # fmt: skip
+VARIANCE = [
+    "group", "quantity", "source", "num_levels", "n", "share", "share_low", "share_high", "swept",
+]  # fmt: skip
+_READINGS = {"strict": "", "any": "any_"}
 
 
-def times_table(data: TrainingRuns, threshold: float = EVENT_AT) -> pd.DataFrame:
-    """Per group and event: how many runs had it, were censored or diverged; when.
-
-    Returns:
-      group, event, num_runs, observed, censored, diverged; probability with low and high
-      (Aalen-Johansen); mean_steps with mean_low and mean_high (restricted to the shortest training
-      without the event, of any group; diverged runs censored where they ended); p_value (log-rank
-      against the first group).
-    """
-    events = data.events[data.events.threshold == threshold]
-    unseen = events[causes(events) == CENSORED].groupby("event").step.min()
-    by_cell = dict(iter(events.groupby(["group", "event"])))
+def times_table(data: TrainingRuns, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
+    """A row per group, event and level: who had it, when, and how sure that is; columns TIMES."""
     rows = []
-    for group, event in itertools.product(data.groups, EVENT_METRICS):
-        if (group, event) not in by_cell:
+    cells = dict(iter(data.events.groupby(["group", "event", "threshold"], sort=False)))
+    for group, event, level in itertools.product(data.groups, EVENT_METRICS, sorted(levels)):
+        if (group, event, level) not in cells:
             continue
-        own = by_cell[group, event]
-        ends, (times, seen) = causes(own), _times(own)
-        last = aalen_johansen(times, ends).iloc[-1]
-        horizon = float(unseen.get(event, data.step))
-        mean = restricted_mean(times, seen, horizon)
-        base = by_cell.get((data.groups[0], event), own[:0])
-        p = math.nan if group == data.groups[0] else log_rank(*_times(base), times, seen).p_value
-        row = {
-            "group": group, "event": event, "num_runs": len(own), "observed": int(seen.sum()),
-            "censored": int((ends == CENSORED).sum()),
-            "diverged": int((ends == COMPETING).sum()),
-            "probability": last.probability, "low": last.low, "high": last.high,
-        }  # fmt: skip
-        row |= mean.columns("mean_steps", "mean_") | {"horizon": horizon, "p_value": p}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        own = cells[group, event, level]
+        row = {"group": group, "event": event, "level": level}
+        rows.append(row | _times(own, horizon(data, event, level)))
+    return pd.DataFrame(rows, columns=TIMES)
 
 
-def _times(events: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """When each run had the event or ended, and whether it had it."""
-    return events.step.to_numpy(), (events.status == OBSERVED).to_numpy()
+def horizon(data: TrainingRuns, event: str, level: float) -> float:
+    """The step to which every run's time to an event is known: where the first one is censored."""
+    events = data.events
+    own = events[(events.event == event) & (events.threshold == level)]
+    unseen = own[causes(own) == CENSORED].step
+    return float(unseen.min()) if len(unseen) else float(data.step)
 
 
-def cost_table(data: TrainingRuns, levels: Sequence[float] = (0.5, 0.9, EVENT_AT)) -> pd.DataFrame:
-    """Per group and OOD accuracy: FLOPs until it, of the runs that got there; against the first.
+def _times(events: pd.DataFrame, until: float) -> dict[str, Any]:
+    cause, step = causes(events), events.step.to_numpy(float)
+    had = step[cause == EVENT]
+    curve = aalen_johansen(step, cause)
+    last = curve.iloc[-1]
+    chance = Interval(last.probability, last.low, last.high, len(events))
+    row: dict[str, Any] = {
+        "n": len(events),
+        "observed": len(had),
+        "censored": int((cause == CENSORED).sum()),
+        "diverged": int((cause == COMPETING).sum()),
+    }
+    row |= chance.columns("probability")
+    row |= median_time(curve, len(events)).columns("median")
+    row |= dict(zip(("earliest", "middle", "latest"), span_of(had), strict=True))
+    mean = restricted_mean(step, cause, until)
+    width = (events.step - events.step_before)[cause == EVENT]
+    return (
+        row
+        | mean.columns("restricted_mean")
+        | {
+            "interval": mean.kind,
+            "horizon": until,
+            "resolution": float(width.max()) if len(width) else math.nan,
+        }
+    )
 
-    Returns:
-      group, ood_accuracy, num_runs, reached; flops with flops_low and flops_high (mean and 95 %
-      Student-t interval over the runs that reached it), seconds and evaluation_seconds (their mean
-      device-seconds, of training and of evaluation), ratio with ratio_low and ratio_high: to the
-      first group's, over the seeds where both reached it (num_pairs; bootstrap over them).
-    """
-    by_run = data.runs.set_index("run_id")
+
+def span_of(values: np.ndarray) -> tuple[float, float, float]:
+    """Lowest, median, highest; NaN of nothing."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    return float(values.min()), float(np.median(values)), float(values.max())
+
+
+def order_shares(data: TrainingRuns) -> pd.DataFrame:
+    """A row per group, reading of the path, level and order word: its share; columns ORDER."""
     rows = []
-    for level in levels:
-        events = data.events[data.events.threshold == level]
-        grok = events[events.event == GROKKED].set_index("run_id")
-        reached = grok[grok.status == OBSERVED]
-        flops = (reached.step * by_run.loc[reached.index, "flops_per_step"]).rename("flops")
-        seconds, evaluation_seconds = (
-            reached.step * by_run.loc[reached.index, name]
-            for name in ("seconds_per_step", "evaluation_seconds_per_step")
+    own_groups = dict(iter(data.outcomes.groupby("group", sort=False)))
+    cells = itertools.product(data.groups, _READINGS, ORDER_LEVELS, ORDERS)
+    for group, reading, level, word in cells:
+        if group not in own_groups:
+            continue
+        own, prefix = own_groups[group], _READINGS[reading]
+        these = own[own[f"{prefix}order_{level:g}"] == word]
+        share = wilson(len(these), len(own))
+        lags = span_of(these[f"{prefix}lag_{level:g}"].to_numpy(float))
+        rows.append(
+            {"group": group, "reading": reading, "level": level, "order": word}
+            | {"n": len(own), "count": len(these)}
+            | share.columns("share")
+            | dict(zip(("lag_min", "lag_median", "lag_max"), lags, strict=True))
         )
-        seeds = _seeds(by_run)
-        base = None
-        for group in data.groups:
-            own = [r for r in reached.index if by_run.group[r] == group]
-            mean = student_interval(flops.loc[own].to_numpy())
-            costs = pd.Series(flops.loc[own].to_numpy(), index=[seeds[r] for r in own])
-            ratio = Interval(math.nan, math.nan, math.nan, 0)
-            if base is None:
-                base = costs
-            else:
-                both = [s for s in costs.index if s in base.index]
-                ratio = paired_ratio(costs.loc[both].to_numpy(), base.loc[both].to_numpy())
-            counts = {"num_runs": int((grok.group == group).sum()), "reached": len(own)}
-            times = {
-                "seconds": seconds.loc[own].mean(),
-                "evaluation_seconds": evaluation_seconds.loc[own].mean(),
-            }
-            rows.append(
-                {"group": group, "ood_accuracy": level}
-                | counts
-                | mean.columns("flops")
-                | times
-                | ratio.columns("ratio")
-                | {"num_pairs": ratio.n}
-            )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=ORDER)
 
 
 def seed_variance(data: TrainingRuns) -> pd.DataFrame:
-    """Where the seeds of a group are crossed: what share of the variance each brings.
+    """What share of the variance each seed that was swept brings; columns VARIANCE.
 
-    Returns:
-      group, quantity (final OOD accuracy; memorised, in steps), a column per seed that varies, rest
-      (interactions and noise), num_runs. No rows where seeds change together.
+    Seeds that change together are one source, and what they bring cannot be told apart. Where two
+    sources are not crossed, or a quantity is not there in every run, the shares are NaN, and
+    `swept` says why.
     """
-    table = data.outcomes
-    by_run = data.runs.set_index("run_id")
     rows = []
     for group in data.groups:
-        own = table[table.group == group]
-        names = [n for n in SEEDS if n in by_run and by_run[n].loc[own.run_id].nunique() > 1]
-        factors = {n: by_run[n].loc[own.run_id].tolist() for n in names}
+        own = data.outcomes[(data.outcomes.group == group) & (data.outcomes.status != DIVERGED)]
+        sources = _sources(own)
         for quantity in ("final_ood_accuracy", MEMORISED):
-            values = own[quantity].to_numpy(float)
-            if len(names) < 2 or not np.isfinite(values).all():
-                continue
-            try:
-                parts = variance_components(values, factors)
-            except ValueError:  # not crossed
-                continue
-            total = sum(parts.values())
-            shares = {n: x / total if total else 0.0 for n, x in parts.items()}
-            rows.append({"group": group, "quantity": quantity} | shares | {"num_runs": len(own)})
-    return pd.DataFrame(rows)
+            named = {"group": group, "quantity": quantity}
+            for source, share, levels, swept in _shares(own, quantity, sources):
+                row = {"source": source, "num_levels": levels, "n": len(own), "swept": swept}
+                rows.append(named | row | share.columns("share"))
+    return pd.DataFrame(rows, columns=VARIANCE)
 
 
-def grok_kinds(data: TrainingRuns) -> pd.DataFrame:
-    """Per group: shares of true and fake grokking, of the path, with 95 % Wilson intervals."""
-    table = data.outcomes
-    rows = []
-    for group in data.groups:
-        own = table[table.group == group]
-        n = len(own)
-        row = {"group": group, "num_runs": n}
-        for name, count in (
-            ("grok", int(np.isfinite(own.grokked).sum())),
-            ("path", int(np.isfinite(own.path).sum())),
-            ("true", int((own.grok == "true").sum())),
-            ("fake", int((own.grok == "fake").sum())),
-        ):
-            row |= wilson(count, n).columns(name)
-        row["delay"] = own.delay.mean()
-        row["simultaneous"] = int(own.simultaneous.sum())
-        rows.append(row)
-    return pd.DataFrame(rows)
+def _sources(own: pd.DataFrame) -> dict[str, list[int]]:
+    """Seeds that vary, by name; those that change together under one."""
+    codes: dict[tuple[int, ...], list[str]] = {}
+    for name in SEEDS:
+        if own[name].nunique() > 1:
+            codes.setdefault(tuple(pd.factorize(own[name])[0].tolist()), []).append(name)
+    return {" + ".join(seeds): list(code) for code, seeds in codes.items()}
 
 
-def _seeds(by_run: pd.DataFrame) -> pd.Series:
-    """What pairs runs of different groups: all their seeds."""
-    names = [n for n in SEEDS if n in by_run]
-    return by_run[names].astype(str).agg("/".join, axis=1) if names else pd.Series("", by_run.index)
+def _shares(
+    own: pd.DataFrame, quantity: str, sources: dict[str, list[int]]
+) -> list[tuple[str, Interval, int, str]]:
+    """(source, share, levels, what was swept) of one group and quantity."""
+    values = own[quantity].to_numpy(float)
+    nothing = Interval(math.nan, math.nan, math.nan, len(own))
+    levels = {name: len(set(x)) for name, x in sources.items()}
+    if not sources:
+        return [("", nothing, 1, "no seed")]
+    swept = " x ".join(sources)
+    missing = int(np.isnan(values).sum())
+    if missing:
+        why = f"{swept}; {missing} of {len(own)} runs have no {quantity}"
+        return [(name, nothing, n, why) for name, n in levels.items()]
+    if len(sources) == 1:
+        all_of_it = Interval(1.0 if np.ptp(values) else 0.0, math.nan, math.nan, len(own))
+        ((name, n),) = levels.items()
+        together = "together: not to be told apart" if "+" in name else "alone: with all the rest"
+        return [(name, all_of_it, n, f"{swept}, {together}")]
+    try:
+        shares = variance_shares(values, sources)
+    except ValueError:
+        return [(name, nothing, n, f"{swept}, not crossed") for name, n in levels.items()]
+    return [(name, share, levels.get(name, 0), swept) for name, share in shares.items()]

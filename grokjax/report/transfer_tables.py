@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from jaxtyping import Float
 
 from grokjax.base.names import (
     ANSWER_ACCURACY,
@@ -22,15 +22,28 @@ from grokjax.base.names import (
     TEST_INFERRED_IID,
     TRAIN_INFERRED,
 )
+from grokjax.report.training_tables import span_of
 from grokjax.report.transfer_runs import TransferRuns, flops_per_step, in_order
-from grokjax.statistics.events import first_crossing, student_interval
-from grokjax.statistics.survival import restricted_mean
+from grokjax.statistics.events import first_crossing
+from grokjax.statistics.intervals import mean_interval
+from grokjax.statistics.permutation import sign_flip_p
+from grokjax.statistics.survival import (
+    CENSORED,
+    EVENT,
+    aalen_johansen,
+    median_time,
+    restricted_mean,
+)
 
 OLD = (ID_ATOMIC, TRAIN_INFERRED, TEST_INFERRED_IID)  # what may be forgotten
 ASKED = ("atomic_new", *CATEGORIES, "kept_atomic", "kept_inferred", *OLD)
 BRIDGE_METRICS = (BRIDGE_FOUND, BRIDGE_CHANCE, BRIDGE_FOUND_STRICT)
 LEVELS = (0.5, EVENT_AT)
 MARGIN = 0.1  # of an accuracy: within it, two groups transfer alike
+# Groups of which none answers this much are at the floor: a margin of half of all that there is
+# to compare, or more, says nothing of it.
+FLOOR = 2 * MARGIN
+EQUIVALENT, DIFFERENT, NOT_SHOWN, AT_FLOOR = "equivalent", "different", "not shown", "floor"
 REFERENCE = "both_hop_full"
 
 
@@ -39,8 +52,9 @@ def accuracy_table(data: TransferRuns) -> pd.DataFrame:
 
     Returns:
       group, checkpoint, variant, asked (a category, or old or new facts and compositions),
-      num_runs, num_queries (of one run, mean), accuracy with low and high (mean and 95 % Student-t
-      interval over runs), bridge_found, bridge_chance, bridge_found_strict (means; NaN of facts).
+      num_runs, num_queries (of one run, mean), accuracy with low and high (mean over runs, bounds
+      as `interval` says), accuracy_min, accuracy_median, accuracy_max; bridge_found, bridge_chance,
+      bridge_found_strict (means; NaN of facts).
     """
     rows = []
     for cell, own in data.cells():
@@ -49,10 +63,13 @@ def accuracy_table(data: TransferRuns) -> pd.DataFrame:
         for asked in ASKED:
             if f"{asked}/{ANSWER_ACCURACY}" not in last:
                 continue
-            accuracy = student_interval(last[f"{asked}/{ANSWER_ACCURACY}"].to_numpy())
+            values = last[f"{asked}/{ANSWER_ACCURACY}"].to_numpy(float)
+            accuracy = mean_interval(values)
             queries = float(counts[f"num_{asked}"].mean())
             row = cell | {"asked": asked, "num_runs": accuracy.n, "num_queries": queries}
-            row |= accuracy.columns("accuracy", "")
+            row |= accuracy.columns("accuracy", "") | {"interval": accuracy.kind}
+            names = ("accuracy_min", "accuracy_median", "accuracy_max")
+            row |= dict(zip(names, span_of(values), strict=True))
             for metric in BRIDGE_METRICS:
                 name = f"{asked}/{metric}"
                 row[metric] = float(last[name].mean()) if name in last else math.nan
@@ -75,24 +92,33 @@ def time_table(data: TransferRuns, levels: Sequence[float] = LEVELS) -> pd.DataF
     """Finetuning steps until an accuracy; runs that end first are censored, not dropped.
 
     Returns:
-      group, checkpoint, variant, asked (new facts or a category), level, num_runs, reached,
-      mean_steps with low and high (restricted to the finetuning's length, 95 %).
+      group, checkpoint, variant, asked (new facts or a category), level, num_runs, reached;
+      median with median_low and median_high (of the survival curve, inf where it does not get to a
+      half); earliest and latest of those that reached it; mean_steps with low and high (restricted
+      to `horizon`, which no run that did not get there ended before; bounds as `interval` says).
     """
     end = data.results.curves.groupby("run_id").step.max().astype(float)
-    horizon = float(end.max())
     rows = []
     for asked in ("atomic_new", *CATEGORIES):
         for level in levels:
             at = crossing_steps(data, asked, level)
+            unseen = end[[r for r in data.members.run_id if not np.isfinite(at[r])]]
+            horizon = float(unseen.min() if len(unseen) else end.max())
             for cell, own in data.cells():
                 time = at[own.run_id].to_numpy()
                 reached = np.isfinite(time)
-                mean = restricted_mean(np.where(reached, time, end[own.run_id]), reached, horizon)
+                cause = np.where(reached, EVENT, CENSORED)
+                time = np.where(reached, time, end[own.run_id])
+                median = median_time(aalen_johansen(time, cause), len(own))
+                mean = restricted_mean(time, cause, horizon)
+                earliest, _, latest = span_of(time[reached])
                 rows.append(
                     cell
                     | {"asked": asked, "level": level, "num_runs": len(own)}
-                    | {"reached": int(reached.sum())}
+                    | {"reached": int(reached.sum()), "earliest": earliest, "latest": latest}
+                    | median.columns("median")
                     | mean.columns("mean_steps", "")
+                    | {"interval": mean.kind, "horizon": horizon}
                 )
     return pd.DataFrame(rows)
 
@@ -103,7 +129,8 @@ def worth_table(data: TransferRuns) -> pd.DataFrame:
     Returns:
       group, checkpoint, variant, asked (a category), num_runs, pretraining_flops,
       finetuning_flops (means), accuracy with low and high; gain with gain_low and gain_high: over
-      the same seeds' earliest checkpoint in the group (num_pairs, 95 % Student-t; NaN of itself).
+      the same seeds' earliest checkpoint in the group (num_pairs; NaN of itself); `interval` says
+      what bounds both.
     """
     rows = []
     for (group, variant), own in data.members.groupby(["group", "variant"], sort=False):
@@ -114,8 +141,8 @@ def worth_table(data: TransferRuns) -> pd.DataFrame:
                 these = own[own.checkpoint == checkpoint]
                 pairs = _paired(own, present[0], checkpoint)
                 late, early = (accuracy.loc[pairs[f"run_id_{n}"]] for n in ("late", "early"))
-                gain = student_interval(late.to_numpy() - early.to_numpy())
-                mean = student_interval(accuracy.loc[these.run_id].to_numpy())
+                gain = mean_interval(late.to_numpy() - early.to_numpy())
+                mean = mean_interval(accuracy.loc[these.run_id].to_numpy())
                 row = {
                     "group": group, "checkpoint": checkpoint, "variant": variant,
                     "asked": asked, "num_runs": mean.n,
@@ -123,7 +150,7 @@ def worth_table(data: TransferRuns) -> pd.DataFrame:
                     "finetuning_flops": these.finetuning_flops.mean(),
                 }  # fmt: skip
                 row |= mean.columns("accuracy", "") | gain.columns("gain")
-                rows.append(row | {"num_pairs": gain.n})
+                rows.append(row | {"interval": mean.kind, "num_pairs": gain.n})
     return pd.DataFrame(rows)
 
 
@@ -174,18 +201,19 @@ def _paired(own: pd.DataFrame, early: str, late: str) -> pd.DataFrame:
 
 
 def equivalence_table(data: TransferRuns, margin: float = MARGIN) -> pd.DataFrame:
-    """Whether groups transfer as `both_hop_full` at its end: two one-sided tests, paired by seed.
-
-    Two that answer next to nothing are equivalent as well: look at `accuracy`.
+    """Whether groups transfer as `both_hop_full` at its end, paired by seed.
 
     Args:
       data: with at least two groups.
-      margin: of the accuracy; equivalent if the 90 % interval of the mean difference is within it.
+      margin: of the accuracy.
 
     Returns:
-      group, checkpoint, variant, asked, accuracy (mean), num_pairs, difference (less the reference)
-      with low and high (90 % Student-t), margin, p (of not being equivalent; NaN with one pair),
-      equivalent. No rows without a reference.
+      group, checkpoint, variant, asked, accuracy and reference_accuracy (means), num_pairs,
+      difference (less the reference, mean) with low and high (as `interval` says), margin,
+      p_equivalent (the larger of two one-sided sign-flip tests against the margin) and p_smallest
+      (that as many pairs could give), p_different (two-sided sign flips), verdict: `floor` where
+      neither answers `FLOOR`, `equivalent` (p_equivalent below 0.05), `different` (p_different
+      below 0.05 and a difference beyond the margin) or `not shown`. No rows without a reference.
     """
     reference = data.members[(data.members.group == REFERENCE) & (data.members.checkpoint == "end")]
     rows = []
@@ -197,25 +225,33 @@ def equivalence_table(data: TransferRuns, margin: float = MARGIN) -> pd.DataFram
         pairs = pairs[pairs.run_id != pairs.run_id_base]
         for asked in CATEGORIES:
             accuracy = data.final[f"{asked}/{ANSWER_ACCURACY}"]
-            difference = (
-                accuracy.loc[pairs.run_id].to_numpy() - accuracy.loc[pairs.run_id_base].to_numpy()
+            own_accuracy, base_accuracy = (
+                accuracy.loc[pairs[c]].to_numpy(float) for c in ("run_id", "run_id_base")
             )
-            named = {"asked": asked, "accuracy": float(accuracy.loc[pairs.run_id].mean())}
-            rows.append(cell | named | _equivalence(difference, margin))
+            rows.append(cell | {"asked": asked} | compared(own_accuracy, base_accuracy, margin))
     return pd.DataFrame(rows)
 
 
-def _equivalence(difference: np.ndarray, margin: float) -> dict[str, Any]:
+def compared(
+    accuracy: Float[np.ndarray, " N"], reference: Float[np.ndarray, " N"], margin: float
+) -> dict[str, Any]:
+    """Columns of `equivalence_table`, of pairs of accuracies."""
+    difference = accuracy - reference
     n = len(difference)
-    mean = float(difference.mean()) if n else math.nan
-    low = high = p = math.nan
-    if n > 1:
-        error = float(difference.std(ddof=1)) / math.sqrt(n)
-        half = float(stats.t.ppf(0.95, n - 1)) * error
-        low, high = mean - half, mean + half
-        distance = margin - abs(mean)
-        p = float(stats.t.sf(distance / error, n - 1)) if error else float(distance <= 0)
+    mean = mean_interval(difference)
+    found = [float(x.mean()) if n else math.nan for x in (accuracy, reference)]
+    equivalent = max(sign_flip_p(difference, -margin), sign_flip_p(-difference, -margin))
+    different = 2 * min(sign_flip_p(difference, 0.0), sign_flip_p(-difference, 0.0))
+    if not n or max(found) < FLOOR:
+        verdict = AT_FLOOR if n else NOT_SHOWN
+    elif equivalent < 0.05:
+        verdict = EQUIVALENT
+    else:
+        is_different = different < 0.05 and abs(mean.mean) > margin
+        verdict = DIFFERENT if is_different else NOT_SHOWN
     return {
-        "num_pairs": n, "difference": mean, "low": low, "high": high, "margin": margin, "p": p,
-        "equivalent": bool(n > 1 and -margin < low and high < margin),
+        "accuracy": found[0], "reference_accuracy": found[1], "num_pairs": n,
+        "difference": mean.mean, "low": mean.low, "high": mean.high, "interval": mean.kind,
+        "margin": margin, "p_equivalent": equivalent, "p_smallest": 0.5**n if n else math.nan,
+        "p_different": min(different, 1.0) if n else math.nan, "verdict": verdict,
     }  # fmt: skip

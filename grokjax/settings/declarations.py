@@ -364,6 +364,12 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         "runs_per_population": apart(
             0, "how a sweep is cut; 0 suggests what fits the memory", FINITE
         ),
+        "target": apart(
+            "",
+            "the machine whose memory that is: h200, h100:8, v5e:4x4; empty: the one that plans",
+            added=True,
+            also="accelerator machine",
+        ),
     },
 }
 

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import pathlib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from grokjax.base.errors import UserError
+from grokjax.base.files import read_json
 from grokjax.settings.config import (
     Row,
     Settings,
@@ -39,7 +40,7 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
 
     Args:
       path: `experiments/x.py`, or `experiments/x.py:ARG` to pass ARG to its functions. A file that
-        has ARGUMENTS takes those alone.
+        has ARGUMENTS takes those alone. Or a workdir's `config.json`: the settings that it has.
       overrides: {setting: value}, or flags `--config.SECTION.NAME=VALUE` as on a command line.
 
     Raises:
@@ -66,6 +67,8 @@ def read_experiment(
       UserError: as there.
     """
     file, _, argument = path.partition(":")
+    if file.endswith(".json"):
+        return _read_stored(path, overrides)
     module = _load_module(file)
     if not hasattr(module, "get_config"):
         raise UserError(f"{file}: has no get_config(); is it an experiment file?")
@@ -89,13 +92,7 @@ def read_experiment(
         takes_argument = len(inspect.signature(module.sweep).parameters) > 1
         with _running(module):
             module.sweep(sweep, argument) if takes_argument else module.sweep(sweep)
-        varied = {name for row in sweep.rows for name in row}
-        clash = sorted(varied & set(overrides))
-        if clash:
-            raise UserError(
-                f"--config.{clash[0]}: the sweep of {file} varies it; edit its sweep(add), or use"
-                " an experiment without one"
-            )
+        _refuse_varied(sweep.rows, overrides, file)
     return config, _with_hashes(config, sweep.rows, pathlib.Path(str(module.__file__)))
 
 
@@ -119,12 +116,49 @@ def with_overrides(path: str | None, overrides: Sequence[str]) -> tuple[ConfigDi
     return config, given
 
 
-def _load_module(file: str) -> ModuleType:
+def _read_stored(
+    path: str, overrides: Mapping[str, Any] | Sequence[str]
+) -> tuple[ConfigDict, list[Row]]:
+    """Settings as a workdir's `config.json` holds them, alone or among what else that says."""
+    try:
+        content = read_json(_existing(path))
+        config = from_json(content.get("config", content))
+    except (OSError, ValueError, AttributeError, UserError) as error:
+        if isinstance(error, UserError) and str(error).startswith("--config"):
+            raise
+        raise UserError(f"--config={path}: not a config that a workdir has ({error})") from None
+    rows = list(config.runs)
+    config.runs = ()
+    changed = list(overrides)
+    if isinstance(overrides, Mapping):
+        for name, value in overrides.items():
+            set_setting(config, name, value)
+    else:
+        changed = _override(config, overrides)
+    _refuse_varied(rows, changed, path)
+    return config, rows
+
+
+def _refuse_varied(rows: Sequence[Row], overrides: Iterable[str], file: str) -> None:
+    clash = sorted({name for row in rows for name in row} & set(overrides))
+    if clash:
+        raise UserError(
+            f"--config.{clash[0]}: the sweep of {file} varies it; edit its sweep(add), or use"
+            " an experiment without one"
+        )
+
+
+def _existing(file: str) -> pathlib.Path:
     path = pathlib.Path(file)
     if not path.is_file():  # from anywhere: the experiments beside the package
         path = pathlib.Path(__file__).parents[2] / file
     if not path.is_file():
         raise UserError(f"--config={file}: no such file; give an experiment, experiments/NAME.py")
+    return path
+
+
+def _load_module(file: str) -> ModuleType:
+    path = _existing(file)
     spec = importlib.util.spec_from_file_location(f"grokjax_experiment_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config={file}: not a Python file")

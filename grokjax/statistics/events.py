@@ -1,6 +1,6 @@
-"""When runs memorise, form the path and grok, and what few seeds say (docs/protocol.md, section 4).
+"""When runs memorise, form the path and answer, and in which order (docs/protocol.md, section 4).
 
-An event's step is the first of three evaluations at the threshold; it came since the evaluation
+An event's step is the first of three evaluations at the level; it came since the evaluation
 before. A run that ends first is right-censored, a diverged one has met a competing event.
 """
 
@@ -13,23 +13,35 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from grokjax.base import names
 
+_EVENT_COLUMNS = ["run_id", "regime", "event", "threshold", "status", "step", "step_before"]
 
-class Interval(NamedTuple):
-    """A mean over seeds with its 95 % interval; NaN bounds where one seed gives none."""
 
-    mean: float
+class When(NamedTuple):
+    """An event of one run: what has become of it; its step, or where the run ended; since when.
+
+    before: the evaluation before, NaN unless observed.
+    """
+
+    status: str
+    step: float
+    before: float
+
+    @property
+    def seen(self) -> bool:
+        return self.status == names.OBSERVED
+
+
+class Order(NamedTuple):
+    """Answer less path, in steps: NaN where one has not come, then with an infinite bound."""
+
+    lag: float
     low: float
     high: float
-    n: int
-
-    def columns(self, mean: str, prefix: str | None = None) -> dict[str, float]:
-        """Of a table: `mean` and its bounds, `mean_low` and `mean_high` or of another prefix."""
-        prefix = f"{mean}_" if prefix is None else prefix
-        return {mean: self.mean, f"{prefix}low": self.low, f"{prefix}high": self.high}
+    word: str  # of names.ORDERS
+    label: str  # with the horizon
 
 
 def first_crossing(
@@ -46,17 +58,102 @@ def first_crossing(
     return math.inf
 
 
-def student_interval(values: ArrayLike) -> Interval:
-    """Mean and two-sided 95 % Student-t interval over seeds."""
-    x = np.asarray(values, float)
-    n = len(x)
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(x.mean())
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    half = float(stats.t.ppf(0.975, n - 1) * x.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+def when(
+    steps: ArrayLike,
+    values: ArrayLike,
+    threshold: float,
+    consecutive: int = names.CONSECUTIVE,
+    diverged_at: float = math.inf,
+) -> When:
+    """The event in one run's curve; what a diverged run's frozen weights say later does not count.
+
+    Args:
+      steps, values: of its evaluations, in order.
+      threshold, consecutive: as in `first_crossing`.
+      diverged_at: the step at which the run diverged, if it did.
+    """
+    steps, values = np.asarray(steps, float), np.asarray(values, float)
+    ended = math.isfinite(diverged_at)
+    until = steps <= diverged_at
+    at = first_crossing(steps[until], values[until], threshold, consecutive)
+    if not math.isfinite(at):
+        status = names.DIVERGED if ended else names.CENSORED
+        return When(status, diverged_at if ended else float(steps[-1]), math.nan)
+    place = int(np.searchsorted(steps, at))
+    return When(names.OBSERVED, at, float(steps[place - 1]) if place else 0.0)
+
+
+def order_of(path: When, answer: When) -> Order:
+    """In which order path and answer came in one run, both at one level.
+
+    A time that has not come is later than the run's own end.
+    """
+    if path.seen and answer.seen:
+        lag = answer.step - path.step
+        low, high = answer.before - path.step, answer.step - path.before
+        if max(path.before, answer.before) < min(path.step, answer.step):
+            widest = max(path.step, answer.step) - min(path.before, answer.before)
+            return Order(lag, low, high, names.TOGETHER, f"together, within {widest:,.0f}")
+        word = names.PATH_FIRST if lag > 0 else names.ANSWER_FIRST
+        return Order(lag, low, high, word, f"{word} by {abs(lag):,.0f}")
+    if path.seen:
+        end = _end("answer", answer)
+        return Order(
+            math.nan, answer.step - path.step, math.inf, names.PATH_FIRST,
+            f"{names.PATH_FIRST}, {end}",
+        )  # fmt: skip
+    if answer.seen:
+        end = _end("path", path)
+        return Order(
+            math.nan, -math.inf, answer.step - path.step, names.ANSWER_FIRST,
+            f"{names.ANSWER_FIRST}, {end}",
+        )  # fmt: skip
+    return Order(
+        math.nan, -math.inf, math.inf, names.UNDECIDED, f"{names.UNDECIDED}, {_end('either', path)}"
+    )
+
+
+def _end(what: str, event: When) -> str:
+    nothing = "neither" if what == "either" else f"no {what}"
+    if event.status == names.DIVERGED:
+        return f"{nothing} before it diverged at {event.step:,.0f}"
+    return f"{nothing} by {event.step:,.0f}"
+
+
+def at_kept_site(curves: pd.DataFrame, last_step: dict[int, float] | None = None) -> pd.DataFrame:
+    """The curves with each run's strict path rate at one site, kept for all steps: `OOD_PATH`.
+
+    The site is the one that read the bridge best on ID compositions at the run's end. Curves
+    without a rate per site (of a declared site, or of before) have the strict rate itself.
+
+    Args:
+      curves: of any runs.
+      last_step: at which a run ended, where its later rows are not its doing.
+
+    Returns:
+      The curves with columns `OOD_PATH` and `path_site_kept` (whether the site was kept).
+    """
+    curves = curves.copy()
+    strict = curves.get(names.OOD_BRIDGE_FOUND_STRICT, pd.Series(math.nan, curves.index))
+    curves[names.OOD_PATH] = strict
+    curves["path_site_kept"] = True
+    chosen = [c for c in ("path_stage", "path_position") if c in curves]
+    for run_id, own in curves.groupby("run_id", sort=False):
+        column = _site_column(own, (last_step or {}).get(run_id, math.inf))
+        if column in curves:
+            curves.loc[own.index, names.OOD_PATH] = own[column]
+        elif chosen and (own[chosen].nunique() > 1).any():
+            curves.loc[own.index, "path_site_kept"] = False
+    return curves
+
+
+def _site_column(own: pd.DataFrame, end: float) -> str:
+    """Of the rates per site, the one at which a run's last evaluation chose to read the path."""
+    own = own[own.step <= end]
+    if not {"path_stage", "path_position"} <= set(own) or not len(own):
+        return ""
+    last = own.loc[own.step.idxmax()]
+    return f"{names.OOD_BRIDGE_BY_SITE}/{last.path_stage}/{last.path_position}"
 
 
 def event_table(
@@ -65,7 +162,7 @@ def event_table(
     thresholds: Sequence[float] = names.LEVELS,
     consecutive: int = names.CONSECUTIVE,
 ) -> pd.DataFrame:
-    """T_mem, T_path and T_grok of every run that was trained, for several thresholds.
+    """Every event of every run that was trained, at several thresholds.
 
     Returns:
       run_id, regime, event (of names.EVENT_METRICS), threshold; status (observed, censored or
@@ -78,73 +175,67 @@ def event_table(
         if run.run_id not in by_run:
             continue
         own = by_run[run.run_id].sort_values("step")
-        steps = own.step.to_numpy()
-        diverged = run.status == names.DIVERGED
-        end = float(run.step if diverged else steps[-1])
-        steps_until = steps <= end
+        diverged_at = float(run.step) if run.status == names.DIVERGED else math.inf
         for event, metric in names.EVENT_METRICS.items():
             values = own[metric].to_numpy(float) if metric in own else np.full(len(own), np.nan)
             for threshold in thresholds:
-                at = first_crossing(steps[steps_until], values[steps_until], threshold, consecutive)
-                before = math.nan
-                status = names.DIVERGED if diverged else names.CENSORED
-                if math.isfinite(at):
-                    place = int(np.searchsorted(steps, at))
-                    before = float(steps[place - 1]) if place else 0.0
-                    status = names.OBSERVED
-                at = at if math.isfinite(at) else end
-                rows.append((run.run_id, run.regime, event, threshold, status, at, before))
-    columns = ["run_id", "regime", "event", "threshold", "status", "step", "step_before"]
-    return pd.DataFrame(rows, columns=columns)
+                found = when(own.step.to_numpy(), values, threshold, consecutive, diverged_at)
+                rows.append((run.run_id, run.regime, event, threshold, *found))
+    return pd.DataFrame(rows, columns=_EVENT_COLUMNS)
 
 
-def grok_table(
+def order_table(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
-    threshold: float = names.EVENT_AT,
+    levels: Sequence[float] = names.ORDER_LEVELS,
     consecutive: int = names.CONSECUTIVE,
-    path_at: float = names.PATH_AT,
 ) -> pd.DataFrame:
-    """A row per run: its three times, its delay, and whether its grokking is true or fake.
+    """A row per run that was trained: when it memorised, answered and had a path, in which order.
 
     Returns:
-      run_id, regime, memorised, path, grokked (steps; NaN if not observed), delay (grokked less
-      memorised, signed), simultaneous (the intervals of both overlap), grok ("true": path and
-      grok observed; "fake": grokked with the path score below `path_at` throughout;
-      "unclear"; "none"; "diverged").
+      run_id, regime, memorised (a step, NaN if not observed); for each level the steps answer_L,
+      path_L (strict) and any_path_L, and for both readings of the path lag_L with _low and _high,
+      order_L, order_label_L, any_lag_L ...; delay (answer at `EVENT_AT` less memorised),
+      simultaneous (the intervals of both overlap).
     """
-    events = event_table(runs, curves, (threshold, path_at), consecutive)
-    wanted = dict.fromkeys(names.EVENT_METRICS, threshold) | {names.PATH: path_at}
-    events = events[events.threshold == events.event.map(wanted)].drop_duplicates(
-        ["run_id", "event"]
-    )
+    wanted = tuple(dict.fromkeys([names.EVENT_AT, *levels]))
+    events = event_table(runs, curves, wanted, consecutive)
     rows = []
     for (run_id, regime), own in events.groupby(["run_id", "regime"], sort=False):
-        e = own.set_index("event")
-        seen = {name: e.status[name] == names.OBSERVED for name in names.EVENT_METRICS}
-        times = {name: float(e.step[name]) if was else math.nan for name, was in seen.items()}
-        overlap = (
-            seen[names.MEMORISED]
-            and seen[names.GROKKED]
-            and max(e.step_before[names.MEMORISED], e.step_before[names.GROKKED])
-            < min(e.step[names.MEMORISED], e.step[names.GROKKED])
-        )
-        score = curves.loc[curves.run_id == run_id, names.EVENT_METRICS[names.PATH]]
-        if (e.status == names.DIVERGED).any():
-            kind = names.DIVERGED
-        elif not seen[names.GROKKED]:
-            kind = "none"
-        elif seen[names.PATH]:
-            kind = "true"
-        else:
-            kind = "fake" if score.max() < path_at else "unclear"
-        rows.append(
-            {"run_id": run_id, "regime": regime}
-            | times
-            | {
-                "delay": times[names.GROKKED] - times[names.MEMORISED],
-                "simultaneous": bool(overlap),
-                "grok": kind,
+        found = {
+            (e.event, e.threshold): When(e.status, float(e.step), float(e.step_before))
+            for e in own.itertuples()
+        }
+        memorised = found[names.MEMORISED, names.EVENT_AT]
+        answered = found[names.ANSWER, names.EVENT_AT]
+        row = {"run_id": run_id, "regime": regime, "memorised": _step(memorised)}
+        for level in levels:
+            answer, path, any_path = (
+                found[e, level] for e in (names.ANSWER, names.PATH, names.ANY_PATH)
+            )
+            row |= {
+                f"answer_{level:g}": _step(answer),
+                f"path_{level:g}": _step(path),
+                f"any_path_{level:g}": _step(any_path),
             }
+            for prefix, reading in (("", path), ("any_", any_path)):
+                order = order_of(reading, answer)
+                row |= {
+                    f"{prefix}lag_{level:g}": order.lag,
+                    f"{prefix}lag_{level:g}_low": order.low,
+                    f"{prefix}lag_{level:g}_high": order.high,
+                    f"{prefix}order_{level:g}": order.word,
+                    f"{prefix}order_label_{level:g}": order.label,
+                }
+        row["delay"] = _step(answered) - _step(memorised)
+        row["simultaneous"] = bool(
+            memorised.seen
+            and answered.seen
+            and max(memorised.before, answered.before) < min(memorised.step, answered.step)
         )
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _step(event: When) -> float:
+    return event.step if event.seen else math.nan

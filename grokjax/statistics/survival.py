@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from grokjax.data.graph import random_stream
-from grokjax.statistics.events import Interval
+from grokjax.statistics.intervals import Interval, mean_interval, wilson
 
 CENSORED, EVENT, COMPETING = 0, 1, 2
 _NORMAL = 1.959964  # standard deviations to either side that hold 95 %
@@ -107,121 +104,46 @@ def _log_log(p: float, variance: float, n: int) -> tuple[float, float]:
     return p ** math.exp(width), p ** math.exp(-width)
 
 
-def restricted_mean(
-    time: Float[np.ndarray, " N"], observed: Bool[np.ndarray, " N"], horizon: float
-) -> Interval:
-    """Mean time without the event up to a horizon: the area under Kaplan-Meier.
-
-    Returns:
-      Mean with its 95 % normal interval, and the number of runs. The variance is Greenwood's: the
-      sum over events of A^2 d / (n (n - d)), A being the area beyond each, n the runs at risk and d
-      those that had it (Klein and Moeschberger 2003, section 4.5).
-    """
-    time, observed = np.asarray(time, float), np.asarray(observed, bool)
-    n = len(time)
-    if not n:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    curve = kaplan_meier(np.minimum(time, horizon), observed & (time <= horizon))
-    edges = np.append(curve.time.to_numpy(), horizon)
-    areas = curve.survival.to_numpy() * np.diff(edges)
-    mean = float(areas.sum())
-    after = np.cumsum(areas[::-1])[::-1]  # area beyond each time
-    variance = 0.0
-    for k in range(1, len(curve)):
-        t, risk = curve.time[k], curve.at_risk[k]
-        d = float(((time == t) & observed).sum())
-        if d and risk > d:
-            variance += after[k] ** 2 * d / (risk * (risk - d))
-    half = _NORMAL * math.sqrt(variance)
-    if n < 2 or not variance:  # nothing observed, nothing to tell a spread by
-        return Interval(mean, math.nan, math.nan, n)
-    return Interval(mean, max(mean - half, 0.0), min(mean + half, horizon), n)
-
-
-class LogRank(NamedTuple):
-    """Two groups' times compared; statistic is the normal one."""
-
-    statistic: float
-    p_value: float
-
-
-def log_rank(
-    time_a: np.ndarray, observed_a: np.ndarray, time_b: np.ndarray, observed_b: np.ndarray
-) -> LogRank:
-    """Whether two groups have the event equally soon. NaN where none of them ever has it."""
-    if not (np.any(observed_a) or np.any(observed_b)) or not (len(time_a) and len(time_b)):
-        return LogRank(math.nan, math.nan)
-    data = [
-        stats.CensoredData(uncensored=np.asarray(t)[o], right=np.asarray(t)[~o])
-        for t, o in ((time_a, np.asarray(observed_a, bool)), (time_b, np.asarray(observed_b, bool)))
-    ]
-    with np.errstate(invalid="ignore"):  # all at one step: nothing to compare, NaN
-        found = stats.logrank(*data)
-    return LogRank(float(found.statistic), float(found.pvalue))
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """A proportion with its 95 % Wilson interval."""
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    bounds = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    return Interval(successes / n, float(bounds.low), float(bounds.high), n)
-
-
-def paired_ratio(
-    a: Float[np.ndarray, " N"],
-    b: Float[np.ndarray, " N"],
-    *,
-    seed: int = 0,
-    num_resamples: int = 10_000,
-) -> Interval:
-    """Ratio of means of pairs (two regimes of one seed, say), with a bootstrap over the pairs."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    n = len(a)
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    if n == 1:
-        return Interval(float(a[0] / b[0]), math.nan, math.nan, 1)
-    rng = random_stream(seed, "bootstrap of pairs of runs")
-    drawn = rng.integers(n, size=(num_resamples, n))
-    ratios = a[drawn].mean(axis=1) / b[drawn].mean(axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Interval(float(a.mean() / b.mean()), float(low), float(high), n)
-
-
-def variance_components(
-    values: Float[np.ndarray, " N"], factors: Mapping[str, Sequence[int]]
-) -> dict[str, float]:
-    """How much of the variance each factor brings, in a full cross of them (method of moments).
+def median_time(curve: pd.DataFrame, n: int) -> Interval:
+    """When half of the runs have had the event, by an Aalen-Johansen curve and its bounds.
 
     Args:
-      values: one per combination of the factors' levels.
-      factors: each value's level, by factor: data, init and order seed, say.
+      curve: from `aalen_johansen`.
+      n: runs that it is of.
 
     Returns:
-      A variance component per factor and "rest" (interactions and noise); shares of nothing are 0.
+      Median and bounds, infinite where the curve, or its bound, does not get to a half.
+    """
+    if not n:
+        return Interval(math.nan, math.nan, math.nan, 0)
+
+    def reaches_half(column: str) -> float:
+        at = curve.time[curve[column] >= 0.5]
+        return float(at.iloc[0]) if len(at) else math.inf
+
+    low, median, high = (reaches_half(c) for c in ("high", "probability", "low"))
+    return Interval(median, low, high, n, "log-log")
+
+
+def restricted_times(
+    time: Float[np.ndarray, " N"], cause: Int[np.ndarray, " N"], horizon: float
+) -> Float[np.ndarray, " N"]:
+    """Each run's time without the event, up to a horizon; all of it for one that diverged.
 
     Raises:
-      ValueError: the factors are not fully crossed.
+      ValueError: a run was censored before the horizon: nobody knows its time.
     """
-    values = np.asarray(values, float)
-    levels = {name: np.unique(list(x)) for name, x in factors.items()}
-    rows = list(zip(*factors.values(), strict=True))
-    expected = math.prod(len(x) for x in levels.values())
-    if len(set(rows)) != expected or len(values) != expected:
-        raise ValueError(f"a full cross has {expected} values, here are {len(values)}")
-    n, total = len(values), values.mean()
-    squares, degrees = {}, {}
-    for name, own in levels.items():
-        means = np.array([values[np.asarray(factors[name]) == x].mean() for x in own])
-        degrees[name] = len(own) - 1
-        squares[name] = n / len(own) * float(np.sum((means - total) ** 2))
-    rest_degrees = n - 1 - sum(degrees.values())
-    rest = float(np.sum((values - total) ** 2)) - sum(squares.values())
-    noise = rest / rest_degrees if rest_degrees else 0.0
-    found = {"rest": max(noise, 0.0)}
-    for name, own in levels.items():
-        if degrees[name]:
-            component = (squares[name] / degrees[name] - noise) / (n / len(own))
-            found[name] = max(component, 0.0)
-    return found
+    time, cause = np.asarray(time, float), np.asarray(cause)
+    if ((cause == CENSORED) & (time < horizon)).any():
+        raise ValueError(f"a run was censored before the horizon, {horizon:g}")
+    return np.where(cause == EVENT, np.minimum(time, horizon), horizon)
+
+
+def restricted_mean(
+    time: Float[np.ndarray, " N"], cause: Int[np.ndarray, " N"], horizon: float
+) -> Interval:
+    """Mean time without the event up to a horizon that all runs reach, bounded by the runs.
+
+    Where nobody is censored before it, it is the area over Aalen-Johansen's curve.
+    """
+    return mean_interval(restricted_times(time, cause, horizon))

@@ -17,11 +17,13 @@ from ml_collections import ConfigDict
 
 from grokjax.base.names import FINISHED
 from grokjax.base.text import aligned, duration
+from grokjax.instruments.fit import runs_that_fit
+from grokjax.instruments.targets import machine
 from grokjax.model import DECODER, num_parameters
 from grokjax.model.cost import available_bytes, matmul_ceiling, train_flops
 from grokjax.runtime.progress import told
 from grokjax.settings.config import Row, flatten, with_settings
-from grokjax.settings.declarations import TRACED
+from grokjax.settings.declarations import SEEDS, TRACED
 from grokjax.settings.identity import settings_hash
 from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import Plan, PlannedPopulation
@@ -29,6 +31,7 @@ from grokjax.training.resolve import check_settings, planned_model
 from grokjax.workdir.checkpoints import log_spaced_steps
 
 _MOST_RUNS = 1024  # of one population, whatever fits
+_MOST_KINDS = 32  # of rows, that a compiler is shown: their data and what their optimiser has
 _MEMORY_SHARE = 0.7  # of what there is; the rest is for what an estimate does not see
 
 
@@ -61,7 +64,7 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
     for members in told(list(by_static.values()), "programs planned"):
         base = members[0][0]
         check_settings(base)
-        size = base.sweep.runs_per_population or suggest_runs(base)
+        size = base.sweep.runs_per_population or _suggested(base, [row for _, row, _ in members])
         for start in range(0, len(members), size):
             chunk = members[start : start + size]
             own = with_settings(base, {})
@@ -89,7 +92,7 @@ def run_bytes(config: ConfigDict) -> int:
     state = 4 * copies * num_parameters(model)  # weights, average, moments, gradient, update
     facts = config.data.num_entities * config.data.out_degree
     table = 8 * facts * (1 + min(config.data.phi, config.data.out_degree))
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and not config.sweep.target:
         return int(state + table)
     levels = (
         model.num_loops
@@ -116,6 +119,19 @@ def checkpoint_bytes(config: ConfigDict) -> int:
     return 4 * num_parameters(planned_model(config)) * max(len(config.runs), 1) * num_copies
 
 
+def _suggested(config: ConfigDict, rows: Sequence[Row]) -> int:
+    """Runs of one population that fit the memory of the machine that will train."""
+    if not config.sweep.target:
+        return suggest_runs(config)
+    kinds = {
+        json.dumps({n: v for n, v in row.items() if n not in SEEDS}, sort_keys=True): row
+        for row in rows
+    }
+    own = with_settings(config, {})
+    own.runs = tuple(list(kinds.values())[:_MOST_KINDS])
+    return runs_that_fit(own, config.sweep.target, min(len(rows), _MOST_RUNS))
+
+
 def suggest_runs(config: ConfigDict) -> int:
     """Runs of one population that fit this machine's memory, all devices together."""
     device = jax.local_devices()[0]
@@ -134,7 +150,13 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
     """
     header = ("population", "runs", "state", "steps", "memory", "disk", "FLOP", "at least")
     dtype = plan.populations[0].config.model.dtype if plan.populations else "float32"
-    rate = jax.process_count() * matmul_ceiling(dtype, jax.local_devices())
+    target = plan.populations[0].config.sweep.target if plan.populations else ""
+    if target:
+        chip, num_devices = machine(target)
+        rate, whose = num_devices * chip.flops, f"that {target} has by its maker"
+    else:
+        rate = jax.process_count() * matmul_ceiling(dtype, jax.local_devices())
+        whose = "of matrix products here"
     rows, total = [], 0.0
     statics = [_static_settings(p.config) for p in plan.populations]
     varied = {n for s in statics for n in s if len({str(t.get(n)) for t in statics}) > 1}
@@ -162,7 +184,7 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
     num_runs = sum(len(p.run_hashes) for p in plan.populations)
     lines.append(
         f"{len(rows)} populations, {num_runs} runs; {total:.1e} FLOP left: at least"
-        f" {duration(total / rate)} at the {rate / 1e9:,.0f} GFLOP/s of matrix products here"
+        f" {duration(total / rate)} at the {rate / 1e9:,.0f} GFLOP/s {whose}"
     )
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from grokjax.base.names import CONSECUTIVE, EVENT_METRICS, GROKKED
+from grokjax.base.names import CONSECUTIVE, OOD_ACCURACY
 
 
 class Stopping:
@@ -36,7 +36,7 @@ class Stopping:
             run_id = int(row["run_id"])
             if not self._at or math.isfinite(self._ends[run_id]):
                 continue
-            is_above = float(row.get(EVENT_METRICS[GROKKED], math.nan)) >= self._at
+            is_above = float(row.get(OOD_ACCURACY, math.nan)) >= self._at
             self._above[run_id] = [*self._above[run_id], int(row["step"])] if is_above else []
             if len(self._above[run_id]) == CONSECUTIVE:
                 self._ends[run_id] = self._above[run_id][0] + self._margin

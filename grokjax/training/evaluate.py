@@ -17,7 +17,13 @@ from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 from grokjax.training.own import metrics
 
-COMPOSITION_METRICS = (names.BRIDGE_FOUND, names.BRIDGE_FOUND_STRICT, names.BRIDGE_CHANCE)
+COMPOSITION_METRICS = (
+    names.BRIDGE_FOUND,
+    names.BRIDGE_FOUND_STRICT,
+    names.BRIDGE_CHANCE,
+    names.BRIDGE_CHANCE_STRICT,
+)
+_STRICT_METRICS = (names.BRIDGE_FOUND_STRICT, names.BRIDGE_CHANCE_STRICT)
 TRAINING_TYPES = (names.ID_ATOMIC, names.OOD_ATOMIC, names.TRAIN_INFERRED)
 ID_COMPOSITIONS = (names.TRAIN_INFERRED, names.TEST_INFERRED_IID)
 
@@ -45,6 +51,7 @@ class Hits:
     bridge: Bool[Array, " N"]
     chance: Float[Array, " N"]
     bridge_by_site: Bool[Array, "N G P"]  # first choice there
+    chance_by_site: Float[Array, "N G P"]  # share of the decoys that are
     own: dict[str, Float[Array, " N"]]  # by metric
 
 
@@ -56,8 +63,10 @@ def evaluate(
     Returns:
       `<probe type>/<metric>` for every type and metric that applies to it, `training_accuracy`
       (the mean exact match of the types in TRAINING_TYPES), and `path_stage` and `path_position`
-      (indices of the site that bridge_found_strict reads). A type without queries gives NaN, and so
-      does bridge_found_strict where its site should be the best on ID compositions without any.
+      (indices of the site that bridge_found_strict reads). Where that site is chosen,
+      `OOD_BRIDGE_BY_SITE/<stage>/<position>` too, the strict rate at each that it may be: whoever
+      reads the curves can keep one site for all steps. A type without queries gives NaN, and so
+      do the strict rates where their site should be the best on ID compositions without any.
     """
     hits = probe_hits(config, params, buffers, probes)
     is_type = {name: probes.kind == i for i, name in enumerate(probes.names)}
@@ -82,6 +91,7 @@ def evaluate(
         names.BRIDGE_FOUND: hits.bridge,
         names.BRIDGE_FOUND_STRICT: hits.bridge_by_site[:, stage, place],
         names.BRIDGE_CHANCE: hits.chance,
+        names.BRIDGE_CHANCE_STRICT: hits.chance_by_site[:, stage, place],
     } | hits.own
     measured: dict[str, Array] = {}
     for name, of_type in is_type.items():
@@ -89,7 +99,7 @@ def evaluate(
             if metric in COMPOSITION_METRICS:
                 if "atomic" in name:
                     continue
-                is_strict = metric == names.BRIDGE_FOUND_STRICT
+                is_strict = metric in _STRICT_METRICS
                 where = of_type & (strict & is_chosen if is_strict else has_bridge)
             else:
                 where = of_type
@@ -98,8 +108,25 @@ def evaluate(
     if trained:
         measured[names.TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
     measured["path_stage"] = stage
-    measured["path_position"] = _position(config, place)
+    measured["path_position"] = jnp.asarray(_position(config, place))
+    if not is_declared and names.TEST_INFERRED_OOD in is_type:
+        of_type = (is_type[names.TEST_INFERRED_OOD] & strict)[:, None, None]
+        by_site = jnp.sum(hits.bridge_by_site & of_type, axis=0) / jnp.sum(of_type)
+        measured |= _named_sites(config, by_site)
     return measured
+
+
+def _named_sites(config: EvaluateConfig, by_site: Float[Array, "G P"]) -> dict[str, Array]:
+    """A rate per site that may be chosen, by its name."""
+    places = range(by_site.shape[1])
+    return {
+        f"{names.OOD_BRIDGE_BY_SITE}/{stage}/{POSITIONS[_position(config, place)]}": by_site[
+            g, place
+        ]
+        for g, stage in enumerate(config.model.evaluation_stages)
+        for place in places
+        if config.path_stage == stage or (config.path_stage == BEST and not _is_init(stage))
+    }
 
 
 def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes: Probes) -> Hits:
@@ -131,7 +158,13 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
             chance=jnp.mean(
                 jax.vmap(found_anywhere, in_axes=(None, 1))(top, decoy).astype(jnp.float32), axis=0
             ),
-            bridge_by_site=_bridge_by_site(config, top, bridge, read_at),
+            bridge_by_site=_said_by_site(config, top, bridge, read_at),
+            chance_by_site=jnp.mean(
+                jax.vmap(_said_by_site, in_axes=(None, None, 1, None))(
+                    config, top, decoy, read_at
+                ).astype(jnp.float32),
+                axis=0,
+            ),
             own={name: metric(output, batch, query) for name, metric in own.items()},
         )
 
@@ -169,39 +202,48 @@ def exact_match(predicted: Int[Array, "B T"], batch: Batch, end_id: int) -> Bool
     return same & ((after == end_id) | (jnp.sum(kept, axis=1) == length))
 
 
-def _bridge_by_site(
+def _said_by_site(
     config: EvaluateConfig,
     top: Int[Array, "G B T"],
-    bridge: Int[Array, " B"],
+    token: Int[Array, " B"],
     read_at: Int[Array, " B"],
 ) -> Bool[Array, "B G P"]:
-    """Whether the first choice is the bridge, at every stage and position of a possible path."""
+    """Whether the first choice is a token, at every stage and position of a possible path."""
     if config.path_position == BEST:
         read = top
     elif config.path_position == "answer":
         read = jax.vmap(_at, in_axes=(0, None))(top, read_at)[..., None]
     else:
         read = top[..., POSITIONS.index(config.path_position), None]
-    return jnp.moveaxis(read == bridge[None, :, None], 0, 1)
+    return jnp.moveaxis(read == token[None, :, None], 0, 1)
 
 
 def _best_site(
     config: EvaluateConfig, by_site: Float[Array, "G P"]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """Indices of the site that reads the bridge best, of those that were declared."""
+    """Indices of the site that reads the bridge best, of those that were declared.
+
+    Never the first stage, unless it is declared: nothing has been computed there.
+    """
     if config.path_stage == BEST:
+        computed = [not _is_init(stage) for stage in config.model.evaluation_stages]
+        by_site = jnp.where(jnp.asarray(computed)[:, None], by_site, -1.0)
         stage, place = jnp.unravel_index(jnp.argmax(by_site), by_site.shape)
         return stage, place
     stage = jnp.asarray(config.model.evaluation_stages.index(config.path_stage))
     return stage, jnp.argmax(by_site[stage])
 
 
-def _position(config: EvaluateConfig, place: Int[Array, ""]) -> Int[Array, ""]:
+def _is_init(stage: str) -> bool:
+    return stage == "Init" or stage.endswith("_Init")
+
+
+def _position(config: EvaluateConfig, place: Any) -> Any:
     """Index in POSITIONS of the place that the path is read at."""
     if config.path_position == BEST:
         return place
     says_next = config.path_position == "answer" and not config.model.predicts_input
-    return jnp.asarray(POSITIONS.index(config.path_position) - says_next)
+    return POSITIONS.index(config.path_position) - says_next
 
 
 def _mean_where(value: Array, where: Bool[Array, " N"]) -> Float[Array, ""]:

@@ -11,7 +11,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from grokjax.base.names import DIVERGED, DONE, POSITIONS, RUN_STATUSES, RUNNING, STOPPED
+from grokjax.base.names import (
+    DIVERGED,
+    DONE,
+    INTERRUPTED,
+    OOD_BRIDGE_BY_SITE,
+    POSITIONS,
+    RUN_STATUSES,
+    RUNNING,
+    STOPPED,
+)
 from grokjax.data.dataset import Dataset
 from grokjax.data.graph import regime_name, resolve_augmentation
 from grokjax.model.cost import peak_bytes
@@ -92,7 +101,7 @@ class Log:
         if rows and self._writes:
             self._curves.append(rows)
             for board in self._boards:
-                board.append(rows)
+                board.append([_without_sites(row) for row in rows])
         return rows
 
     def flush(self, step: int) -> None:
@@ -132,7 +141,7 @@ class Log:
         self.fetch()
         if not self._writes:
             return
-        write_runs(self._workdir, with_done(self._table) if finished else self._table)
+        write_runs(self._workdir, _with_end(self._table, DONE if finished else INTERRUPTED))
         for board in self._boards:
             board.close()
 
@@ -182,6 +191,11 @@ def curve_rows(
     return rows
 
 
+def _without_sites(row: dict) -> dict:
+    """A row without its rates per site: TensorBoard shows one path, curves.csv has them all."""
+    return {name: x for name, x in row.items() if OOD_BRIDGE_BY_SITE not in name}
+
+
 def run_table(
     config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence[Dataset]
 ) -> list[dict]:
@@ -217,9 +231,9 @@ def write_final_runs(
     """
     for run, step, code in zip(table, steps, status, strict=False):  # a padded state
         run |= {"step": int(step), "status": RUN_STATUSES[int(code)]}
-    write_runs(path, with_done(table) if finished else table)
+    write_runs(path, _with_end(table, DONE if finished else INTERRUPTED))
 
 
-def with_done(table: list[dict]) -> list[dict]:
-    """Rows of the runs, after the last step."""
-    return [run | {"status": DONE} if run["status"] == RUNNING else run for run in table]
+def _with_end(table: list[dict], end: str) -> list[dict]:
+    """Rows of the runs when their process ends: what becomes of those that still run."""
+    return [run | {"status": end} if run["status"] == RUNNING else run for run in table]

@@ -31,7 +31,7 @@ from grokjax.training.population import Population
 from grokjax.training.resolve import check_settings
 from grokjax.training.starting_state import starting_state
 from grokjax.training.step import RunState, status_code
-from grokjax.training.weights import analysis_weights
+from grokjax.training.stored_weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
 from grokjax.workdir.layout import check_data, open_workdir, write_config
 from grokjax.workdir.lock import locked_once

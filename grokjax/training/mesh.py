@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,9 +21,6 @@ BY_RUN = PartitionSpec("run")
 def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mesh:
     """The mesh ("run", "batch") that fits `num_runs` with the fewest idle places.
 
-    Rows follow the order of the processes, shared out evenly: each process holds neighbouring runs,
-    whole ones unless `batch_devices` is more than it has.
-
     Args:
       num_runs: R.
       batch_devices: devices that share one run's batch.
@@ -32,7 +29,16 @@ def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mes
     Raises:
       UserError: a batch is to be split over more devices than there are, or a process has no work.
     """
-    devices = jax.devices() if devices is None else devices
+    grid = arrange(num_runs, batch_devices, jax.devices() if devices is None else devices)
+    return Mesh(grid, ("run", "batch"), axis_types=(AxisType.Auto,) * 2)
+
+
+def arrange(num_runs: int, batch_devices: int, devices: Sequence[Any]) -> np.ndarray:
+    """Devices by run place and batch part, an array of objects.
+
+    Rows follow the order of the processes, shared out evenly: each process holds neighbouring runs,
+    whole ones unless `batch_devices` is more than it has. Arguments and errors are `make_mesh`'s.
+    """
     if batch_devices > len(devices):
         raise UserError(f"train.batch_devices: {batch_devices}, of {len(devices)} devices here")
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
@@ -58,7 +64,7 @@ def make_mesh(num_runs: int, batch_devices: int = 1, devices: Any = None) -> Mes
             f"{num_processes} processes are too many for {num_runs} runs on {batch_devices} devices"
             " each: start fewer, or split batches over more devices with train.batch_devices"
         )
-    return Mesh(grid, ("run", "batch"), axis_types=(AxisType.Auto,) * 2)
+    return grid
 
 
 def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable:

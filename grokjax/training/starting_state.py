@@ -16,7 +16,7 @@ from grokjax.base.errors import UserError
 from grokjax.runtime.processes import on_all
 from grokjax.training.population import Population
 from grokjax.training.step import RunState
-from grokjax.training.weights import read_weights
+from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.arrays import with_rows
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.tables import RUNS, read_table

@@ -7,7 +7,8 @@ carries the head and relation 1 and does not carry relation 2. For an old query 
 and r1, and another old query R that differs from O in its head:
 
 - first half: the new query's state put into R; does R then answer as O? O's own state is the
-  ceiling.
+  ceiling. The state of another old query with the same h and r1 is the baseline: the first fact is
+  the same old one in all three, and a state that depends on h and r1 alone passes by construction.
 - second half: O's state, known to be good, put into R with the new second relation; does it then
   answer the new fact's tail? R itself, which O's state makes answer as O, is the control.
 """
@@ -28,10 +29,11 @@ from grokjax.analysis.onset import holds_bridge
 from grokjax.analysis.pairs import SLOTS, Compositions, draw_pairs
 from grokjax.analysis.patching import Donor, Patching, Readings, Weights
 from grokjax.analysis.sites import STREAMS, Site, all_sites, components, single_shares
+from grokjax.base.draws import random_stream
 from grokjax.base.files import write_atomically
-from grokjax.base.names import OLD_THEN_NEW
+from grokjax.base.names import END, OLD_THEN_NEW, SATURATION
 from grokjax.data.dataset import Dataset
-from grokjax.data.graph import ID, QUERY, fact_numbers, random_stream
+from grokjax.data.graph import ID, QUERY, fact_numbers
 from grokjax.data.new_facts import trained_compositions
 from grokjax.model import ModelConfig
 from grokjax.results import Results
@@ -50,7 +52,7 @@ def measure_halves(results: Results) -> None:
     for run_id in usable_runs(results.runs).run_id:
         run = results.run_config(run_id).transfer
         names = run.checkpoint.split("+")
-        if "end" in names or (run.group == "natural" and "saturation" in names):
+        if END in names or (run.group == "natural" and SATURATION in names):
             dataset = results.dataset(run_id)
             if len(dataset.new_facts):
                 halves = circuit_halves(results.model, results.weights(run_id), dataset)
@@ -72,8 +74,9 @@ def circuit_halves(
 
     Returns:
       component, place, position: the site; score: how well it holds the bridge on old queries (the
-      smaller effect of head and relation 1, less that of relation 2); old_effect (the ceiling) and
-      new_effect: share of the logit difference between O and R that each donor brings into R;
+      smaller effect of head and relation 1, less that of relation 2); old_effect (the ceiling),
+      same_effect (the baseline) and new_effect: share of the logit difference between O and R that
+      each donor brings into R;
       accuracy of the new queries; with O's state, old_patched: share of R that answer as O, and
       new_patched: share of R with the new relation that answer the new tail; num_pairs. NaN where
       the model does not tell old queries apart.
@@ -89,14 +92,18 @@ def circuit_halves(
     head, relation1, relation2 = effect.to_numpy()[:, 0]
     score = holds_bridge(head, relation1, relation2)
     nothing = dict.fromkeys(
-        ("score", "old_effect", "new_effect", "accuracy", "old_patched", "new_patched"), math.nan
-    )
+        (
+            "score", "old_effect", "same_effect", "new_effect",
+            "accuracy", "old_patched", "new_patched",
+        ),
+        math.nan,
+    )  # fmt: skip
     if not np.isfinite(score).any():
         return {"component": "", "place": "", "position": ""} | nothing | {"num_pairs": 0}
     best = int(np.nanargmax(score))
     # Other queries than those that chose the site.
     asked = draw_pairs(dataset, "head", "id", num_pairs, seed + 1, compositions)
-    triples = _triples(dataset, asked.clean, asked.corrupted, seed)
+    triples = _triples(dataset, old, asked.clean, asked.corrupted, seed)
     site = sites[best]
     named = {"component": site.component, "place": site.place, "position": site.position}
     if not len(triples[0]):
@@ -105,20 +112,29 @@ def circuit_halves(
 
 
 def _triples(
-    dataset: Dataset, clean: Int[np.ndarray, "N 5"], corrupted: Int[np.ndarray, "N 5"], seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """O, R, and a new query with O's head and relation 1, where there is one."""
+    dataset: Dataset,
+    known: Int[np.ndarray, "K 5"],
+    clean: Int[np.ndarray, "N 5"],
+    corrupted: Int[np.ndarray, "N 5"],
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """O, R, another old query and a new one with O's head and relation 1, where there are both."""
     probes = dataset.probes
     is_asked = np.asarray(probes.kind) == probes.names.index(OLD_THEN_NEW)
     asked = np.asarray(probes.table.query)[is_asked]
     rng = random_stream(seed, "circuit halves")
-    kept, new = [], []
-    for i, (h, r1) in enumerate(clean[:, :2]):
+    known = known[:, QUERY]
+    kept, same, new = [], [], []
+    for i, query in enumerate(clean[:, QUERY]):
+        h, r1, r2 = query[:3]
         rows = np.flatnonzero((asked[:, 0] == h) & (asked[:, 1] == r1))
-        if len(rows):
+        others = np.flatnonzero((known[:, 0] == h) & (known[:, 1] == r1) & (known[:, 2] != r2))
+        if len(rows) and len(others):
             kept.append(i)
             new.append(asked[rng.choice(rows)])
-    return clean[kept][:, QUERY], corrupted[kept][:, QUERY], np.array(new).reshape(-1, 4)
+            same.append(known[rng.choice(others)])
+    same_rows, new_rows = (np.array(x).reshape(-1, 4) for x in (same, new))
+    return clean[kept][:, QUERY], corrupted[kept][:, QUERY], same_rows, new_rows
 
 
 def _ask(
@@ -128,12 +144,13 @@ def _ask(
     num_pairs: int,
     old: np.ndarray,
     other: np.ndarray,
+    same: np.ndarray,
     new: np.ndarray,
 ) -> dict[str, Any]:
     program = Patching.compiled(model, (site.component,), 1)
     num = len(old)
     # Always the same shape: one program for all runs.
-    o, r, d = (jnp.asarray(np.resize(x, (num_pairs, 4)))[None] for x in (old, other, new))
+    o, r, s, d = (jnp.asarray(np.resize(x, (num_pairs, 4)))[None] for x in (old, other, same, new))
     own = jax.tree.map(lambda x: jnp.asarray(x)[None], weights)
     answers = o[..., 3], r[..., 3]
     shares = single_shares(model, [site])
@@ -146,6 +163,7 @@ def _ask(
 
     clean, from_old = program.unpatched(own, o, answers)
     corrupted, _ = program.unpatched(own, r, answers)
+    _, from_same = program.unpatched(own, s, answers)
     _, from_new = program.unpatched(own, d, answers)
     total = np.mean(difference(clean) - difference(corrupted))
 
@@ -157,6 +175,7 @@ def _ask(
     asked = r.at[..., 2:].set(d[..., 2:])  # R with the new relation and tail
     return {
         "old_effect": effect(from_old),
+        "same_effect": effect(from_same),
         "new_effect": effect(from_new),
         "accuracy": right(program.unpatched(own, d, wanted)[0]),
         "old_patched": right(program.patched(own, r, answers, from_old, shares)),

@@ -12,13 +12,18 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.names import DIVERGED, GROKKED, MEMORISED, PATH
+from grokjax.base.names import ANSWER, DIVERGED, EVENT_AT, GROKKED, MEMORISED, PATH, PATH_AT
 from grokjax.results import Results
 from grokjax.settings.config import Row
-from grokjax.statistics.events import grok_table
+from grokjax.statistics.events import at_kept_site, order_table
 
 CHECKPOINTS = ("before", "saturation", "path", "grokked", "end")
-_EVENT_OF = {"before": MEMORISED, "saturation": MEMORISED, "path": PATH, "grokked": GROKKED}
+_EVENT_OF = {  # what each waits for, and the column of `order_table` that has its step
+    "before": (MEMORISED, MEMORISED),
+    "saturation": (MEMORISED, MEMORISED),
+    "path": (PATH, f"{PATH}_{PATH_AT:g}"),
+    "grokked": (GROKKED, f"{ANSWER}_{EVENT_AT:g}"),
+}
 _COLUMNS = ["group", "run_id", "checkpoint", "step", "event_step", "skipped"]
 
 
@@ -72,7 +77,9 @@ def find_sources(
     stored = np.array(results.checkpoint_steps())
     if not len(stored):
         raise UserError(f"{results.workdir}: has no checkpoints to finetune; train it first")
-    events = grok_table(results.runs, results.curves).set_index("run_id")
+    ends = results.runs[results.runs.status == DIVERGED].set_index("run_id").step.to_dict()
+    curves = at_kept_site(results.curves, ends)
+    events = order_table(results.runs, curves, (PATH_AT, EVENT_AT)).set_index("run_id")
     sources: list[Source] = []
     rows = []
     for run in results.runs.itertuples():
@@ -103,8 +110,8 @@ def _locate(
         return math.nan, math.nan, DIVERGED if run.status == DIVERGED else "not trained"
     if checkpoint == "end":
         return math.nan, stored[-1], ""
-    event = _EVENT_OF[checkpoint]
-    at = float(events.loc[run.run_id, event])
+    event, column = _EVENT_OF[checkpoint]
+    at = float(events.loc[run.run_id, column])
     if not math.isfinite(at):
         return at, math.nan, f"{event}: never observed"
     steps = stored[stored < at][-1:] if checkpoint == "before" else stored[stored >= at][:1]

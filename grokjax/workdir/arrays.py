@@ -117,19 +117,19 @@ def _dotted(path: Any) -> str:
     return ".".join(name(entry) for entry in path)
 
 
-def _shapes(tree: Any) -> dict[str, tuple]:
+def shapes_by_name(tree: Any) -> dict[str, tuple]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_dotted(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
 
 
 def _stored_shapes(folder: pathlib.Path) -> dict[str, tuple]:
-    return _shapes(ocp.PyTreeCheckpointHandler().metadata(folder / ITEM).tree)
+    return shapes_by_name(ocp.PyTreeCheckpointHandler().metadata(folder / ITEM).tree)
 
 
 def check_shapes(folder: pathlib.Path, like: Any) -> None:
     """Orbax pads or cuts arrays of other shapes in silence; here that is an error."""
     have = _stored_shapes(folder)
-    for name, shape in _shapes(like).items():
+    for name, shape in shapes_by_name(like).items():
         if name not in have:
             raise UserError(f"{folder}: of another model, it has no array {name}")
         if have[name] != shape:

@@ -48,6 +48,21 @@ def locked(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
         os.close(file)
 
 
+def is_locked(folder: pathlib.Path) -> bool:
+    """Whether a process works in a folder now; nothing is written."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
 @contextlib.contextmanager
 def locked_once(folder: pathlib.Path) -> Iterator[None]:
     """The same for several processes that work together: the first one holds it for all."""

@@ -1,5 +1,6 @@
 """`grokjax compile`: this machine's programs counted; what cannot be compiled is one line."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -9,7 +10,9 @@ from conftest import ROOT, tiny_config
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.instruments.targets import find_target
+from grokjax.instruments import compile as compiler
+from grokjax.instruments.targets import Chip, find_target, machine
+from grokjax.model import num_parameters
 from grokjax.model.cost import train_flops
 from grokjax.settings import grid
 from grokjax.training.resolve import planned_model
@@ -24,6 +27,9 @@ def test_training_counts_what_is_counted_on_paper():
     assert training.num_steps == config.train.chunk_steps
     assert step.unknown_loops == step.host_transfers == 0 and not step.collectives
     assert training.bytes_needed > training.temporary_bytes > 0
+    assert training.floor.flops == on_paper
+    state = 4 * 4 * num_parameters(planned_model(config))  # weights, average and two moments
+    assert 2 * state <= training.floor.bytes < 2.05 * state
 
 
 def test_work_grows_with_the_runs_and_is_divided_among_devices():
@@ -78,6 +84,9 @@ def test_the_command_writes_text_and_numbers(tmp_path, capsys):
 BAD = {
     "tpu-v9": "unknown; give one of v5e, v6e, v5p, h100, h200, a100, here",
     "h200:2x2": "unknown",
+    "v5e:": "unknown",
+    "v5e:2x2:0": "unknown",
+    "here:2": "unknown",
 }
 
 
@@ -85,6 +94,48 @@ BAD = {
 def test_an_unknown_target_names_the_known_ones(name):
     with pytest.raises(UserError, match=BAD[name]):
         find_target(name)
+
+
+def test_a_program_that_does_not_fit_is_told_with_its_mends(monkeypatch, tmp_path, capsys):
+    """The others are compiled and written all the same."""
+    config = tiny_config(train__batch_size=512, evaluate__batch_size=16)
+    (alone,) = grokjax.compile_for(config, "here", num_runs=1, programs=("training",))
+    memory = alone.bytes_needed - 1
+    small = dataclasses.replace(find_target("here"), chip=Chip(1e12, 1e12, memory))
+    monkeypatch.setattr(compiler, "find_target", lambda name, num_devices: small)
+    with pytest.raises(UserError, match=r"training: .* do not fit here's .*; largest: ") as told:
+        compiler.main(config, "here", 1, None, tmp_path, ("training", "evaluation"))
+    assert "model.remat=" in str(told.value) and "train.batch_size" in str(told.value)
+    training, evaluation = json.loads((tmp_path / "counts.json").read_text())["programs"]
+    assert not training["fits"] and training["bytes_needed"] > memory
+    assert evaluation["fits"] and evaluation["bound_seconds"] >= evaluation["floor_seconds"] > 0
+    assert "training: " in capsys.readouterr().out
+
+
+def test_the_analysis_has_some_runs_of_many_and_the_targets_own_budgets():
+    """As `grokjax analyze` would call it there; on a CPU it takes a run for each device."""
+    config = tiny_config()
+    (lens,) = grokjax.compile_for(config, "here", num_runs=6, num_devices=2, programs=("lens",))
+    assert (lens.num_runs, lens.num_devices) == (2, 2)
+
+
+def test_a_workdirs_settings_can_be_compiled(capsys):
+    frozen = f"--config={ROOT}/tests/data/workdirs/15fac09_quickstart.json"
+    assert main(["compile", frozen, "--target=here", "--programs=lens", "--runs=0"]) == 2
+    assert "--runs=0: must be at least 1" in capsys.readouterr().err
+    assert main(["compile", frozen, "--target=here", "--programs=lense"]) == 2
+    assert "choose of training, evaluation, lens, patching" in capsys.readouterr().err
+
+
+def test_what_a_target_has_is_known_without_its_compiler():
+    def had(name):
+        chip, num_devices = machine(name)
+        return chip.memory, num_devices
+
+    assert had("h100:8") == (84_900_000_000, 8)
+    assert had("v5e") == (16_911_433_728, 4) and had("v5e:4x4:2") == (16_911_433_728, 32)
+    with pytest.raises(UserError, match="leave it out for this one"):
+        machine("here")
 
 
 def test_more_devices_than_there_are():

@@ -78,7 +78,7 @@ def test_other_variants(tmp_path):
     model = golden.model_config(z)
     assert (model.positions, model.num_identifiers, model.num_registers) == ("learned", 3, 16)
     params, buffers = golden.params_and_buffers(z, "param/", model)
-    output = forward(model, params, buffers, golden.batch(golden.group(z, "batch/")))
+    output = forward(model, params, buffers, golden.batch(golden.arrays_under(z, "batch/")))
     # The rows of a batch are those of its identifiers.
     registers = output.embedding[:, 0] / (np.sqrt(32) * 0.707106781)
     registers = registers - z["param/embed_pos.embedding_weight"][:1]
@@ -92,7 +92,7 @@ def test_other_variants(tmp_path):
     assert (model.num_registers, model.length) == (0, 5)
     params, buffers = golden.params_and_buffers(bare, "param/", model)
     assert "registers" not in params
-    output = forward(model, params, buffers, golden.batch(golden.group(bare, "batch/")))
+    output = forward(model, params, buffers, golden.batch(golden.arrays_under(bare, "batch/")))
     bare |= {"logits": np.asarray(output.logits), "stage_z_H": np.asarray(output.trace.z_H)}
     left = {n: v for n, v in bare.items() if n.split("/")[0] in ("param", "buffer", "batch")}
     np.savez(

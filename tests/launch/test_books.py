@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from launching import ENVIRONMENT, beat
@@ -108,13 +107,13 @@ def test_stop_signals_nobody_by_a_number_that_is_everybodys(pid, jobs, workdir):
 def test_stop_signals_a_worker_of_ours(workdir):
     """By its number, when it began, and its command line."""
     code = "import time; print(flush=True); time.sleep(600)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "grokjax"], stdout=subprocess.PIPE, text=True
-    )
-    process.stdout.readline()
-    beat(population_folder(workdir, "000"), pid=process.pid, start=process_start(process.pid))
-    assert told(workdir, "stop") == (0, "")
-    deadline = time.monotonic() + 10
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert process.returncode == -signal.SIGTERM
+    words = [sys.executable, "-c", code, "grokjax"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            process.stdout.readline()
+            start = process_start(process.pid)
+            beat(population_folder(workdir, "000"), pid=process.pid, start=start)
+            assert told(workdir, "stop") == (0, "")
+            assert process.wait(timeout=10) == -signal.SIGTERM
+        finally:
+            process.kill()

@@ -26,7 +26,7 @@ from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import Plan, population_folder, read_plan, write_plan
 from grokjax.sweeps.planner import checkpoint_bytes
 from grokjax.training.population import Population
-from grokjax.training.weights import analysis_weights
+from grokjax.training.stored_weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
 from launch import books, local, preflight, status, submit
 from launch.__main__ import main

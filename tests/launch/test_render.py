@@ -265,6 +265,35 @@ def test_bad_jobsets_are_refused(workdir, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_plan_is_for_the_machines_of_the_job(tmp_path, monkeypatch, capsys):
+    """Docs' example: the target goes to who plans; another than the job's own is refused."""
+    script, seen = tmp_path / "python", tmp_path / "seen"
+    script.write_text(
+        f'#!/bin/sh\necho "$JAX_PLATFORMS" "$@" >> {seen}\n'
+        "echo 'grokjax: error: --target: its compiler is not installed' >&2\nexit 2\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    slices = ["--accelerator=tpu-v5-lite-podslice", "--topology=4x4", "--slices=2"]
+    command = ["gke", f"--workdir={tmp_path / 'w'}", "--queue=team", "--devices-per-node=4"]
+    command += ["--container=image", f"--volume=claim:{tmp_path}", "--dry-run"]
+    config = ["--config=experiments/regimes.py"]
+    assert main([*command, *slices, *config, "--target=v5e:4x4:2"]) == 2
+    assert "launch: error: --target: its compiler is not installed" in capsys.readouterr().err
+    (planned_by,) = seen.read_text().splitlines()
+    assert planned_by.startswith("cpu -m grokjax sweep --plan-only")
+    assert "--target=v5e:4x4:2" in planned_by
+    for wrong in ("v5e:4x4", "h200"):
+        assert main([*command, *slices, *config, f"--target={wrong}"]) == 2
+        assert f"--target={wrong}: a row's machines are v5e:4x4:2" in capsys.readouterr().err
+    gpus = ["--accelerator=nvidia-h100-80gb", "--nodes=2"]
+    assert main([*command, *gpus, *config, "--target=h100:4"]) == 2
+    assert "a row's machines are h100:8" in capsys.readouterr().err
+    assert main([*command, *slices, "--target=v5e:4x4:2"]) == 2
+    assert "--target=v5e:4x4:2: changes a plan; give --config=FILE" in capsys.readouterr().err
+    assert len(seen.read_text().splitlines()) == 1
+
+
 def test_jobsets_are_created_once(workdir, tmp_path, monkeypatch, capsys):
     """With a `kubectl` that keeps what it is given; a cluster has not been tried."""
     kubectl = tmp_path / "kubectl"

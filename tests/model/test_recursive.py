@@ -42,7 +42,7 @@ def case(request):
 def test_stages_logits_and_lens_match(case):
     z, config, (z_tolerance, logit_tolerance, *_) = case
     params, buffers = golden.params_and_buffers(z, "param/", config)
-    batch = golden.batch(golden.group(z, "batch/"))
+    batch = golden.batch(golden.arrays_under(z, "batch/"))
     output = jax.jit(forward, static_argnums=0)(config, params, buffers, batch)
     assert output.trace.stages == tuple(z["stage_names"])
     assert [lens_stream(s) for s in output.trace.stages] == list(z["lens_stream"])
@@ -59,7 +59,7 @@ def test_stages_logits_and_lens_match(case):
 def test_loss_and_gradient_match(case):
     z, config, (_, _, loss_tolerance, gradient_tolerance) = case
     params, buffers = golden.params_and_buffers(z, "param/", config)
-    batch = golden.batch(golden.group(z, "batch/"))
+    batch = golden.batch(golden.arrays_under(z, "batch/"))
     train = TrainConfig(config, 7, "stablemax", end_id=40)
     loss, grads = jax.jit(jax.value_and_grad(batch_loss, argnums=1), static_argnums=0)(
         train, params, buffers, batch
@@ -78,7 +78,7 @@ def test_loss_and_gradient_match(case):
 def test_padded_rows_match(case):
     z, config, (_, logit_tolerance, loss_tolerance, _) = case
     params, buffers = golden.params_and_buffers(z, "param/", config)
-    padded = golden.group(z, "padrow/")
+    padded = golden.arrays_under(z, "padrow/")
     padded.setdefault("puzzle_identifiers", np.zeros(7, np.int32))
     batch = golden.batch(padded)
     logits = forward(config, params, buffers, batch).logits
@@ -92,7 +92,7 @@ def test_padded_rows_match(case):
 def test_token_losses_match(case):
     z, config, (*_, loss_tolerance, _) = case
     params, buffers = golden.params_and_buffers(z, "param/", config)
-    batch = golden.batch(golden.group(z, "batch/"))
+    batch = golden.batch(golden.arrays_under(z, "batch/"))
     logits = forward(config, params, buffers, batch).logits
     got = token_losses("stablemax", logits, batch.labels)
     np.testing.assert_allclose(got, z["token_loss"], rtol=20 * loss_tolerance)
@@ -107,7 +107,7 @@ def test_bfloat16_statistics():
     config = golden.model_config(z)
     assert config.dtype == "bfloat16"
     params, buffers = golden.params_and_buffers(z, "param/", config)
-    output = forward(config, params, buffers, golden.batch(golden.group(z, "batch/")))
+    output = forward(config, params, buffers, golden.batch(golden.arrays_under(z, "batch/")))
     assert output.logits.dtype == jnp.bfloat16 and output.trace.z_H.dtype == jnp.bfloat16
     assert params["embed"].dtype == jnp.float32
     got, want = np.asarray(output.logits, np.float32), z["logits"]

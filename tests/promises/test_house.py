@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import pathlib
+import re
 
 import pytest
 from tiny import ROOT
@@ -66,6 +67,15 @@ def test_imports_go_down_the_list_of_rooms():
         if floor_of(other) < floor_of(module)
     }
     assert up == LATE
+
+
+def test_the_page_has_the_same_list():
+    """docs/design.md, section 3, in the same order and with the same rooms."""
+    page = (ROOT / "docs" / "design.md").read_text()
+    named = re.findall(r"^\| `grokjax/(\w+)", page, re.MULTILINE)
+    assert named == ["cli", *ROOMS[ROOMS.index("report") :]]
+    rooms = {path.stem for path in (ROOT / "grokjax").iterdir() if path.suffix in ("", ".py")}
+    assert rooms - {"__pycache__"} == set(ROOMS)
 
 
 def test_no_modules_import_each_other():

@@ -52,7 +52,7 @@ def small_config(num_steps, eval_every, num_seeds=2):
     changes |= {"train.chunk_steps": eval_every, "checkpoint.every": num_steps}
     config, _ = read_experiment(str(ROOT / "experiments/small.py"), changes)
     regimes = grid("data.regime", ("natural", "both_hop_full"))
-    config.runs = rows_of(product(regimes, seeds(num_seeds)))
+    config.runs = rows_of(list(product(regimes, seeds(num_seeds))))
     return config
 
 

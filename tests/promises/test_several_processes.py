@@ -18,7 +18,7 @@ from grokjax.cli import main
 from grokjax.runtime import devices
 from grokjax.runtime import processes as distributed
 from grokjax.runtime.processes import HEARTBEAT_SECONDS, Processes, find_processes
-from grokjax.training.mesh import make_mesh
+from grokjax.training.mesh import arrange, make_mesh
 from grokjax.workdir.checkpoints import Checkpoints
 
 LONG = "--config.train.num_steps=1000"
@@ -60,8 +60,11 @@ def test_broken_off_as_two_processes_and_ended_as_one(tmp_path):
     assert time.monotonic() - start < 2 * HEARTBEAT_SECONDS
     assert saved_steps(workdir) == [first_end]
 
+    said = len(hosts.log_of(workdir))
     running, resuming = hosts.start(workdir, 1, 2, *options), f"resuming at step {first_end:,}"
-    hosts.wait_until(lambda: hosts.log_of(workdir).count(resuming) == 2, running)
+    # A chunk is over: before that a signal leaves without a save, and rows beyond the step stay.
+    hosts.wait_until(lambda: "member-steps" in hosts.log_of(workdir)[said:], running)
+    assert resuming in hosts.log_of(workdir)[said:]
     running[0].send_signal(signal.SIGTERM)
     assert hosts.wait(running) == [75]
     last_end = saved_steps(workdir)[-1]
@@ -184,11 +187,10 @@ class _Device:
     (8, 1, [[0], [1], [10], [11]]), (3, 1, [[0], [1], [10]]), (2, 1, [[0], [10]]),
     (5, 1, [[0], [1], [10]]), (2, 2, [[0, 1], [10, 11]]), (1, 4, [[0, 1, 10, 11]]),
 ])  # fmt: skip
-def test_each_process_holds_neighbouring_runs(num_runs, batch_devices, ids, monkeypatch):
+def test_each_process_holds_neighbouring_runs(num_runs, batch_devices, ids):
     """Whatever the order of the devices is."""
-    monkeypatch.setattr("grokjax.training.mesh.Mesh", lambda grid, *_, **__: grid)
     visible = [_Device(1, 11), _Device(0, 0), _Device(1, 10), _Device(0, 1)]
-    grid = make_mesh(num_runs, batch_devices, visible)
+    grid = arrange(num_runs, batch_devices, visible)
     assert [[device.id for device in row] for row in grid] == ids
 
 

@@ -121,7 +121,7 @@ def test_no_control_character_reaches_the_terminal(tmp_path):
         ["launch", "status", tmp_path],
         ["launch", "stop", tmp_path],
         ["grokjax", "report", tmp_path / evil],
-        ["grokjax", "train", SMALL, "--workdir=w", f"--x={evil}"],
+        ["grokjax", "train", SMALL, "--workdir=w", f"--{evil}=1"],
     ):
         done = subprocess.run(
             [sys.executable, "-m", *map(str, words)],

@@ -56,26 +56,47 @@ def test_a_row_per_regime(tmp_path):
     assert (natural.regime, natural.num_runs, natural.num_diverged) == ("natural", 3, 1)
     # Two evaluations at the end are one too few to have memorised.
     assert natural.num_memorised == 0 and both.num_memorised == 3
-    assert both.memorised_at.mean == 100 and both.memorised_at.n == 3
-    # Student-t, n = 3: 0.91 +- 4.3027 * 0.01 / sqrt(3).
-    np.testing.assert_allclose(both.ood_accuracy, [0.91, 0.885159, 0.934841, 3], rtol=1e-5)
-    np.testing.assert_allclose(natural.ood_accuracy[:1], [0.05])
+    assert both.memorised_at == summary.Span(100, 100, 100, 3)
+    ood = both.ood_accuracy
+    np.testing.assert_allclose([ood.median, ood.low, ood.high, ood.n], [0.91, 0.9, 0.92, 3])
+    assert natural.ood_accuracy.median == 0.05 and both.num_answering == 2
+
+
+def test_numbers_are_of_runs_and_within_what_there_can_be(tmp_path):
+    """Values at 0 and 1: a Student-t interval over them leaves the accuracies there are."""
+    r = make_results(tmp_path, num_seeds=4)
+    last = r.curves.step == 400
+    for run_id, value in zip(range(4, 8), (0.0, 1.0, 1.0, 1.0), strict=True):
+        r.curves.loc[last & (r.curves.run_id == run_id), OOD_ACCURACY] = value
+    _, both = summary.summarize(r.runs, r.curves)
+    assert both.ood_accuracy == summary.Span(1.0, 0.0, 1.0, 4)
+    text = summary.summary_table([both], 400)
+    assert "1.00 (0.00 to 1.00)" in text and "Student" not in text and "[" not in text
+
+
+def test_a_run_given_twice_is_one(tmp_path):
+    r = make_results(tmp_path)
+    r.runs["run_hash"] = ["a", "b", "a", "d", "e", "d"]
+    natural, both = summary.summarize(r.runs, r.curves)
+    assert (natural.num_runs, natural.num_repeated, both.num_usable) == (2, 1, 2)
+    text = summary.summary_table([natural, both], 400)
+    assert re.search(r"natural +1 \(\+1 diverged, 1 repeated\)", text)
 
 
 def test_the_table_says_it(tmp_path):
     r = make_results(tmp_path)
     text = summary.summary_table(summary.summarize(r.runs, r.curves), 400)
     assert re.search(r"natural +2 \(\+1 diverged\) +0 of 2 ", text)
-    assert re.search(r"both_hop_full +3 +100 .* 0\.91 \[0\.89, 0\.93\] +0\.50 .* 0\.15", text)
-    assert "At step 400; mean [95 % Student-t interval over seeds]" in text
+    assert re.search(r"both_hop_full +3 +100 .* 0\.91 \(0\.90 to 0\.92\) +0\.50 .* 0\.15", text)
+    assert "At step 400: median (lowest to highest run)" in text
 
 
 def test_the_verdict_states_what_was_measured(tmp_path):
     r = make_results(tmp_path)
     text = summary.verdict(summary.summarize(r.runs, r.curves))
     assert text == (
-        "natural answers 0.05 [0.05, 0.05] of OOD compositions: not over 0.90.\n"
-        "both_hop_full answers 0.91 [0.89, 0.93] of OOD compositions: over 0.90."
+        "natural answers 0.05 (0.05 to 0.05) of OOD compositions: 0 of 2 runs over 0.90.\n"
+        "both_hop_full answers 0.91 (0.90 to 0.92) of OOD compositions: 2 of 3 runs over 0.90."
     )
 
 

@@ -17,7 +17,7 @@ from conftest import tiny_config
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.report import phase_diagram, training_tables
+from grokjax.report import phase_diagram, training_comparisons, training_runs, training_tables
 from grokjax.report.curves_figure import curves_figure
 from grokjax.report.html import Page, Section, render
 from grokjax.report.published import published_pretraining
@@ -41,7 +41,8 @@ def make_runs(rows):
                 "run_id": run_id, "run_hash": f"{run_id}", "regime": group, "group": group,
                 "seeds.data": seed, "status": status, "step": 1000 if status == "done" else 450,
                 "flops_per_step": 10.0, "evaluation_flops": 5.0, "seconds_per_step": 0.01,
-                "evaluation_seconds_per_step": 0.002,
+                "evaluation_seconds_per_step": 0.002, "copies": 1, "also_in": "",
+                "num_test_inferred_ood": 50,
             }
         )  # fmt: skip
         curves.append(
@@ -51,6 +52,8 @@ def make_runs(rows):
                     "step": STEPS,
                     "training_accuracy": rises(memorised),
                     "test_inferred_ood/bridge_found_strict": rises(path),
+                    "test_inferred_ood/bridge_found_at_site": rises(path),
+                    "test_inferred_iid/answer_accuracy": rises(memorised),
                     "test_inferred_ood/bridge_found": rises(path),
                     "test_inferred_ood/bridge_chance": 0.1,
                     "test_inferred_ood/answer_accuracy": rises(grokked),
@@ -76,22 +79,25 @@ RUNS = make_runs([
 
 
 def test_times_count_whom_they_rest_on():
-    table = training_tables.times_table(RUNS).set_index(["group", "event"])
-    grok = table.loc[("natural", "grokked")]
-    assert grok[["num_runs", "observed", "censored", "diverged"]].tolist() == [3, 1, 1, 1]
+    table = training_tables.times_table(RUNS)
+    grok = table[table.level == 0.95].set_index(["group", "event"]).loc[("natural", "answer")]
+    assert grok[["n", "observed", "censored", "diverged"]].tolist() == [3, 1, 1, 1]
     # The diverged run ends at 450, before the only event: it competes, and cannot have it.
-    assert grok.probability == pytest.approx(2 / 3 * 1 / 2)
-    both = table.loc[("both", "grokked")]
-    assert both.probability == 1.0 and both.mean_steps == pytest.approx(300)
-    assert 0.3 < both.low < 0.4  # two of two runs, by Wilson
+    assert grok.probability == pytest.approx(2 / 3 * 1 / 2) and grok["median"] == math.inf
+    assert (grok.earliest, grok.middle, grok.latest) == (800, 800, 800)
+    # All are known up to 1,000: 800, never, diverged. Three runs: their range, no bootstrap.
+    assert grok.restricted_mean == pytest.approx((800 + 1000 + 1000) / 3)
+    assert (grok.restricted_mean_low, grok.restricted_mean_high) == (800, 1000)
+    assert grok.interval == "range" and grok.horizon == 1000 and grok.resolution == 100
+    both = table[table.level == 0.95].set_index(["group", "event"]).loc[("both", "answer")]
+    assert both.probability == 1.0 and both.restricted_mean == pytest.approx(300)
+    assert 0.3 < both.probability_low < 0.4  # two of two runs, by Wilson
     # One group's training is shorter, but all of it got there: the others' means go on.
     short = dataclasses.replace(RUNS, curves=RUNS.curves[
         ~RUNS.curves.run_id.isin([3, 4]) | (RUNS.curves.step <= 600)
     ])  # fmt: skip
-    again = training_tables.times_table(short).set_index(["group", "event"])
-    assert again.loc[("natural", "grokked")].mean_steps == grok.mean_steps
-    assert again.loc[("both", "grokked")].mean_steps == both.mean_steps
-    assert math.isnan(grok.p_value) and 0 < both.p_value < 0.2
+    again = training_tables.times_table(short).set_index(["group", "event", "level"])
+    assert again.loc[("natural", "answer", 0.95)].restricted_mean == grok.restricted_mean
 
 
 def test_a_survival_curve_ends_where_nobody_is_left_who_could():
@@ -99,33 +105,112 @@ def test_a_survival_curve_ends_where_nobody_is_left_who_could():
         ~RUNS.curves.run_id.isin([3, 4, 5]) | (RUNS.curves.step <= 600)
     ])  # fmt: skip
     drawn = survival_figure(short).data
-    ends = drawn[drawn.event == "grokked"].groupby("group").time.max()
+    ends = drawn[drawn.event == "answer"].groupby("group").time.max()
     assert ends.to_dict() == {"natural": 1000, "both": 1000, "second": 600}
 
 
-def test_costs_are_of_those_who_got_there_paired_by_seed():
-    table = training_tables.cost_table(RUNS, (0.95,)).set_index("group")
+def test_a_ratio_with_a_censored_run_is_a_bound():
+    """Of natural one run has not answered: it costs more than it shows, and the ratio is less."""
+    table = training_comparisons.cost_table(RUNS)
+    table = table[(table.level == 0.95) & (table.unit == "FLOP")].set_index("group")
     assert table.reached.to_dict() == {"natural": 1, "both": 2, "second": 1}
-    assert table.flops["natural"] == 8000 and table.flops["both"] == pytest.approx(3000)
-    assert table.seconds["both"] == pytest.approx(3.0)
-    assert table.evaluation_seconds["both"] == pytest.approx(0.6)
-    assert table.ratio["both"] == pytest.approx(0.5) and table.num_pairs["both"] == 1  # seed 0
+    assert table.restricted_mean["both"] == pytest.approx(3000) and table.horizon["both"] == 10_000
+    # Seeds 0 and 1 are paired: (4000 + 2000) / (8000 + 10,000 and more).
+    assert table.ratio["both"] == pytest.approx(6000 / 18_000)
+    assert table.ratio_bound["both"] == "at most"
     assert math.isnan(table.ratio["natural"])
+    seconds = training_comparisons.cost_table(RUNS).set_index(["unit", "level", "group"])
+    assert seconds.restricted_mean["device-seconds", 0.95, "both"] == pytest.approx(3.0)
+    assert (table.restricted_mean_low.dropna() > 0).all()
 
 
-def test_crossed_seeds_share_the_variance():
+def test_a_higher_level_never_looks_cheaper():
+    """At 0.95 only the fast run is left: a mean of those that got there would fall."""
+    rows = [("a", seed, "done", 100, 100, NEVER) for seed in range(4)]
+    data = make_runs(rows)
+    ood = "test_inferred_ood/answer_accuracy"
+    for run_id, (half, whole) in enumerate([(200, 300), (700, NEVER), (800, NEVER), (800, NEVER)]):
+        own = data.curves.run_id == run_id
+        data.curves.loc[own, ood] = 0.6 * rises(half) + 0.4 * rises(whole)
+    table = training_comparisons.cost_table(data)
+    flops = table[table.unit == "FLOP"].set_index("level")
+    assert flops.reached.to_dict() == {0.5: 4, 0.95: 1}
+    assert flops.earliest[0.95] < flops.restricted_mean[0.5] < flops.restricted_mean[0.95]
+    assert flops["median"][0.5] < flops["median"][0.95] == math.inf
+
+
+def eight(group, at, status="done"):
+    return [(group, seed, status, 100, 100, step) for seed, step in enumerate(at)]
+
+
+def test_comparisons_are_exact_paired_and_adjusted():
+    slow = [500, 600, 700, 800, 500, 600, 700, 800]
+    rows = eight("a", slow) + eight("b", [200] * 8) + eight("c", slow[::-1])
+    table = training_comparisons.comparison_table(make_runs(rows))
+    answers = table[(table.quantity == "steps to answer") & (table.level == 0.95)]
+    b, c = (answers[(answers.group_a == "a") & (answers.group_b == g)].iloc[0] for g in "bc")
+    assert b.method == "paired by data seed, exact" and b.num_permutations == 2**8
+    assert b.p == b.p_smallest == 2 / 2**8 and b.num_pairs == 8 and b.interval == "bootstrap"
+    assert b.estimate == pytest.approx(200 / 650) and b.low < b.estimate < b.high and not b.bound
+    assert c.p > 0.5 and c.estimate == 1.0
+    # Two levels by two groups against the first: a family of four.
+    assert b.in_family and b.p_holm == pytest.approx(4 * b.p) and c.p_holm >= c.p
+    between = answers[answers.group_a == "b"].iloc[0]
+    assert not between.in_family and math.isnan(between.p_holm)
+
+
+def test_small_samples_are_not_asymptotic():
+    """Three against three: the log-rank's normal p is 0.02, and no exact one is below 0.1."""
+    rows = [("a", s, "done", 100, 100, t) for s, t in enumerate((600, 700, 800))]
+    rows += [("b", s + 3, "done", 100, 100, t) for s, t in enumerate((200, 300, 400))]
+    table = training_comparisons.comparison_table(make_runs(rows))
+    row = table[(table.quantity == "steps to answer") & (table.level == 0.95)].iloc[0]
+    assert row.method == "unstratified, exact" and row.num_permutations == 20
+    assert row.p == row.p_smallest == pytest.approx(0.1)
+
+
+def test_identical_rows_are_one_run(tmp_path):
+    """Given twice to `grokjax train`, and beside it the same run by another name of its regime."""
+    config = tiny_config(train__num_steps=20, checkpoint__every=10)
+    for name, rows in {
+        "w": [{"seeds.init": 0}, {"seeds.init": 0}, {"seeds.init": 1}],
+        "elsewhere": [{"data.hop1_ratio": 0.0, "data.hop2_ratio": 0.0}],
+    }.items():
+        own = config.copy_and_resolve_references()
+        own.runs = tuple(rows)
+        grokjax.train_and_evaluate(own, tmp_path / name)
+    data = read_training(grokjax.load(tmp_path / "w"))
+    assert data.outcomes.run_id.tolist() == [0, 2] and data.outcomes.copies.tolist() == [2, 1]
+    assert data.outcomes.also_in.tolist() == ["elsewhere", ""]
+    assert (training_tables.times_table(data).n == 2).all()
+
+
+def test_the_seeds_that_were_swept_share_the_variance():
     """Order decides when a run memorises, and nothing else does."""
     rows = [
-        ("a", data, "done", 200 + 300 * order, 500, 600) for data in (0, 1) for order in (0, 1, 2)
+        ("a", data, "done", 200 + 100 * order, 500, 600)
+        for data in (0, 1, 2)
+        for order in (0, 1, 2, 3)
     ]
     crossed = make_runs(rows)
-    crossed.runs["seeds.order"] = [0, 1, 2] * 2
-    table = training_tables.seed_variance(crossed).set_index("quantity")
-    assert table.loc["memorised", "seeds.order"] == pytest.approx(1.0)
-    assert table.loc["memorised", "seeds.data"] == 0.0 and table.num_runs.tolist() == [6, 6]
+    crossed.runs["seeds.order"] = [0, 1, 2, 3] * 3
+    table = training_tables.seed_variance(crossed).set_index(["quantity", "source"])
+    order = table.loc[("memorised", "seeds.order")]
+    assert order.share == pytest.approx(1.0) and order.share_low == pytest.approx(1.0)
+    assert table.share["memorised", "seeds.data"] == 0.0 and set(table.n) == {12}
+    assert order.swept == "seeds.data x seeds.order" and order.num_levels == 4
     together = make_runs(rows)
-    together.runs["seeds.data"] = together.runs["seeds.order"] = range(6)
-    assert not len(training_tables.seed_variance(together))
+    together.runs["seeds.data"] = together.runs["seeds.order"] = range(12)
+    table = training_tables.seed_variance(together).set_index("quantity")
+    assert table.source["memorised"] == "seeds.data + seeds.order"
+    assert "not to be told apart" in table.swept["memorised"] and table.share["memorised"] == 1
+    one = make_runs(rows)
+    one.runs["seeds.data"] = range(12)
+    assert "alone" in training_tables.seed_variance(one).set_index("quantity").swept["memorised"]
+    not_crossed = make_runs(rows[:-1])
+    not_crossed.runs["seeds.order"] = ([0, 1, 2, 3] * 3)[:-1]
+    table = training_tables.seed_variance(not_crossed)
+    assert table.swept.str.endswith("not crossed").all() and table.share.isna().all()
 
 
 def test_the_published_run_is_drawn_where_the_setting_is_its_own():
@@ -141,13 +226,30 @@ def test_the_published_run_is_drawn_where_the_setting_is_its_own():
         assert ("published run, training accuracy" in labels) == expected
 
 
-def test_kinds_of_grokking():
-    table = training_tables.grok_kinds(RUNS).set_index("group")
-    assert table.true.to_dict() == pytest.approx({"natural": 1 / 3, "both": 1.0, "second": 0.0})
-    assert table.fake.to_dict() == {"natural": 0.0, "both": 0.0, "second": 1.0}
-    assert table.delay["natural"] == 600 and table.delay["both"] == pytest.approx(100)
-    outcomes = RUNS.outcomes
-    assert outcomes.flops_to_grok.tolist()[0] == 8000 and len(outcomes) == 6
+def test_the_order_of_path_and_answer_is_told_with_its_horizon():
+    table = training_tables.order_shares(RUNS)
+    strict = table[(table.reading == "strict") & (table.level == 0.95)]
+    counts = strict.pivot(index="group", columns="order", values="count")
+    assert counts.loc["natural"].to_dict() == {
+        "path first": 2, "answer first": 0, "together": 0, "undecided": 1,
+    }  # fmt: skip
+    assert counts.loc["both", "path first"] == counts.loc["both", "answer first"] == 1
+    assert counts.loc["second", "answer first"] == 1
+    share = strict.set_index(["group", "order"]).loc[("both", "path first")]
+    assert (share.share, share.n) == (0.5, 2) and 0 < share.share_low < share.share_high < 1
+    assert share.lag_median == 200
+    outcomes = RUNS.outcomes.set_index(["group", "seeds.data"])
+    label = outcomes["order_label_0.95"]
+    assert label["natural", 0] == "path first by 300"
+    assert label["natural", 1] == "path first, no answer by 1,000"
+    assert label["natural", 2] == "undecided, neither before it diverged at 450"
+    assert label["second", 0] == "answer first, no path by 1,000"
+    assert outcomes["lag_0.95"]["natural", 0] == 300
+    assert math.isnan(outcomes["lag_0.95"]["natural", 1])
+    assert outcomes["lag_0.95_low"]["natural", 1] == 400
+    assert outcomes["flops_to_0.95"].tolist()[0] == 8000 and len(outcomes) == 6
+    assert outcomes.final_iid_accuracy["both", 0] == 1.0 and outcomes.any_chance["both", 0] == 0.1
+    assert list(RUNS.outcomes) == training_runs.OUTCOMES
 
 
 def test_a_boundary_lies_between_what_happens_and_what_does_not():
@@ -171,7 +273,7 @@ def test_phase_diagram_cells():
     data.runs["data.hop2_ratio"] = [float(r[0].split("/")[1]) for r in rows]
     assert phase_diagram.has_phases(data)
     cells = phase_diagram.phase_diagram(data).data
-    grok = cells[cells.kind == "P(grok at 0.95)"].pivot(
+    grok = cells[cells.kind == "P(answer at 0.95)"].pivot(
         index="data.hop1_ratio", columns="data.hop2_ratio", values="mean"
     )
     assert grok.to_numpy().tolist() == [[0, 0], [0, 1]]
@@ -202,7 +304,7 @@ def test_the_page_holds_all_and_needs_nobody(swept, capsys):
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
     for expected in ("phase diagram", "Is it worthwhile?", "hop1_ratio 1", "jax 0."):
         assert expected in page
-    for name in ("times", "costs", "grok_kinds", "outcomes", "machine"):
+    for name in ("outcomes", "times", "order", "costs", "comparisons", "variance", "machine"):
         assert len(pd.read_csv(swept.workdir / f"{name}.csv"))
     for picture in ("survival", "phase_diagram", "cost_benefit", "report_curves"):
         path = swept.workdir / "figures" / f"{picture}.png"

@@ -16,6 +16,7 @@ from grokjax.report.transfer_runs import TransferRuns
 from grokjax.report.transfer_tables import (
     accuracy_table,
     break_even_table,
+    compared,
     equivalence_table,
     time_table,
     worth_table,
@@ -71,8 +72,9 @@ def test_accuracies_have_the_runs_and_queries_that_they_rest_on(data):
     row = of(accuracy_table(data), group="natural", checkpoint="saturation", asked="old_then_new")
     assert row.num_runs == 2 and row.num_queries == 6
     assert row.accuracy == pytest.approx(0.35)
-    # Two values d apart: Student-t with one degree of freedom, 12.706 d / 2.
-    assert row.high - row.accuracy == pytest.approx(12.706 * 0.5 / 2, rel=1e-3)
+    # Of two runs their own values, not an interval beyond 0 and 1.
+    assert (row.low, row.high, row.interval) == (pytest.approx(0.1), pytest.approx(0.6), "range")
+    assert row.accuracy_median == pytest.approx(0.35)
     assert row.bridge_found == pytest.approx(0.4) and row.bridge_chance == pytest.approx(0.1)
 
 
@@ -80,10 +82,11 @@ def test_runs_that_never_get_there_are_censored(data):
     table = time_table(data)
     early = of(table, group="natural", checkpoint="saturation", asked="new_then_old", level=0.5)
     assert (early.reached, early.num_runs) == (1, 2)
-    # Nothing is known of a run beyond the step where it left: 60 is the only event there is.
-    assert early.mean_steps == pytest.approx(60)
+    # Nothing is known of a run beyond the step where it left: to 50, both have no event yet.
+    assert early.horizon == 50 and early.mean_steps == pytest.approx(50)
+    assert (early.earliest, early.latest) == (60, 60) and early.median_high == np.inf
     late = of(table, group="natural", checkpoint="end", asked="new_then_old", level=0.5)
-    assert late.reached == 2 and late.mean_steps == pytest.approx(25)
+    assert late.reached == 2 and late.mean_steps == pytest.approx(25) and late["median"] == 20
 
 
 def test_gain_is_paired_by_seed(data):
@@ -91,7 +94,7 @@ def test_gain_is_paired_by_seed(data):
     row = of(table, group="natural", checkpoint="end", asked="new_then_new")
     assert row.pretraining_flops == 4000 and row.finetuning_flops == 9000
     assert row.gain == pytest.approx((0.5 + 0.0) / 2)
-    assert row.gain_high - row.gain == pytest.approx(12.706 * 0.5 / 2, rel=1e-3)
+    assert (row.gain_low, row.gain_high) == (pytest.approx(0.0), pytest.approx(0.5))
     first = of(table, group="natural", checkpoint="saturation", asked="new_then_new")
     assert np.isnan(first.gain)
 
@@ -108,19 +111,25 @@ def test_break_even_counts_finetunings(data):
     assert row.neither == 2 and np.isnan(row.break_even)
 
 
-def test_equivalence_needs_the_whole_interval_within_the_margin(data):
+def test_equivalence_is_an_exact_test_of_pairs(data):
     table = equivalence_table(data, margin=0.1)
     same = of(table, group="natural", checkpoint="end", asked="old_then_new")
     assert same.num_pairs == 2 and same.difference == pytest.approx(-0.015)
-    assert same.low == pytest.approx(-0.015 - 6.314 * 0.005, rel=1e-3) and same.equivalent
-    # (0.1 - 0.015) / 0.005 standard errors, one degree of freedom.
-    assert same.p == pytest.approx(np.arctan(1 / 17) / np.pi, rel=1e-3)
-    assert not of(
-        equivalence_table(data, margin=0.04), group="natural", checkpoint="end",
-        asked="old_then_new",
-    ).equivalent  # fmt: skip
-    apart = of(table, group="natural", checkpoint="saturation", asked="old_then_new")
-    assert not apart.equivalent and apart.p > 0.5
+    # Two pairs have four signs: no p below a quarter, and nothing is shown.
+    assert same.p_equivalent == same.p_smallest == 0.25 and same.verdict == "not shown"
+    assert (same.low, same.high) == (pytest.approx(-0.02), pytest.approx(-0.01))
+
+
+def test_what_is_compared_is_larger_than_the_margin():
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(-0.02, 0.02, 8)
+    high, low = 0.7 + noise, 0.05 + noise
+    other = rng.uniform(-0.02, 0.02, 8)
+    assert compared(high + other, high, 0.1)["verdict"] == "equivalent"
+    assert compared(low + other, low, 0.1)["verdict"] == "floor"
+    apart = compared(high - 0.4, high, 0.1)
+    assert apart["verdict"] == "different" and apart["p_different"] == 2 / 2**8
+    assert compared(high - 0.1 + other, high, 0.1)["verdict"] == "not shown"
 
 
 def test_pictures_show_what_the_tables_say(data):

@@ -1,5 +1,6 @@
 """Experiment files: every config builds; overrides and settings are checked."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -137,3 +138,24 @@ sys.exit("jax" in sys.modules)
 
 def test_reading_an_experiment_needs_no_jax():
     subprocess.run([sys.executable, "-c", LOADING], cwd=ROOT, check=True)
+
+
+def test_a_workdirs_config_is_an_experiment(tmp_path):
+    stored = ROOT / "tests" / "data" / "workdirs" / "15fac09_quickstart.json"
+    config = load_experiment(str(stored), ["--config.train.batch_size=32"])
+    assert config.train.batch_size == 32 and len(config.runs) == 12
+    whole = tmp_path / "config.json"
+    whole.write_text(json.dumps({"schema_version": 1, "config": json.loads(stored.read_text())}))
+    assert load_experiment(str(whole)).runs == config.runs
+    with pytest.raises(UserError, match=r"the sweep of .* varies it"):
+        load_experiment(str(stored), ["--config.data.regime=natural"])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"model": {"hidden": 3}}'])
+def test_a_json_file_that_is_no_config(tmp_path, content):
+    file = tmp_path / "x.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"x\.json: not a config that a workdir has"):
+        load_experiment(str(file))
+    with pytest.raises(UserError, match="no such file"):
+        load_experiment(str(tmp_path / "y.json"))

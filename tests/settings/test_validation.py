@@ -31,6 +31,14 @@ from grokjax.settings.validation import validate
         ({"model__kind": "decoder", "model__num_heads": 3}, "3 heads do not divide"),
         ({"seeds__init": -1}, "seeds.init: -1 must be a whole number"),
         ({"checkpoint__analysis_steps_per_decade": 0}, "must be at least 1"),
+        ({"data__regime": "neutral"}, "'neutral' is none of natural, both_hop_full"),
+        ({"data__out_degree": 0}, "out_degree: 0 must be at least 1"),
+        ({"data__ood_fraction": 1.0}, "ood_fraction: 1.0 must be at least 0 and below 1"),
+        ({"data__iid_test_fraction": -0.1}, "iid_test_fraction: -0.1 must be at least 0"),
+        ({"data__phi": float("nan")}, "phi: nan must be at least 0"),
+        ({"data__hop1_ratio": 1.5}, "hop1_ratio: 1.5 must be at most 1"),
+        ({"data__hop2_ratio": float("nan")}, "hop2_ratio: nan must be at most 1"),
+        ({"data__max_probes": 0}, "max_probes: 0 must be at least 1"),
     ],
 )
 def test_bad_settings(changes, message):

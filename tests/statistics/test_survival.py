@@ -9,11 +9,9 @@ from grokjax.statistics.survival import (
     EVENT,
     aalen_johansen,
     kaplan_meier,
-    log_rank,
-    paired_ratio,
+    median_time,
     restricted_mean,
-    variance_components,
-    wilson,
+    restricted_times,
 )
 
 # Freireich et al. 1963, weeks of remission with 6-MP and placebo: the textbook's example.
@@ -32,14 +30,6 @@ def test_kaplan_meier_of_the_textbook():
     # Its log-log interval at 6 weeks, as R's survfit(conf.type = "log-log") prints it.
     assert (curve.low[6], curve.high[6]) == pytest.approx((0.620, 0.952), abs=2e-3)
     assert curve.survival[0] == 1.0
-
-
-def test_log_rank_of_the_textbook():
-    found = log_rank(TREATED, TREATED_SEEN, PLACEBO, PLACEBO_SEEN)
-    assert found.statistic**2 == pytest.approx(16.79, abs=0.01) and found.p_value < 1e-4
-    same = log_rank(PLACEBO, PLACEBO_SEEN, PLACEBO, PLACEBO_SEEN)
-    assert same.p_value == pytest.approx(1.0)
-    assert np.isnan(log_rank(TREATED, TREATED_SEEN & False, PLACEBO, PLACEBO_SEEN & False).p_value)
 
 
 def test_all_censored_and_nobody():
@@ -90,39 +80,33 @@ def test_the_variance_is_that_of_repetitions():
     assert 0.9 <= covered / 200 <= 0.99
 
 
+def test_medians_have_the_bounds_of_their_curve():
+    cause = np.where(TREATED_SEEN, EVENT, CENSORED)
+    found = median_time(aalen_johansen(TREATED, cause), 21)
+    assert found.mean == 23 and found.low == 13 and found.high == np.inf  # R: 23, no upper bound
+    nobody = median_time(aalen_johansen(np.array([5.0]), np.array([CENSORED])), 1)
+    assert nobody.mean == nobody.high == np.inf
+    assert np.isnan(median_time(aalen_johansen(np.array([]), np.array([], int)), 0).mean)
+
+
 def test_restricted_means():
-    everybody = restricted_mean(np.array([1.0, 2.0, 3.0]), np.ones(3, bool), 10.0)
-    assert everybody.mean == pytest.approx(2.0) and everybody.n == 3
-    nobody = restricted_mean(np.array([10.0, 10.0]), np.zeros(2, bool), 10.0)
+    everybody = restricted_mean(np.array([1.0, 2.0, 3.0]), np.full(3, EVENT), 10.0)
+    assert everybody == (2.0, 1.0, 3.0, 3, "range")
+    nobody = restricted_mean(np.array([10.0, 10.0]), np.full(2, CENSORED), 10.0)
     assert nobody.mean == 10.0
-    # Censored at 5: half the weight goes on to the horizon.
-    half = restricted_mean(np.array([4.0, 10.0]), np.array([True, False]), 10.0)
-    assert half.mean == pytest.approx(4 + 0.5 * 6)
-    treated = restricted_mean(TREATED, TREATED_SEEN, 35.0)
-    assert treated.mean == pytest.approx(23.29, abs=0.01)  # R's survfit, rmean = 35: 23.29 (2.83)
-    assert (treated.high - treated.low) / 2 / 1.959964 == pytest.approx(2.83, abs=0.05)
+    # A diverged run never has the event: all of the horizon, not where it ended.
+    times = restricted_times(np.array([4.0, 2.0, 12.0]), np.array([EVENT, COMPETING, EVENT]), 10.0)
+    assert times.tolist() == [4, 10, 10]
+    with pytest.raises(ValueError, match="censored before the horizon"):
+        restricted_mean(TREATED, np.where(TREATED_SEEN, EVENT, CENSORED), 35.0)
 
 
-def test_proportions_and_ratios():
-    half = wilson(5, 10)
-    assert (half.low, half.high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson(0, 10).low == 0.0 and np.isnan(wilson(0, 0).mean)
-    ratio = paired_ratio(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]))
-    assert ratio == (2.0, 2.0, 2.0, 3)
-
-
-def test_variance_components_of_a_crossed_design():
-    rng = np.random.default_rng(0)
-    shares = []
-    for _ in range(60):
-        data, init = 2.0 * rng.normal(size=8), 1.0 * rng.normal(size=8)
-        values = data[:, None] + init[None] + 0.5 * rng.normal(size=(8, 8))
-        levels = np.indices((8, 8))
-        factors = {"data": levels[0].ravel().tolist(), "init": levels[1].ravel().tolist()}
-        shares.append(variance_components(values.ravel(), factors))
-    mean = {name: np.mean([s[name] for s in shares]) for name in shares[0]}
-    assert mean["data"] == pytest.approx(4.0, rel=0.25)
-    assert mean["init"] == pytest.approx(1.0, rel=0.25)
-    assert mean["rest"] == pytest.approx(0.25, rel=0.1)
-    with pytest.raises(ValueError, match="full cross"):
-        variance_components(np.ones(3), {"data": [0, 0, 1], "init": [0, 1, 0]})
+def test_the_restricted_mean_is_the_area_over_the_curve():
+    """Up to the first censored time, of Kaplan-Meier and of what competes alike."""
+    rng = np.random.default_rng(4)
+    time, cause = rng.exponential(10, 30), rng.choice([EVENT, COMPETING], 30)
+    time, cause = np.append(time, 8.0), np.append(cause, CENSORED)
+    curve = aalen_johansen(time, cause)
+    curve = curve[curve.time < 8]
+    area = np.sum((1 - curve.probability) * np.diff([*curve.time, 8.0]))
+    assert restricted_mean(time, cause, 8.0).mean == pytest.approx(area)

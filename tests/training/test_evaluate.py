@@ -86,6 +86,10 @@ def test_lens_rates(measured):
         at = [i for i, item in enumerate(items) if item["type"] == kind]
         expected = np.mean([(top[:, i] == bridges[j]).any() for i in at for j in at])
         assert abs(metrics[f"{kind}/bridge_chance"] - expected) < 4 / np.sqrt(8 * len(at))
+        apart = [i for i in at if not np.isnan(strict[i])]
+        expected = np.mean([top[stage, i, 3] == bridges[j] for i in apart for j in at])
+        found_by_chance = metrics[f"{kind}/bridge_chance_strict"]
+        assert abs(found_by_chance - expected) < 2 / np.sqrt(8 * len(apart))
     for kind in {item["type"] for item in items}:
         expected = mean_over(items, kind, target)
         np.testing.assert_allclose(metrics[f"{kind}/target_found"], expected, rtol=1e-6)
@@ -113,8 +117,14 @@ def test_the_paths_site_is_chosen_on_id_compositions(measured, position):
         (top[:, at] == bridge[at][None, :, None]).mean(axis=1) for at in apart.values()
     )
     asked = slice(None) if position == "best" else [POSITIONS.index(position)]
-    assert on_id[stage, place] == on_id[:, asked].max() > 0
+    # Of `Init`, where nothing is computed yet, all is known to no purpose.
+    assert on_id[stage, place] == on_id[1:, asked].max() > 0 and stage > 0
     assert place in np.arange(len(POSITIONS))[asked]
+    by_site = {n: x for n, x in found.items() if "bridge_found_at/" in n}
+    assert len(by_site) == on_ood[1:, asked].size
+    for name, rate in by_site.items():
+        at = model.stages.index(name.split("/")[2]), POSITIONS.index(name.split("/")[3])
+        assert rate == pytest.approx(on_ood[at])
     strict = "test_inferred_ood/bridge_found_strict"
     assert found[strict] == pytest.approx(on_ood[stage, place])
     names = [n if n == "test_inferred_ood" else f"not {n}" for n in probes.names]

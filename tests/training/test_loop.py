@@ -103,7 +103,7 @@ def test_a_resumed_run_is_bit_identical(uninterrupted, tmp_path, monkeypatch):
         stop_after(m, chunk)
         with pytest.raises(Interrupted, match=f"saved at step {5 * chunk}"):
             grokjax.train_and_evaluate(sweep_config(), tmp_path)
-    assert set(grokjax.load(tmp_path).runs.status) == {"running"}
+    assert set(grokjax.load(tmp_path).runs.status) == {"interrupted"}
     calls = stop_after(monkeypatch, -1)
     grokjax.train_and_evaluate(sweep_config(), tmp_path)
     assert len(calls) == 8 - chunk, f"stopped after {chunk} chunks"

@@ -29,7 +29,7 @@ def start(z, config, hyper):
 
 
 def expect(z, prefix, config):
-    arrays = golden.group(z, prefix) | {"H_init": z["H_init"], "L_init": z["L_init"]}
+    arrays = golden.arrays_under(z, prefix) | {"H_init": z["H_init"], "L_init": z["L_init"]}
     arrays["puzzle_emb.weights"] = z[prefix.split("/")[0] + "/puzzle_emb.weights"]
     return params_from_official(arrays, config.model)[0]
 
@@ -48,7 +48,7 @@ def trained(request):
         step = jax.jit(apply_batch, static_argnums=0)
         states, losses = [state], []
         for i in range(5):
-            batch = golden.batch({k: v[i] for k, v in golden.group(z, "batches/").items()})
+            batch = golden.batch({k: v[i] for k, v in golden.arrays_under(z, "batches/").items()})
             state, metrics, _ = step(config, state, hyper, batch)
             states.append(state)
             losses.append(metrics.loss)
@@ -92,7 +92,7 @@ def test_ema_matches_and_registers_stay_raw(trained):
 
 def test_ema_evaluation_matches(trained):
     z, config, states, _ = trained
-    batch = golden.batch({k: v[0] for k, v in golden.group(z, "batches/").items()})
+    batch = golden.batch({k: v[0] for k, v in golden.arrays_under(z, "batches/").items()})
     params = states[5].ema_params
     with contextlib.nullcontext():
         output = jax.jit(forward, static_argnums=0)(config.model, params, states[5].buffers, batch)

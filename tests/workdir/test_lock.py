@@ -27,11 +27,10 @@ with locked(pathlib.Path(sys.argv[1])):
 def holder(tmp_path):
     """Another process that holds the lock of a folder."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "w")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
 
 
 def test_the_second_is_refused_by_name_and_a_dead_owner_keeps_nothing(tmp_path, holder):

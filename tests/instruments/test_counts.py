@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from grokjax.instruments.hlo import Program
+from grokjax.instruments.counts import Program
 
 TPU = """HloModule jit_chunk, is_scheduled=true, entry_computation_layout={()->f32[8,4]{1,0}}
 
@@ -96,6 +96,104 @@ def test_a_search_has_no_known_length():
 
     shape = jax.ShapeDtypeStruct((8,), "float32")
     assert Program(jax.jit(search).lower(shape).compile().as_text()).counts().unknown_loops == 1
+
+
+FUSED = """HloModule m
+
+%fused (p0: f32[100,8,4], p1: s32[], p2: f32[100,4]) -> f32[100,4] {
+  %p0 = f32[100,8,4]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %p2 = f32[100,4]{1,0} parameter(2)
+  %zero = s32[] constant(0)
+  %cut = f32[1,8,4]{2,1,0} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,8,4}
+  %row = f32[1,4]{1,0} reduce(%cut, %zero), dimensions={1}, to_apply=%add
+  ROOT %put = f32[100,4]{1,0} dynamic-update-slice(%p2, %row, %p1, %zero)
+}
+
+ENTRY %main (a: f32[100,8,4], i: s32[], b: f32[100,4]) -> f32[100,4] {
+  %a = f32[100,8,4]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[100,4]{1,0} parameter(2)
+  ROOT %fusion = f32[100,4]{1,0} fusion(%a, %i, %b), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_of_what_is_sliced_the_slice_moves():
+    """A scan's fusion reads one step of its inputs and writes one of its outputs."""
+    counts = Program(FUSED).counts()
+    assert counts.bytes == 4 * (100 * 8 * 4 + 1 + 100 * 4 + 100 * 4)
+    assert counts.bytes_moved == 4 * (8 * 4 + 1 + 4)
+    whole = Program(FUSED.replace("reduce(%cut", "reduce(%p0")).counts()
+    assert whole.bytes_moved == 4 * (100 * 8 * 4 + 1 + 4)
+
+
+MOSAIC = """HloModule m
+
+ENTRY %main (a: f32[256,128]) -> f32[256,128] {
+  %a = f32[256,128]{1,0} parameter(0)
+  ROOT %k = f32[256,128]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/own/pallas_call"}, backend_config={"custom_call_config":{"cost_estimate":{"flops":"12345","transcendentals":"7","bytes_accessed":"6789"}}}
+}
+"""
+TRITON = (
+    MOSAIC.replace("tpu_custom_call", "__gpu$xla.gpu.triton").split(", backend_config")[0] + "\n}\n"
+)
+
+
+@pytest.mark.parametrize(("text", "declared"), [(MOSAIC, {}), (TRITON, {"own": (12345, 6789)})])
+def test_a_custom_kernel_is_priced_by_what_it_declares(text, declared):
+    counts = Program(text, declared).counts()
+    assert counts.flops == counts.declared_flops == 12345
+    assert counts.bytes == counts.bytes_moved == counts.declared_bytes == 6789
+    assert counts.custom_kernels == counts.kernels == 1
+
+
+def test_one_that_declares_nothing_has_its_operands_alone():
+    counts = Program(TRITON).counts()
+    assert counts.custom_kernels == 1 and counts.flops == counts.declared_bytes == 0
+    assert counts.bytes == counts.bytes_moved == 2 * 4 * 256 * 128
+
+
+def test_a_collective_within_a_fusion_counts():
+    text = """HloModule m
+
+%inside (p0: f32[8]) -> f32[8] {
+  %p0 = f32[8]{0} parameter(0)
+  ROOT %sum = f32[8]{0} all-reduce(%p0), to_apply=%add
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %f = f32[8]{0} fusion(%a), kind=kCustom, calls=%inside
+}
+"""
+    assert Program(text).counts().collectives == [("all-reduce", "f32[8]", 1)]
+
+
+def test_an_asynchronous_start_makes_one_array():
+    text = """HloModule m
+
+ENTRY %main (a: f32[8]) -> f32[32] {
+  %a = f32[8]{0} parameter(0)
+  %s = (f32[8]{0}, f32[32]{0}) all-gather-start(%a), dimensions={0}
+  ROOT %d = f32[32]{0} all-gather-done(%s)
+}
+"""
+    counts = Program(text).counts()
+    assert counts.collectives == [("all-gather", "f32[32]", 1)] and counts.kernels == 1
+    assert counts.bytes == 4 * (8 + 32) and counts.largest_gather == 4 * 32
+
+
+def test_a_loop_that_starts_late_and_takes_two_at_a_time():
+    text = TPU.replace("LIMIT", "10")
+    text = text.replace("tuple(%left, %left)", "tuple(%next, %left)").replace(
+        "  %weights = ", "  %two = s32[] constant(2)\n  %at = s32[] get-tuple-element(%carry), index=0\n"
+        "  %next = s32[] add(%at, %two)\n  %weights = "
+    )  # fmt: skip
+    text = text.replace("S(1)}) tuple()", "S(1)}) tuple(%four, %four)").replace(
+        "  %start =", "  %four = s32[] constant(4)\n  %start ="
+    )
+    assert Program(text).counts().flops == 3 * 2 * 8 * 4 * 16
 
 
 def test_other_text_is_refused():

@@ -179,7 +179,7 @@ def gpt2(tmp_path):
     folder.mkdir()
     arrays = {
         name.removeprefix("lm."): value.astype(np.float32)
-        for name, value in golden.group(z, "step0/param/").items()
+        for name, value in golden.arrays_under(z, "step0/param/").items()
     }
     arrays["transformer.h.0.attn.bias"] = np.ones((1, 1, 16, 16), np.float32)  # a mask, no weight
     arrays["lm_head.weight"] = arrays["transformer.wte.weight"]
