@@ -13,6 +13,7 @@ import pandas as pd
 from grokjax.analysis import onset, tables
 from grokjax.analysis.analyze import AnalysisConfig, analyze
 from grokjax.analysis.path_identity import MARGIN, path_identity, permuted_distances
+from grokjax.analysis.questions import questions_table
 from grokjax.analysis.store import Analysis, analysis_folder
 from grokjax.base.errors import UserError
 from grokjax.base.names import (
@@ -171,6 +172,13 @@ def page(results: Results, analysis: Analysis, groups: Sequence[str], margin: fl
     sections = [_lens(made["lens"]), _patching(made["patching"])]
     if "events" in made:
         sections.append(_onset(made))
+    made["questions"] = _questions(results, analysis, groups)
+    if len(made["questions"]):
+        caption = "Of the first run of each group; a path is read where the lens names the bridge."
+        text = (
+            "OOD compositions, by name: what the model says, and where it names the bridge first."
+        )
+        sections.append(Section("Some questions", text, (), [(made["questions"], caption)]))
     identity, section = _identity(analysis, groups, margin)
     title = f"{results.config.name}: what do its networks do inside?"
     lead = (
@@ -196,6 +204,23 @@ def _tables(analysis: Analysis, groups: Sequence[str]) -> dict[str, pd.DataFrame
             "events": onset.order_of_events(analysis.patching, analysis.lens),
         }
     return made
+
+
+def _questions(
+    results: Results, analysis: Analysis, groups: Sequence[str], most: int = 6
+) -> pd.DataFrame:
+    """Some OOD compositions of the first run of each group."""
+    runs = analysis.lens.run.to_numpy().tolist()
+    first = {group: run for group, run in zip(groups[::-1], runs[::-1], strict=True)}
+    step = int(analysis.lens.step[-1])
+    tables = [
+        questions_table(results.model, results.weights(run, step), results.dataset(run)).assign(
+            group=group
+        )
+        for group, run in sorted(first.items(), key=lambda item: item[1])[:most]
+    ]
+    found = pd.concat(tables, ignore_index=True)
+    return found[["group", *found.columns.drop("group")]]
 
 
 def _lens(table: pd.DataFrame) -> Section:

@@ -38,7 +38,7 @@ def metrics_table(data: TrainingRuns) -> pd.DataFrame:
             column = f"{kind}/{metric}"
             if column not in last:
                 continue
-            for group, own in last.groupby("group", sort=False)[column]:
+            for group, own in last.dropna(subset=[column]).groupby("group", sort=False)[column]:
                 values = {"mean": own.mean(), "low": own.min(), "high": own.max()}
                 row = {"metric": metric, "group": group, "type": kind, "num_runs": own.count()}
                 rows.append(row | values)

@@ -71,7 +71,8 @@ def test_the_page_trains_is_analysed_and_reported(example, capsys):
     forget()
     results = grokjax.load(workdir)
     entropy = results.curves["test_inferred_ood/answer_entropy"]
-    assert entropy.between(0, np.log(results.vocab_size) + 1e-4).all() and entropy.nunique() == 6
+    assert entropy.between(0, np.log(results.vocab_size) + 1e-4).all()
+    assert entropy.nunique() == 5  # of two runs at three steps, which begin alike
     assert set(results.config.model.kind.split("@")[0].split(":")) == {"blocks.py", "PreNormBlock"}
     assert main(["report", str(workdir)]) == 0
     assert "answer_entropy" in (workdir / "report.html").read_text()
@@ -232,7 +233,7 @@ def test_a_mistake_is_one_line_that_names_file_and_function(what, tmp_path, caps
 
 def test_a_tree_that_changes_between_two_processes_is_named(tmp_path, capsys):
     """The file reads something else that is not hashed."""
-    code = f"size = int(open({str(tmp_path / 'size')!r}).read())\n"
+    code = f"import pathlib\nsize = int(pathlib.Path({str(tmp_path / 'size')!r}).read_text())\n"
     code += BLOCK.format(size="size", result="tap('mixer', tap('mlp', x)) * w[0]")
     file = experiment(tmp_path, "model.kind", code)
     (tmp_path / "size").write_text("1")
