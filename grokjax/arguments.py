@@ -163,6 +163,9 @@ def make_parser(description: str | None = None) -> Parser:
     added = command("report", "one page: what came when, at what cost, how certain")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--out", metavar="DIR", help="default: the workdir")
+    added.add_argument(
+        "--figures", default="screen", metavar="paper", help="also as PDF and PNG for a paper"
+    )
     added = command("checkpoints", "list stored steps: good, damaged or partial")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--verify", action="store_true", help="read and compare every byte")
@@ -236,4 +239,9 @@ def make_parser(description: str | None = None) -> Parser:
     added = command("bench", "measure speed: ratios within one run")
     added.add_argument("--only", metavar="NAME", help="one benchmark instead of all")
     added.add_argument("--quick", action="store_true", help="smaller, for a first look")
+    text = "parity, speed, energy and predictions of this machine's accelerator, into --out"
+    added.add_argument("--accelerator", action="store_true", help=text)
+    added.add_argument("--out", metavar="DIR", help="of --accelerator: gets each result at once")
+    text = "of --accelerator: after which nothing is begun; default: 9"
+    added.add_argument("--minutes", type=float, default=9.0, metavar="N", help=text)
     return parser

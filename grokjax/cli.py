@@ -158,7 +158,7 @@ def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.sweeps.results import load
 
     given_path(args.workdir)
-    print(f"report: {write_report(load(args.workdir), args.out)}")
+    print(f"report: {write_report(load(args.workdir), args.out, args.figures)}")
 
 
 def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -309,6 +309,13 @@ def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    if args.accelerator:
+        from grokjax.instruments import accelerator
+
+        if args.out is None:
+            raise UserError("--out: missing; give a folder for what --accelerator measures")
+        accelerator.main(args.out, args.minutes, args.quick)
+        return
     from grokjax.instruments.bench import main as run_benchmarks
 
     run_benchmarks(args.only, quick=args.quick)

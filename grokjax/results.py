@@ -23,6 +23,7 @@ from grokjax.settings.rows import expand
 from grokjax.training.resolve import evaluated_model, model_config
 from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.checkpoints import Checkpoints
+from grokjax.workdir.gaps import describe_gaps
 from grokjax.workdir.layout import read_config, read_vocab_size
 from grokjax.workdir.tables import CURVES, RUNS, read_table
 
@@ -84,6 +85,10 @@ class StoredRuns(abc.ABC):
         """Each population that has been trained, in full or in part, by its name."""
 
     @abc.abstractmethod
+    def gaps(self) -> str:
+        """What the curves lack that was there, in one line; empty where they are whole."""
+
+    @abc.abstractmethod
     def _own(self, run_id: int) -> tuple[Results, int]:
         """The population of a run that there is, and its id there."""
 
@@ -143,6 +148,9 @@ class Results(StoredRuns):
 
     def populations(self) -> dict[str, Results]:
         return {"": self}
+
+    def gaps(self) -> str:
+        return describe_gaps(self.workdir)
 
     def _own(self, run_id: int) -> tuple[Results, int]:
         return self, run_id

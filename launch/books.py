@@ -6,14 +6,13 @@ import contextlib
 import datetime
 import functools
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import refuse_links
+from grokjax.base.files import append_line, refuse_links
 from grokjax.workdir import lock
 
 JOBS = "jobs.jsonl"
@@ -33,13 +32,7 @@ def record(workdir: pathlib.Path, entry: Mapping[str, Any]) -> None:
     """Appends a line to `jobs.jsonl`: when, by which launcher, which job, which rows."""
     refuse_links(workdir, _BOOKS)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with open(books_folder(workdir) / JOBS, "ab+") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 1, 0))
-        torn = file.read(1) not in (b"", b"\n")  # else the next record were lost with it
-        file.write(b"\n" * torn + json.dumps({"time": now, **entry}).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(books_folder(workdir) / JOBS, json.dumps({"time": now, **entry}))
 
 
 def records(workdir: pathlib.Path) -> list[dict[str, Any]]:

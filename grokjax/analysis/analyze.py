@@ -23,9 +23,12 @@ from grokjax.analysis.store import (
     PARTS,
     Analysis,
     analysis_folder,
+    begin_sums,
     check_settings,
+    is_sealed,
     load_analysis,
     part_path,
+    read_sums,
     write_part,
     write_settings,
 )
@@ -118,6 +121,7 @@ def analyze(
     progress = Progress(1, 0, total, label="analysed", unit="checkpoints", per="min")
     inputs = _inputs(results, sorted({run for _, run_ids in work for run in run_ids}), config)
     write_settings(folder, settings)
+    begin_sums(folder)
     with Interrupt() as interrupt:
         done = 0
         for step, run_ids in work:
@@ -190,8 +194,11 @@ def _stacked_cells(dataset: Dataset, config: AnalysisConfig) -> tuple[np.ndarray
 
 
 def _missing(folder: pathlib.Path, step: int, runs: Sequence[int]) -> list[int]:
+    sums = read_sums(folder)
+
     def is_there(run_id: int) -> bool:
-        return all(part_path(folder, part, step, run_id).exists() for part in PARTS)
+        paths = (part_path(folder, part, step, run_id) for part in PARTS)
+        return all(is_sealed(folder, path, sums) for path in paths)
 
     return [run_id for run_id in runs if not is_there(run_id)]
 

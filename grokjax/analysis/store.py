@@ -13,13 +13,14 @@ import numpy as np
 import xarray as xr
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import read_json, replacing, write_atomically
+from grokjax.base.files import append_line, read_json, replacing, sha256, write_atomically
 from grokjax.results import Results
 from grokjax.settings.config import flatten
 from grokjax.settings.declarations import SEEDS
 from grokjax.settings.rows import expand
 
 PARTS = ("lens", "patching")
+SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,39 @@ def part_path(folder: pathlib.Path, part: str, step: int, run_id: int) -> pathli
 
 
 def write_part(path: pathlib.Path, data: xr.Dataset, settings: Mapping[str, Any]) -> None:
-    """One file, compressed, replaced in one step."""
+    """One file, compressed, replaced in one step; its SHA-256 is noted last, which seals it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = {name: {"zlib": True} for name, x in data.items() if x.ndim and x.dtype.kind in "fi"}
     stored = data.assign_attrs(settings=json.dumps(dict(settings)))
     with replacing(path) as scratch:
         stored.to_netcdf(scratch, engine="h5netcdf", encoding=packed)
+        digest = sha256(scratch)
+    folder = path.parents[1]
+    append_line(folder / SUMS, f"{digest}  {path.relative_to(folder)}")
+
+
+def read_sums(folder: pathlib.Path) -> dict[str, str] | None:
+    """SHA-256 of each sealed file, by its path in the folder; None in folders of before."""
+    try:
+        lines = (folder / SUMS).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{folder / SUMS}: cannot be read ({error.strerror})") from None
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def begin_sums(folder: pathlib.Path) -> None:
+    """Notes the files of a folder of before as they are, so that new ones can be told from torn."""
+    if not (folder / SUMS).exists():
+        paths = sorted(path for part in PARTS for path in (folder / part).glob("step*_run*.nc"))
+        lines = [f"{sha256(path)}  {path.relative_to(folder)}\n" for path in paths]
+        write_atomically(folder / SUMS, "".join(lines))
+
+
+def is_sealed(folder: pathlib.Path, path: pathlib.Path, sums: Mapping[str, str] | None) -> bool:
+    """Whether a part is there, and noted; what it has is not looked at."""
+    return path.exists() and (sums is None or str(path.relative_to(folder)) in sums)
 
 
 def check_settings(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
@@ -100,17 +128,24 @@ def load_analysis(results: Results, folder: str | os.PathLike | None = None) -> 
     settings = read_settings(path)
     if settings is None:
         raise UserError(f"{path}: no analysis; run grokjax analyze --workdir={results.workdir}")
-    lens, patching = (_read(path, part, results) for part in PARTS)
+    sums = read_sums(path)
+    lens, patching = (_read(path, part, results, sums) for part in PARTS)
     # Cut off in between, one of them may be further.
     shared = {name: np.intersect1d(lens[name], patching[name]) for name in ("run", "step")}
     return Analysis(lens.sel(shared), patching.sel(shared), settings)
 
 
-def _read(folder: pathlib.Path, part: str, results: Results) -> xr.Dataset:
+def _read(
+    folder: pathlib.Path, part: str, results: Results, sums: Mapping[str, str] | None
+) -> xr.Dataset:
     by_step: dict[int, dict[int, xr.Dataset]] = {}
     for path in sorted((folder / part).glob("step*_run*.nc")):
+        if not is_sealed(folder, path, sums):  # cut off just before it was noted
+            continue
         step, run_id = (int(text.lstrip("steprun")) for text in path.stem.split("_"))
         try:
+            if sums is not None and sha256(path) != sums[str(path.relative_to(folder))]:
+                raise ValueError("not what was written")
             with xr.open_dataset(path, engine="h5netcdf") as file:
                 by_step.setdefault(step, {})[run_id] = file.load().drop_attrs()
         except (OSError, ValueError, KeyError):

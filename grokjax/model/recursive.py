@@ -131,9 +131,9 @@ def forward(
         z_H, z_L, embedding = end_stage(z_H, z_L, embedding)
 
     z_out = _batch_first(z_H)
-    logits = z_out[:, config.num_registers :] @ head(params).astype(dtype)
+    logits = _batch_first(z_H[config.num_registers :] @ head(params).astype(dtype))
     q_head = params["q_head"]
-    q_logits = z_out[:, 0] @ q_head["kernel"].astype(dtype) + q_head["bias"].astype(dtype)[None]
+    q_logits = z_H[0] @ q_head["kernel"].astype(dtype) + q_head["bias"].astype(dtype)[None]
     return Output(
         logits=logits,
         q_logits=q_logits.astype(config.param_dtype),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import pandas as pd
 
 from grokjax.base.names import PROBE_TYPES
-from grokjax.report.html import Column, Illustration, Section, number, show
-from grokjax.report.panels import STEPS, Panels, band
+from grokjax.report.html import Column, Illustration, Section, Shown, number, show
+from grokjax.report.panels import STEPS, Panels, lines
 from grokjax.report.style import Picture, in_style, line
-from grokjax.report.training_runs import MOST_GROUPS, TrainingRuns
+from grokjax.report.training_runs import TrainingRuns
 from grokjax.settings.own_functions import own_name, values_of
-from grokjax.workdir.tables import bands, usable_runs
+from grokjax.workdir.tables import bands, held_curves, usable_runs
 
 _SHOWN: dict[str, Column] = {
     "metric": "metric",
@@ -45,37 +48,38 @@ def metrics_table(data: TrainingRuns) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def metrics_section(data: TrainingRuns, table: pd.DataFrame) -> Section:
-    """Figure and table of them."""
-    picture = _figure(data)
+def metrics_section(data: TrainingRuns, table: pd.DataFrame, groups: Sequence[str]) -> Section:
+    """Figure and table of them, of the groups that figures draw."""
     alt = f"{', '.join(own_metrics(data))} against training step, a panel for each probe type"
-    caption = "Line: median over the runs of a group; band: their range. EMA weights."
+    caption = "Thick: median of a group; thin, or band: its runs. EMA weights."
+    about = "At each run's last evaluation, over the runs of a group."
     return Section(
         "Metrics of this experiment",
         "As evaluate.metrics names them: means over the queries of a probe type.",
-        [Illustration("own_metrics", picture, alt, caption)],
-        [(show(table, _SHOWN), "At each run's last evaluation, over the runs of a group.")],
+        [Illustration("own_metrics", functools.partial(_figure, data, groups), alt, caption)],
+        [Shown("own_metrics", show(table, _SHOWN), about)],
     )
 
 
 @in_style
-def _figure(data: TrainingRuns) -> Picture:
+def _figure(data: TrainingRuns, groups: Sequence[str]) -> Picture:
     columns = [
         (kind, metric, f"{kind}/{metric}")
         for metric in own_metrics(data)
         for kind in PROBE_TYPES
-        if f"{kind}/{metric}" in data.curves
+        if f"{kind}/{metric}" in data.curves and data.curves[f"{kind}/{metric}"].notna().any()
     ]
-    table = pd.concat(
-        bands(data.runs, data.curves, column, "group").assign(metric=metric, type=kind)
-        for kind, metric, column in columns
-    )
-    panels = Panels.wrapped(len(columns), 3.9, 2.6)
-    for axis, (kind, metric, _) in zip(panels, columns, strict=True):
-        for i, group in enumerate(data.groups[:MOST_GROUPS]):
-            own = table[(table.metric == metric) & (table.type == kind) & (table.group == group)]
-            band(axis, own.step / 1000, own, label=group, **line(i))
+    runs = data.runs[data.runs.group.isin(groups)]
+    panels = Panels.wrapped(len(columns), 3.9, 2.6, sharex=True)
+    for axis, (kind, metric, column) in zip(panels, columns, strict=True):
+        held = held_curves(runs, data.curves, column, "group")
+        for i, group in enumerate(groups):
+            lines(axis, held[held.group == group], column, label=group, **line(i))
         axis.set_title(f"{metric}, {kind}")
-    panels.label(STEPS, "")
+    panels.label(STEPS, "mean over queries")
     panels.legend()
-    return panels.picture(table)
+    drawn = [
+        bands(runs, data.curves, column, "group").assign(metric=metric, type=kind)
+        for kind, metric, column in columns
+    ]
+    return panels.picture(pd.concat(drawn))

@@ -92,6 +92,11 @@ def with_settings(config: ConfigDict, row: Mapping[str, Any]) -> ConfigDict:
     return run
 
 
+def overlaid(flat: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """`flatten(with_settings(config, row))` of a config without rows, from its `flatten`."""
+    return {**flat, **{name: _of_type(name, flat[name], value) for name, value in row.items()}}
+
+
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """{`section.name`: value}; rows appear as `runs[i].section.name`."""
     flat: dict[str, Any] = {}

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from grokjax.base.names import BEST, DECODER, POSITIONS, RECURSIVE
+from grokjax.base.names import BEST, CHECKPOINTS, DECODER, POSITIONS, RECURSIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +179,13 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             ("float32", "bfloat16", "float64"),
             also="precision",
         ),
+        "matmul_precision": static(
+            "highest",
+            "of float32 products; default: one bfloat16 pass on TPU, TF32 on GPU, for speed",
+            ("highest", "high", "default"),
+            added=True,
+            also="matmul precision tf32 allow_tf32",
+        ),
         "remat": apart(
             "none",
             "blocks: the backward pass computes the inside of blocks anew, for less memory",
@@ -329,7 +336,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         "checkpoint": traced("", "filled in: which of `checkpoints` that step is"),
         "group": traced("", "filled in: the source's regime, or a control's name"),
         "checkpoints": traced(
-            "before,saturation,path,grokked,end",
+            ",".join(CHECKPOINTS),
             "what to finetune: the last before memorisation, at it, at the path, at grokking, last",
             identity=False,
         ),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from grokjax.settings.config import flatten
+from grokjax.settings.config import flatten, overlaid, with_settings
 from grokjax.settings.declarations import SETTINGS
+from grokjax.settings.rows import rows_left
 
 
 def settings_hash(run: ConfigDict) -> str:
@@ -17,8 +20,18 @@ def settings_hash(run: ConfigDict) -> str:
     A setting that was declared after the first workdirs counts only where it is not at its default,
     so that runs of before keep the hash that they have.
     """
-    settings = {name: value for name, value in flatten(run).items() if _counts(name, value)}
-    if not run.transfer.source:
+    return _hash(flatten(run))
+
+
+def run_hashes(config: ConfigDict) -> list[str]:
+    """`settings_hash` of every run of a config, for thousands of them."""
+    shared = flatten(with_settings(config, {}))
+    return [_hash(overlaid(shared, row)) for row in rows_left(config)]
+
+
+def _hash(flat: Mapping[str, Any]) -> str:
+    settings = {name: value for name, value in flat.items() if _counts(name, value)}
+    if not flat["transfer.source"]:
         settings = {n: v for n, v in settings.items() if not n.startswith("transfer.")}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 

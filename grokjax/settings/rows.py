@@ -49,7 +49,12 @@ def seeds(num: int, start: int = 0) -> list[Row]:
 
 
 def expand(config: ConfigDict) -> list[ConfigDict]:
-    """The resolved settings of every run of `config`, in order.
+    """The resolved settings of every run of `config`, in order; errors are those of `rows_left`."""
+    return [with_settings(config, row) for row in rows_left(config)]
+
+
+def rows_left(config: ConfigDict) -> list[Row]:
+    """In what each run of `config` differs from it, in order.
 
     With `data.folder` set the folder fixes graph, regime and splits: rows keep only what is left
     of them, and rows that have become equal are merged.
@@ -64,7 +69,7 @@ def expand(config: ConfigDict) -> list[ConfigDict]:
     if config.data.folder:
         rows = [{n: v for n, v in row.items() if not _fixed_by_folder(n)} for row in rows]
         rows = [row for i, row in enumerate(rows) if row not in rows[:i]]
-    return [with_settings(config, row) for row in rows]
+    return rows
 
 
 def swept_settings(config: ConfigDict) -> list[str]:

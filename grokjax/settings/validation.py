@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
@@ -43,6 +46,7 @@ def _validate_values(config: ConfigDict) -> None:
     for row in config.runs:
         check_row(row)
     flat = flatten(config)
+    _validate_differences(config.runs, flat)
     for name, setting in SETTINGS.items():
         allowed = setting.allowed
         if allowed is None:
@@ -64,6 +68,19 @@ def _validate_choice(name: str, value: str, allowed: tuple[str, ...], own_file: 
     called = [own_name(part) for part in parts]
     if len(set(called)) < len(called):
         raise UserError(f"{name}: '{value}' names one twice; give each a name of its own")
+
+
+def _validate_differences(rows: Sequence[Mapping[str, Any]], flat: Mapping[str, Any]) -> None:
+    """One run twice is no second seed."""
+    named = dict.fromkeys(name for row in rows for name in row)
+    first: dict[tuple, int] = {}
+    for number, row in enumerate(rows):
+        same = first.setdefault(tuple(row.get(name, flat[name]) for name in named), number)
+        if same != number:
+            raise UserError(
+                f"sweep rows {same} and {number}: have the same settings, and would count one run"
+                " as two; leave one out, or give each its seeds"
+            )
 
 
 def _validate_model(m: ConfigDict) -> None:

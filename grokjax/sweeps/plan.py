@@ -10,7 +10,8 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -18,6 +19,8 @@ from grokjax.base.errors import UserError
 from grokjax.base.files import read_json, refuse_links, write_atomically
 from grokjax.base.names import DIVERGED, DONE, FAILED, FINISHED, PARTIAL, PENDING, STOPPED
 from grokjax.settings.config import from_json, to_json
+from grokjax.settings.declarations import SETTINGS
+from grokjax.settings.identity import run_hashes
 from grokjax.workdir.tables import RUNS, read_table
 
 PLAN = "plan.json"
@@ -87,11 +90,42 @@ def read_plan(workdir: str | os.PathLike) -> Plan:
             )
             for p in content["populations"]
         )
-        if all(p.name.isdecimal() for p in populations):  # they become folders
-            return Plan(populations)
-        raise KeyError("name")
+        known = [_has_every_setting(p["config"]) for p in content["populations"]]
+        wrong = _contradiction(populations, known)
     except (KeyError, TypeError, ValueError, AttributeError, UserError):
-        raise UserError(f"{path}: damaged; restore it, or sweep in a new workdir") from None
+        wrong = "not what a plan has"
+    if wrong:
+        raise UserError(f"{path}: damaged ({wrong}); restore it, or sweep in a new workdir")
+    return Plan(populations)
+
+
+def _contradiction(populations: Sequence[PlannedPopulation], comparable: Sequence[bool]) -> str:
+    """What no plan says of itself; empty where all is well.
+
+    Args:
+      populations: of the plan.
+      comparable: whether a population's hashes are made as today.
+    """
+    if not populations:
+        return "it has no populations"
+    seen: set[str] = set()
+    for number, population in enumerate(populations):
+        if population.name != f"{number:03d}":  # names become folders, and numbers of tasks
+            return f"its population {number} is called {population.name[:20]!a}"
+        named, hashes = population.run_hashes, tuple(run_hashes(population.config))
+        if len(named) != len(hashes) or (comparable[number] and named != hashes):
+            return f"the runs of population {population.name} are not those of its hashes"
+        if seen & set(named):
+            return f"population {population.name} has a run of another one"
+        seen |= set(named)
+    return ""
+
+
+def _has_every_setting(config: Mapping[str, Any]) -> bool:
+    """Whether a stored config has all that counted before any was added; older hashes differ."""
+    sections = {n: v for n, v in config.items() if isinstance(v, Mapping)}
+    names = {*config, *(f"{section}.{name}" for section in sections for name in sections[section])}
+    return {name for name, setting in SETTINGS.items() if not setting.added} <= names
 
 
 def require_plan(workdir: str | os.PathLike) -> Plan:

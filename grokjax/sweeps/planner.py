@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from grokjax.base.errors import UserError
 from grokjax.base.names import FINISHED
 from grokjax.base.text import aligned, duration
 from grokjax.instruments.fit import runs_that_fit
@@ -46,11 +47,12 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
       rows: {setting: value}, any setting; equal ones are planned once.
 
     Raises:
-      UserError: a row that no population can train.
+      UserError: a row that no population can train, or two that differ in their length alone.
     """
-    known, asked = plan.run_hashes, set()
+    known = plan.run_hashes
+    asked: dict[str, tuple[int, int]] = {}  # by hash: the first such row, and its steps
     by_static: dict[str, list[tuple[ConfigDict, Row, str]]] = {}
-    for row in told(rows or [{}], "rows read"):
+    for number, row in enumerate(told(rows or [{}], "rows read")):
         static = {name: value for name, value in row.items() if name not in TRACED}
         traced = {name: value for name, value in row.items() if name in TRACED}
         base = with_settings(config, static)
@@ -59,8 +61,14 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
         if run_hash not in known and run_hash not in asked:
             key = json.dumps(static, sort_keys=True)
             by_static.setdefault(key, []).append((base, traced, run_hash))
-        asked.add(run_hash)
-    populations = [_longer(p, config.train.num_steps, asked) for p in plan.populations]
+        first, steps = asked.setdefault(run_hash, (number, base.train.num_steps))
+        if steps != base.train.num_steps:
+            raise UserError(
+                f"sweep rows {first} and {number}: differ in train.num_steps alone ({steps:,} and"
+                f" {base.train.num_steps:,}), and the longer run has all evaluations of the"
+                " shorter; leave that one out"
+            )
+    populations = [_longer(p, asked) for p in plan.populations]
     for members in told(list(by_static.values()), "programs planned"):
         base = members[0][0]
         check_settings(base)
@@ -76,8 +84,13 @@ def extend_plan(plan: Plan, config: ConfigDict, rows: Sequence[Mapping[str, Any]
     return Plan(tuple(populations))
 
 
-def _longer(population: PlannedPopulation, num_steps: int, asked: set[str]) -> PlannedPopulation:
-    if num_steps <= population.config.train.num_steps or not asked & set(population.run_hashes):
+def _longer(
+    population: PlannedPopulation, asked: Mapping[str, tuple[int, int]]
+) -> PlannedPopulation:
+    """The population, as long as the longest of its runs is asked to be."""
+    own = [asked[run_hash][1] for run_hash in population.run_hashes if run_hash in asked]
+    num_steps = max(own, default=0)
+    if num_steps <= population.config.train.num_steps:
         return population
     config = population.config.copy_and_resolve_references()
     config.train.num_steps = num_steps

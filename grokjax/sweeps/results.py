@@ -22,6 +22,7 @@ from grokjax.results import Results, StoredRuns
 from grokjax.settings.config import flatten
 from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import PLAN, Plan, population_folder, require_plan
+from grokjax.workdir.gaps import describe_gaps
 from grokjax.workdir.tables import CURVES, RUNS, read_table
 
 
@@ -94,6 +95,10 @@ class SweepResults(StoredRuns):
         trained = self.runs.population[self.runs.run_id.isin(self.curves.run_id.unique())]
         return {str(name): self.population(str(name)) for name in trained.unique()}
 
+    def gaps(self) -> str:
+        folders = [population_folder(self.workdir, p.name) for p in self.plan.populations]
+        return "; ".join(filter(None, map(describe_gaps, (f for f in folders if has_begun(f)))))
+
     def _own(self, run_id: int) -> tuple[Results, int]:
         row = self.runs.set_index("run_id").loc[run_id]
         return self.population(str(row.population)), int(row.population_run_id)
@@ -112,6 +117,11 @@ def load(workdir: str | os.PathLike) -> Results | SweepResults:
     return SweepResults(path, plan, *collect(path, plan))
 
 
+def has_begun(folder: pathlib.Path) -> bool:
+    """Whether a population's folder has its table of runs, whatever else it lacks."""
+    return (folder / RUNS).exists()
+
+
 def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and curves of all populations, run ids counted through."""
     resolved = [flatten(run) for p in plan.populations for run in expand(p.config)]
@@ -123,9 +133,10 @@ def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFra
     for population in plan.populations:
         folder = population_folder(workdir, population.name)
         start, trained = len(rows), None
-        if (folder / CURVES).exists():
+        if has_begun(folder):
             known = ["run_id", "run_hash", *swept]
             trained = read_table(folder, RUNS).drop(columns=known, errors="ignore")
+        if (folder / CURVES).exists():
             own = read_table(folder, CURVES).sort_values("run_id", kind="stable")
             curves.append(own.assign(run_id=own.run_id + start))
         for own_id, run_hash in enumerate(population.run_hashes):

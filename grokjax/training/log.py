@@ -74,7 +74,11 @@ class Log:
             self._curves = CurveWriter(workdir, start_step)
             names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
             hparams = [{n: row[n] for n in names} for row in self._table]
-            board = TensorBoardWriters(workdir / "tensorboard", self._table, hparams, start_step)
+            rows = self.rows_before() if start_step and (workdir / CURVES).exists() else []
+            shown = [_without_sites(row) for row in rows]
+            board = TensorBoardWriters(
+                workdir / "tensorboard", self._table, hparams, start_step, shown
+            )
             self._boards: list[TensorBoardWriters | Mirror] = [board]
             if config.train.mirror:
                 self._boards.append(Mirror(config, workdir, self._table, hparams))

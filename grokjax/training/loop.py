@@ -21,7 +21,6 @@ from grokjax.runtime.interrupt import Interrupt, Interrupted
 from grokjax.runtime.processes import barrier, is_primary, join_processes, on_all, on_primary
 from grokjax.runtime.progress import Progress
 from grokjax.settings.identity import settings_hash
-from grokjax.settings.own_functions import is_own, refuse
 from grokjax.settings.rows import expand
 from grokjax.training.early_stopping import Stopping
 from grokjax.training.log import Log, run_table, write_final_runs
@@ -29,10 +28,11 @@ from grokjax.training.mirror import check_mirror
 from grokjax.training.own_checks import check_measured
 from grokjax.training.population import Population
 from grokjax.training.resolve import check_settings
-from grokjax.training.starting_state import starting_state
+from grokjax.training.starting_state import restore_or_start
 from grokjax.training.step import RunState, status_code
 from grokjax.training.stored_weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
+from grokjax.workdir.gaps import tell_gaps
 from grokjax.workdir.layout import check_data, open_workdir, write_config
 from grokjax.workdir.lock import locked_once
 from grokjax.workdir.tables import CURVES, read_table
@@ -75,6 +75,8 @@ def train(
         if step == 0:
             on_primary(lambda: refuse_lost_checkpoints(path, config))
         reached, statuses = map(np.asarray, population.for_all((state.step, state.status)))
+        if step:
+            on_primary(lambda: tell_gaps(path, config, saved, reached[: len(runs)]))
         all_ended = bool(np.all(statuses != status_code(RUNNING)))
         if step >= num_steps or (step and all_ended):
             if is_primary():
@@ -141,24 +143,6 @@ def train(
         raise Interrupted(f"{path}: saved at step {step:,}; the same command goes on from there")
 
 
-def restore_or_start(
-    saved: Checkpoints, population: Population, runs: Sequence[ConfigDict]
-) -> tuple[int, RunState]:
-    """The newest whole checkpoint, or the state before the first step."""
-    try:
-        restored = saved.restore_latest(population.abstract_state(), population.own_runs)
-    except UserError as error:
-        kind = population.train_config.model.kind
-        if is_own(kind) and "another model" in str(error):
-            raise refuse(
-                "model.kind", kind, f"draws another tree than was stored: {error}"
-            ) from None
-        raise
-    if restored is None:
-        return 0, starting_state(population, runs)
-    return restored[0], population.place_own(restored[1])
-
-
 def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
     """Curves beyond the first checkpoint without a checkpoint: starting anew would lose them.
 
@@ -170,9 +154,12 @@ def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:
     table = read_table(path, CURVES)
     reached = table.step.max() if len(table) else 0
     if reached > config.checkpoint.every:
+        there = (path / "checkpoints" / "state").is_dir()
+        lost = "no step in checkpoints/state has its manifest"
         raise UserError(
-            f"{path}: its curves reach step {reached:,.0f} but checkpoints/state is gone; restore"
-            " it, or start in a new workdir"
+            f"{path}: its curves reach step {reached:,.0f} but"
+            f" {lost if there else 'checkpoints/state is gone'}; restore it from a copy, or start"
+            " in a new workdir"
         )
 
 

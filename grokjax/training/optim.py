@@ -8,6 +8,7 @@ learning rate. Registers have sign-SGD.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -168,7 +169,8 @@ def orthograd(on: Bool[Array, ""]) -> optax.GradientTransformation:
     """
 
     def project(grad, weight):
-        along = jnp.vdot(weight, grad) / (jnp.vdot(weight, weight) + _TINY)
+        exact = functools.partial(jnp.vdot, precision="highest")
+        along = exact(weight, grad) / (exact(weight, weight) + _TINY)
         across = grad - along * weight
         length, before = jnp.linalg.norm(across), jnp.linalg.norm(grad)
         return jnp.where(on, across * (before / (length + _TINY)), grad)

@@ -140,7 +140,7 @@ class Checkpoints:
           UserError: there are steps, and all of them are damaged or of another model.
         """
         problems = []
-        for step in on_primary(lambda: self.steps()[::-1]):
+        for step in on_primary(lambda: self._found("state")[::-1]):
             try:
                 state = self.restore(step, like, runs)
             except UserError as problem:
@@ -149,6 +149,8 @@ class Checkpoints:
                     print(f"skipping checkpoint {problem}", flush=True)
             else:
                 return step, state
+        if problems and not on_primary(self.steps):
+            return None  # the first save was cut off; whether more is lost, curves tell
         if problems:
             raise UserError(
                 f"{self.directory}: no usable checkpoint ({problems[0]}); restore the folder from a"

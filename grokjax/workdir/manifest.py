@@ -5,7 +5,6 @@ A step without one does not exist; one whose files differ from it is damaged.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -13,10 +12,11 @@ import sys
 from typing import Any
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import leads_out, read_json, write_atomically
+from grokjax.base.files import leads_out, read_json, sha256, write_atomically
 
 MANIFEST = "manifest.json"
 GOOD, DAMAGED, PARTIAL = "good", "damaged", "partial"
+UNSEALED = "has no manifest: its save was cut off, or somebody has removed it"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 
 
@@ -34,7 +34,7 @@ def write_manifest(folder: pathlib.Path, settings: str = "") -> None:
       settings: hash of the settings that it was trained with.
     """
     files = {
-        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
@@ -62,7 +62,8 @@ def read_manifest(folder: pathlib.Path, settings: str = "") -> dict[str, Any]:
         # Those of before had neither.
         step, found = str(content.get("step", folder.name)), str(content.get("settings", ""))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder}: no such checkpoint") from None
+        problem = UNSEALED if folder.is_dir() else "no such checkpoint"
+        raise UserError(f"{folder}: {problem}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder}: its manifest is damaged") from None
     if step != folder.name:
@@ -90,7 +91,7 @@ def verify(folder: pathlib.Path, settings: str = "", *, content: bool = True) ->
         try:
             missing = leads_out(path, folder) or not path.is_file()
             damaged = not missing and (
-                path.stat().st_size != size or (content and _sha256(path) != digest)
+                path.stat().st_size != size or (content and sha256(path) != digest)
             )
         except (OSError, ValueError):  # a name that no file can have, a disk that does not answer
             raise UserError(f"{folder}: {name[:80]!a} cannot be read") from None
@@ -114,14 +115,9 @@ def other_versions(manifest: dict[str, Any]) -> str:
 def examine(folder: pathlib.Path, *, content: bool) -> tuple[str, str]:
     """A step's state (good, damaged or partial) and what is wrong with it."""
     if not (folder / MANIFEST).exists():
-        return PARTIAL, "a save was cut off before its manifest"
+        return PARTIAL, UNSEALED
     try:
         verify(folder, content=content)
     except UserError as problem:
         return DAMAGED, str(problem).removeprefix(f"{folder}: ")
     return GOOD, ""
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from grokjax.base.names import DIVERGED, STOPPED
 
 CURVES, RUNS, TIMING = "curves.csv", "runs.csv", "timing.json"
 PATH_SITE = ("path_stage", "path_position")  # columns of names among the measures
+EMPTY_CURVES = pd.DataFrame({"run_id": [], "step": []}, dtype=int)
 _TEXTS = {"run_hash": str, "regime": str, "status": str}
 
 
@@ -53,6 +54,7 @@ class CurveWriter:
             header, kept = _rows_up_to(lines, start_step)
         except csv.Error:
             raise UserError(f"{self._path}: not a table; restore it or train again") from None
+        kept = self._once(header, kept)
         if not start_step or "step" not in header:
             self._path.unlink()
             return
@@ -60,6 +62,26 @@ class CurveWriter:
         csv.writer(text, lineterminator="\n").writerows([header, *kept])
         write_atomically(self._path, text.getvalue())
         self._columns = header
+
+    def _once(self, header: Sequence[str], rows: Sequence[list[str]]) -> list[list[str]]:
+        """Rows without those that somebody has doubled.
+
+        Raises:
+          UserError: two rows say different things of one evaluation.
+        """
+        if not {"run_id", "step"} <= set(header):
+            return list(rows)
+        run_id, step = header.index("run_id"), header.index("step")
+        first: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            if first.setdefault((row[run_id], row[step]), row) != row:
+                raise UserError(
+                    f"{self._path}: has two rows of run {row[run_id][:20]} at step"
+                    f" {row[step][:20]}; take one of them out"
+                )
+        if len(first) < len(rows):
+            print(f"{self._path}: {len(rows) - len(first)} doubled rows taken out", flush=True)
+        return list(first.values())
 
     def _write(self, rows: Sequence[Sequence[str]]) -> None:
         with open(self._path, "a", newline="") as file:
@@ -111,8 +133,10 @@ def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
     except ValueError:
         raise damaged from None
     text = text[: text.rfind("\n") + 1]
+    if name == CURVES:
+        text = _whole_lines(text)
     if not text and name == CURVES:
-        return pd.DataFrame({"run_id": [], "step": []}, dtype=int)
+        return EMPTY_CURVES
     try:  # a regime may be called nan: only an empty field is no number
         table = pd.read_csv(io.StringIO(text), dtype=_TEXTS, keep_default_na=False, na_values=[""])
     except (ValueError, OverflowError):
@@ -120,6 +144,8 @@ def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
     required = ("run_id", "status") if name == RUNS else ("run_id", "step")
     if not set(required) <= set(table):
         raise damaged
+    if name == CURVES:
+        table = _without_doubles(path, table)
     for column in table:
         is_whole = pd.api.types.is_integer_dtype(table[column])
         is_number = is_whole or pd.api.types.is_float_dtype(table[column])
@@ -128,6 +154,29 @@ def read_table(workdir: str | os.PathLike, name: str) -> pd.DataFrame:
         if len(table) and ((counts and not is_whole) or (measured and not is_number)):
             raise damaged
     return table
+
+
+def _whole_lines(text: str) -> str:
+    """Those that have as many fields as the first one: a row cut short reads as one of NaNs."""
+    lines = text.splitlines(keepends=True)
+    width = lines[0].count(",") if lines else 0
+    return "".join(line for line in lines if line.count(",") >= width)
+
+
+def _without_doubles(path: pathlib.Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Each evaluation of a run once.
+
+    Raises:
+      UserError: two rows say different things of one.
+    """
+    once = table.drop_duplicates(ignore_index=True)
+    again = once[once.duplicated(["run_id", "step"])]
+    if len(again):
+        row = again.iloc[0]
+        raise UserError(
+            f"{path}: has two rows of run {row.run_id} at step {row.step}; take one of them out"
+        )
+    return once
 
 
 def _text(value: Any) -> str:
@@ -154,10 +203,10 @@ def usable_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.status != DIVERGED]
 
 
-def bands(
+def held_curves(
     runs: pd.DataFrame, curves: pd.DataFrame, metric: str, by: str = "regime"
 ) -> pd.DataFrame:
-    """Median and band of a metric over the usable runs of each group, at each step.
+    """A metric of the usable runs of each group, at each step where it was measured.
 
     Runs that left early keep their last value while others of the group train: without them the
     median would be that of the slow ones.
@@ -168,12 +217,27 @@ def bands(
       by: the column of `runs` that groups them.
 
     Returns:
-      Columns `by`, step, median, low, high, n. The band is the full range of up to 9 runs, and
-      the 10th to 90th percentile of more. No rows where there is nothing to show.
+      Columns `by`, run_id, step and the metric.
     """
     usable = usable_runs(runs)[list(dict.fromkeys(["run_id", by, "status"]))]
     own = curves.merge(usable, on="run_id").dropna(subset=[metric])
-    own = pd.concat([own[[by, "step", metric]], *_held(own, metric, by)])
+    columns = list(dict.fromkeys([by, "run_id", "step", metric]))
+    return pd.concat([own[columns], *_held(own, metric, by)], ignore_index=True)
+
+
+def bands(
+    runs: pd.DataFrame, curves: pd.DataFrame, metric: str, by: str = "regime"
+) -> pd.DataFrame:
+    """Median and band of a metric over the usable runs of each group, at each step.
+
+    Args:
+      runs, curves, metric, by: as `held_curves` takes them.
+
+    Returns:
+      Columns `by`, step, median, low, high, n. The band is the full range of up to 9 runs, and
+      the 10th to 90th percentile of more. No rows where there is nothing to show.
+    """
+    own = held_curves(runs, curves, metric, by)
     grouped = own.groupby([by, "step"])[metric]
     n = grouped.size().astype(float)
     quantiles = [0.0, 0.1, 0.5, 0.9, 1.0]
@@ -195,7 +259,9 @@ def bands(
 
 def _held(own: pd.DataFrame, metric: str, by: str) -> Iterator[pd.DataFrame]:
     """The last value of each run that left early, at the later steps of its group."""
-    for _, run in own[own.status == STOPPED].groupby("run_id"):
+    for run_id, run in own[own.status == STOPPED].groupby("run_id"):
         last = run.loc[run.step.idxmax()]
         steps = own.step[(own[by] == last[by]) & (own.step > last.step)].unique()
-        yield pd.DataFrame({by: last[by], "step": steps, metric: last[metric]})
+        held = pd.DataFrame({by: last[by], "run_id": run_id, "step": steps, metric: last[metric]})
+        if len(held):
+            yield held

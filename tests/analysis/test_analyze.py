@@ -9,7 +9,7 @@ from conftest import FINETUNING, tiny_config
 import grokjax
 from grokjax import analysis
 from grokjax.analysis import AnalysisConfig, all_sites, draw_pairs, load_analysis, tables
-from grokjax.analysis.store import part_path
+from grokjax.analysis.store import SUMS, part_path
 from grokjax.base.errors import UserError
 from grokjax.cli import main
 from grokjax.report.analysis_page import group_runs
@@ -83,6 +83,34 @@ def test_labelled_arrays_are_those_of_single_calls(trained, tmp_path):
         np.testing.assert_allclose(
             stored.logit_difference[cell, ..., :n], effects.logit_difference[0], atol=1e-3
         )
+
+
+def test_a_flipped_bit_is_found_and_what_was_not_sealed_is_measured_again(trained, tmp_path):
+    out = tmp_path / "a"
+    found = analysis.analyze(trained.workdir, runs=[0, 1], config=FAST, out=out)
+    path = part_path(out, "lens", 40, 0)
+    whole = path.read_bytes()
+    for at in (len(whole) // 2, len(whole) - 5):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(UserError, match=r"run00000.nc: damaged; remove it"):
+            analysis.load_analysis(trained, out)
+    path.write_bytes(whole)
+
+    sums = (out / SUMS).read_text().splitlines(keepends=True)
+    (out / SUMS).write_text("".join(sums[:-1]) + sums[-1][:20])  # a kill, in the last line
+    again = analysis.analyze(trained.workdir, runs=[0, 1], config=FAST, out=out)
+    assert again.lens.run.values.tolist() == [0, 1]
+    xr.testing.assert_identical(again.lens.sel(run=0), found.lens.sel(run=0))  # not run 1's
+    assert len((out / SUMS).read_text().splitlines()) == len(sums) + 2  # of one run, both parts
+
+
+def test_a_folder_of_before_there_were_hashes_is_read_and_grows(trained, tmp_path):
+    out = tmp_path / "a"
+    analysis.analyze(trained.workdir, runs=[0], config=FAST, out=out)
+    (out / SUMS).unlink()
+    assert analysis.load_analysis(trained, out).lens.run.values.tolist() == [0]
+    grown = analysis.analyze(trained.workdir, runs=[1], config=FAST, out=out)
+    assert grown.lens.run.values.tolist() == [0, 1]
 
 
 def test_raw_and_averaged_weights_differ(trained, tmp_path):

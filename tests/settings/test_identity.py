@@ -8,7 +8,7 @@ from tiny import ROOT, tiny_config
 
 from grokjax.settings import read_experiment
 from grokjax.settings.config import from_json, with_settings
-from grokjax.settings.identity import config_difference, settings_hash
+from grokjax.settings.identity import config_difference, run_hashes, settings_hash
 from grokjax.settings.rows import expand
 
 STORED = ROOT / "tests/data/workdirs"
@@ -68,3 +68,17 @@ def test_differences_name_settings():
         "runs[1].seeds.init: 1 -> 2",
     ]
     assert config_difference(before, before) == []
+
+
+@pytest.mark.parametrize("folder", ["", "some/folder"])
+def test_all_runs_have_the_hashes_of_each(folder):
+    config = tiny_config(data__folder=folder)
+    config.runs = (
+        {"optimizer.weight_decay": 1, "seeds.data": 3},
+        {"data.regime": "both_hop_full", "seeds.init": 2},
+        {"data.regime": "natural", "seeds.init": 2},
+        {},
+    )
+    assert run_hashes(config) == [settings_hash(run) for run in expand(config)]
+    config.runs = ()
+    assert run_hashes(config) == [settings_hash(config)]

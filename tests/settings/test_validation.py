@@ -67,3 +67,21 @@ def test_names_of_a_config_of_another_making_are_checked():
     del config.data["phi"]
     with pytest.raises(UserError, match=r"lacks the setting 'data\.phi'"):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    "rows, numbers",
+    [
+        ([{"seeds.init": 1}, {"seeds.init": 2}, {"seeds.init": 1}], "0 and 2"),
+        ([{"seeds.init": 1}, {}, {"seeds.init": 0}], "1 and 2"),  # the default, named or not
+        ([{}, {}], "0 and 1"),
+        ([{"optimizer.weight_decay": 1}, {"optimizer.weight_decay": 1.0}], "0 and 1"),
+    ],
+)
+def test_one_run_twice_is_no_second_seed(rows, numbers):
+    config = tiny_config()
+    config.runs = tuple(rows)
+    with pytest.raises(UserError, match=f"sweep rows {numbers}: have the same settings"):
+        validate(config)
+    config.runs = ({"seeds.init": 1}, {"seeds.init": 1, "seeds.order": 1})
+    validate(config)

@@ -177,7 +177,7 @@ def outcome(workdir: pathlib.Path, like: object) -> dict[str, object]:
               for x in jax.tree.leaves(state)]  # fmt: skip
     digest = hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves)).hexdigest()
     scalars = {}
-    for folder in sorted((workdir / "tensorboard").iterdir()):
+    for folder in sorted((workdir / "tensorboard").glob("*")):
         reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         reader.Reload()
         for tag in reader.Tags()["scalars"]:

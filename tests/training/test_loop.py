@@ -256,6 +256,27 @@ def test_lost_checkpoints_are_not_started_over(tmp_path):
     pd.testing.assert_frame_equal(grokjax.load(tmp_path).curves, before)
 
 
+def test_a_manifest_that_was_removed_is_named(tmp_path, capsys):
+    """The newest: training goes on before it; all of them: nothing is begun anew."""
+    config = tiny_config(train__num_steps=40)
+    before = grokjax.train_and_evaluate(config, tmp_path).curves
+    states = tmp_path / "checkpoints" / "state"
+    (states / "40" / "manifest.json").unlink()
+    config.train.num_steps = 60
+    capsys.readouterr()
+    curves = grokjax.train_and_evaluate(config, tmp_path).curves
+    said = capsys.readouterr().out
+    assert f"skipping checkpoint {states / '40'}: has no manifest" in said
+    assert "resuming at step 20" in said
+    pd.testing.assert_frame_equal(curves[curves.step <= 40], before)
+
+    for manifest in states.glob("*/manifest.json"):
+        manifest.unlink()
+    with pytest.raises(UserError, match=r"reach step 60 but no step in .*state has its manifest"):
+        grokjax.train_and_evaluate(config, tmp_path)
+    pd.testing.assert_frame_equal(grokjax.load(tmp_path).curves, curves)
+
+
 def test_raw_weights_are_reported_too(tmp_path):
     config = tiny_config(train__num_steps=10, evaluate__raw_weights=True)
     curves = grokjax.train_and_evaluate(config, tmp_path).curves

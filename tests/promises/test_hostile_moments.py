@@ -1,0 +1,35 @@
+"""Kills, hang-ups, stalls and races of whole commands; each ends as one that nothing disturbed.
+
+`tests/support/hostile_trials.py` does it; its counts: experiments/results/operations.
+"""
+
+import subprocess
+import sys
+
+import hostile_trials
+import pandas as pd
+import pytest
+from tiny import ROOT
+
+SHORT = ("together", "clock", "one_of_two")
+DISK = ("stall", "refuse")  # need the right to mount
+
+
+def tried(kinds, trials, folder):
+    script, out = ROOT / "tests" / "support" / "hostile_trials.py", folder / "trials.csv"
+    command = [sys.executable, str(script), *kinds, f"--trials={trials}", f"--out={out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return pd.read_csv(out)
+
+
+def test_one_of_each_short_kind(tmp_path):
+    table = tried(SHORT, 1, tmp_path)
+    assert table.kind.tolist() == list(SHORT)
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("kind", [k for k in hostile_trials.KINDS if k not in DISK])
+def test_five_of_each_kind(kind, tmp_path):
+    table = tried([kind], 5, tmp_path)
+    assert len(table) == 5 and table.events.sum() > 0
