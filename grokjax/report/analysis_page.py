@@ -44,6 +44,7 @@ from grokjax.report.html import (
     show,
 )
 from grokjax.report.path_identity_figure import path_identity_figure
+from grokjax.report.questions_section import with_questions
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import read_plan
@@ -212,7 +213,7 @@ def write_analysis(
     """Writes every table and picture of an analysis, and says in a few lines what was found."""
     check_margin(margin)
     groups = group_runs(results, analysis, group_by)
-    made = page(results, analysis, groups, margin)
+    made = with_questions(page(results, analysis, groups, margin), results, analysis, groups)
     path = made.save(folder)
     lines = [f"Path identity by {group_by} at step {int(analysis.lens.step[-1]):,}:"]
     lines += [f"  {_sentence(two)}" for two in made.tables["path_identity"].itertuples()]

@@ -101,7 +101,8 @@ class Page(NamedTuple):
         refuse_links(folder, "figures", "figures/paper", "*.csv", REPORT)
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in self.tables.items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+            if len(table.columns):
+                table.to_csv(folder / f"{name}.csv", index=False)
         pictures = {shown.name: shown.draw() for s in self.sections for shown in s.pictures}
         for name, picture in pictures.items():
             picture.save(folder / "figures" / f"{name}.png")

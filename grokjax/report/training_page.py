@@ -36,6 +36,7 @@ from grokjax.report.html import (
     show,
 )
 from grokjax.report.lag_figure import lag_figure
+from grokjax.report.own_metrics import metrics_section, metrics_table
 from grokjax.report.published import published_pretraining
 from grokjax.report.style import span
 from grokjax.report.survival_figure import survival_figure
@@ -158,6 +159,7 @@ def page(data: TrainingRuns, analyses: StoredAnalyses | None = None) -> Page:
         "comparisons": training_comparisons.comparison_table(data),
         "variance": training_tables.seed_variance(data),
         "machine": data.machine,
+        "own_metrics": metrics_table(data),
     }
     analyses = analyses or StoredAnalyses()
     title = f"{data.name}: is grokking worth its compute?"
@@ -202,6 +204,8 @@ def _sections(data: TrainingRuns, tables: Tables) -> list[Section]:
     if numbers:
         sections.append(_swept(data, tables, numbers))
     sections += [_costs(data, tables, groups), _compared(tables), _variance(tables)]
+    if len(tables["own_metrics"]):
+        sections.append(metrics_section(data, tables["own_metrics"], groups))
     runs = "A row a run; an empty time has not come by the run's end."
     return [*sections, Section("The runs", runs, (), [_runs_table(tables)])]
 

@@ -44,6 +44,7 @@ from grokjax.training.mesh import (
     take_rows,
 )
 from grokjax.training.optim import Hyperparameters
+from grokjax.training.own_checks import check_own_functions
 from grokjax.training.resolve import (
     evaluated_model,
     hyperparameters,
@@ -151,8 +152,11 @@ class Population:
             vocabulary.end_id,
             config.evaluate.path_stage,
             config.evaluate.path_position,
+            config.evaluate.metrics,
         )
         self.raw_weights = config.evaluate.raw_weights
+        numbers = hyperparameters(runs, model.param_dtype)
+        check_own_functions(config, model, numbers, config.train.num_steps)
         self.mesh = make_mesh(self.num_runs, config.train.batch_devices, devices)
         tables, probes = stack_datasets(datasets)
         if self.train_config.batch_size * int(tables.size.max()) >= 2**32:
@@ -162,7 +166,7 @@ class Population:
             )
         seeds = tuple(jnp.array([run.seeds[kind] for run in runs]) for kind in ("init", "order"))
         self.hyper, self.tables, self.probes, self._seeds = place(
-            (hyperparameters(runs, model.param_dtype), tables, probes, seeds), self.mesh
+            (numbers, tables, probes, seeds), self.mesh
         )
         self._rows = padded_rows(self.num_runs, self.mesh)
         # Of these the process holds neighbouring ones.

@@ -10,7 +10,7 @@ from tiny import ROOT
 
 # From the top down: a room imports itself and those that come after it.
 ROOMS = (
-    *("__main__", "cli", "__init__", "completion", "arguments"),
+    *("__main__", "cli", "api", "__init__", "completion", "arguments"),
     *("report", "transfer", "interop", "sweeps", "instruments", "analysis", "results"),
     *("training", "statistics", "workdir", "runtime", "model", "data", "settings", "base"),
 )
