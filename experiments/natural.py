@@ -1,22 +1,53 @@
-"""What makes natural data grok at a small size? The search so far.
+"""What makes natural data grok at a small size? The search so far, and its next bracket.
 
     grokjax sweep --config=experiments/natural.py --workdir=runs/natural
     grokjax report runs/natural
 
-Natural data on the quickstart's graph and model, one thing changed at a time: tied head, three H
-cycles, two L cycles, identity bridge (arXiv 2509.24653), that with a tied head, rotary positions
-with a tied head and three H cycles, a larger out-degree (24 relations). 2 seeds and two weight
-decays each, 45,000 steps: 32 runs, some two hours on 4 CPU cores. In trials of 9,000 to 44,500
-steps (`experiments/results/search/natural.csv` has their last rows, other shapes too) only the
-rotary model grokked: of four runs of 44,500 steps one answers 0.86 of the OOD compositions, two
-0.44 and 0.46 and rising, one 0.04; none of the others more than 0.28. With four H cycles it is
-about twice as fast (0.41, 0.65 and 0.07 at 20,000): that is `experiments/small.py`. With three, 24
-relations, 30 entities of out-degree 14, identity bridge and Grokfast do not help.
+Next: hidden 32, eight heads, batches of 16, a graph of 30 entities with an OOD share of 0.25; two
+weight decays, two seeds each, 100,000 steps at most (`train.stop_at` 0.95). 100,000 of its steps
+are 1/6 of the FLOPs of the 40,000 of `experiments/small.py`. It has not been run to its end:
+what it comes to is not known. The better weight decay goes on with fresh seeds, eight from 110:
+`--config=experiments/natural.py:fresh`.
+
+Before: `:graph` (which data a model of hidden 32 memorises, 4 heads), `:model` (heads, batch, loss,
+cycles, width, OrthoGrad on the best of these data), `:changes` (learned positions, or one change to
+the quickstart's model each: 32 runs of 45,000 steps, some two hours on 4 CPU cores). Their last
+rows and those of other trials are in `experiments/results/search/natural.csv`; what was learned is
+in `docs/results.md`, section 3.
 """
 
 from grokjax.settings import grid, product, read_experiment, seeds
 
-VARIANTS = (
+ARGUMENTS = ("graph", "model", "fresh", "changes")
+
+GRAPHS = (
+    *product(
+        grid("data.ood_fraction", (0.15, 0.25, 0.4)), grid("optimizer.weight_decay", (0.1, 0.3))
+    ),
+    {"optimizer.learning_rate": 0.02},
+    {"optimizer.weight_decay": 1.0},
+    {"optimizer.beta2": 0.99},
+    {"data.out_degree": 6, "data.ood_fraction": 0.3},
+    {"data.out_degree": 12, "data.ood_fraction": 0.4},
+    {"data.out_degree": 12, "data.ood_fraction": 0.4, "optimizer.weight_decay": 0.3},
+    {"data.out_degree": 16, "data.ood_fraction": 0.2},
+    {"data.out_degree": 16, "data.ood_fraction": 0.2, "optimizer.weight_decay": 0.3},
+)
+SLOWER = {"optimizer.learning_rate": 0.005}
+WIDE = {"model.hidden_size": 64, "model.mlp_multiple": 64, "train.batch_size": 16}
+MODELS = (
+    {"model.num_heads": 2},
+    {"model.num_heads": 2, "optimizer.orthograd": True},
+    {"model.num_heads": 2, "train.loss": "stablemax"},
+    {"model.num_heads": 2, "model.H_cycles": 6},
+    {"model.num_heads": 8},
+    {"model.num_heads": 8, **SLOWER, "optimizer.weight_decay": 0.3},
+    {"train.batch_size": 16, **SLOWER},
+    {"train.batch_size": 16, "optimizer.weight_decay": 0.05},
+    {**WIDE, **SLOWER},
+    {**WIDE, "optimizer.learning_rate": 0.003, "optimizer.weight_decay": 0.3},
+)
+CHANGES = (
     {"model.tied_head": True},
     {"model.H_cycles": 3},
     {"model.L_cycles": 2},
@@ -27,17 +58,43 @@ VARIANTS = (
 WIDER = {"data.num_relations": 24, "data.ood_fraction": 0.1}
 
 
-def get_config():
+def get_config(bracket=""):
     config, _ = read_experiment("experiments/quickstart.py")
     config.name = "natural"
-    config.train.update({"num_steps": 45_000, "eval_every": 500})
-    config.checkpoint.every = 2000
+    if bracket == "changes":
+        config.train.update({"num_steps": 45_000, "eval_every": 500})
+        config.checkpoint.every = 2000
+        return config
+    config.data.update({"num_entities": 30, "ood_fraction": 0.25})
+    config.model.update({"positions": "rotary", "tied_head": True, "H_cycles": 4})
+    config.model.update({"hidden_size": 32, "mlp_multiple": 32})
+    config.optimizer.update({"learning_rate": 0.01, "weight_decay": 0.1, "warmup_steps": 500})
+    config.train.update({"num_steps": 8000, "batch_size": 32, "eval_every": 500})
+    config.train.update({"chunk_steps": 500, "stop_at": 0.95, "stop_margin": 1500})
+    config.evaluate.path_position = "best"
+    config.checkpoint.update({"every": 1000, "keep": 1, "analysis_steps_per_decade": 4})
+    if bracket in ("", "fresh"):
+        config.model.num_heads = 8
+        config.optimizer.learning_rate = 0.005
+        config.train.update({"num_steps": 100_000, "batch_size": 16, "eval_every": 1000})
+        config.train.stop_margin = 3000
+        config.checkpoint.every = 5000
     return config
 
 
-def sweep(add):
-    for row in product(VARIANTS, grid("optimizer.weight_decay", (0.3, 0.6)), seeds(2)):
-        add(row)
-    degrees = grid("data.out_degree", (12, 20))
-    for row in product(degrees, grid("optimizer.weight_decay", (0.3, 0.8)), seeds(2)):
-        add(WIDER, row)
+def sweep(add, bracket=""):
+    if bracket == "changes":
+        for row in product(CHANGES, grid("optimizer.weight_decay", (0.3, 0.6)), seeds(2)):
+            add(row)
+        degrees = grid("data.out_degree", (12, 20))
+        for row in product(degrees, grid("optimizer.weight_decay", (0.3, 0.8)), seeds(2)):
+            add(WIDER, row)
+    elif bracket == "fresh":
+        for row in seeds(8, 110):
+            add(row)
+    else:
+        decays = grid("optimizer.weight_decay", (0.1, 0.3))
+        rows = {"": decays, "graph": GRAPHS, "model": MODELS}[bracket]
+        num_seeds = 1 if bracket == "graph" else 2
+        for row in product(rows, seeds(num_seeds, 100)):
+            add(row)

@@ -163,6 +163,9 @@ def make_parser(description: str | None = None) -> Parser:
     added = command("report", "one page: what came when, at what cost, how certain")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--out", metavar="DIR", help="default: the workdir")
+    added.add_argument(
+        "--figures", default="screen", metavar="paper", help="also as PDF and PNG for a paper"
+    )
     added = command("checkpoints", "list stored steps: good, damaged or partial")
     added.add_argument("workdir", metavar="WORKDIR", help="of a population or a sweep")
     added.add_argument("--verify", action="store_true", help="read and compare every byte")
@@ -209,6 +212,7 @@ def make_parser(description: str | None = None) -> Parser:
     add_workdir(added, "of a population or a sweep")
     added.add_argument("--run", dest="run_id", type=int, default=0, metavar="ID", help="default: 0")
     added.add_argument("--out", required=True, metavar="DIR", help="gets a folder per checkpoint")
+    added.add_argument("--config", metavar="FILE", help="whose own model the workdir has")
     added = command("parity", "our numbers against files of the official code's")
     added.add_argument("files", nargs="+", metavar="FILE.npz")
     added = command("compare", "draw several workdirs' curves in one figure")
@@ -218,6 +222,7 @@ def make_parser(description: str | None = None) -> Parser:
     added.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
     added = command("analyze", "logit lens, patching and path identity of stored runs")
     add_workdir(added, "of a population or a sweep")
+    added.add_argument("--config", metavar="FILE", help="whose own model the workdir has")
     added.add_argument("--runs", metavar="ID,ID", help="default: all that have not diverged")
     added.add_argument("--steps", metavar="N,N|all", help="stored checkpoints; default: the last")
     added.add_argument("--pairs", type=int, default=64, metavar="N", help="for each token")
@@ -234,4 +239,9 @@ def make_parser(description: str | None = None) -> Parser:
     added = command("bench", "measure speed: ratios within one run")
     added.add_argument("--only", metavar="NAME", help="one benchmark instead of all")
     added.add_argument("--quick", action="store_true", help="smaller, for a first look")
+    text = "parity, speed, energy and predictions of this machine's accelerator, into --out"
+    added.add_argument("--accelerator", action="store_true", help=text)
+    added.add_argument("--out", metavar="DIR", help="of --accelerator: gets each result at once")
+    text = "of --accelerator: after which nothing is begun; default: 9"
+    added.add_argument("--minutes", type=float, default=9.0, metavar="N", help=text)
     return parser

@@ -125,11 +125,19 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.sweeps.runner import train_population
 
-    if args.config is not None or args.target is not None or overrides:
-        named = {"--config": args.config, "--target": args.target}
-        given = next((n for n, value in named.items() if value is not None), *overrides[:1])
+    if args.target is not None or overrides:
+        given = "--target" if args.target is not None else overrides[0]
         raise UserError(f"{given}: a population's settings are the plan's; leave it out")
+    _knows_files_of(args.config)
     train_population(args.workdir, args.population, args.devices)
+
+
+def _knows_files_of(experiment: str | None) -> None:
+    """Reads an experiment for nothing but the files of people's own that it names."""
+    from grokjax.settings import read_experiment
+
+    if experiment is not None:
+        read_experiment(experiment)
 
 
 def transfer(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -150,7 +158,7 @@ def report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.sweeps.results import load
 
     given_path(args.workdir)
-    print(f"report: {write_report(load(args.workdir), args.out)}")
+    print(f"report: {write_report(load(args.workdir), args.out, args.figures)}")
 
 
 def quickstart(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -259,6 +267,7 @@ def _report_import(results) -> None:
 def export_results(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax.interop import exports
 
+    _knows_files_of(args.config)
     for folder in exports.export_results(args.workdir, args.run_id, args.out):
         print(folder)
 
@@ -279,6 +288,7 @@ def analyze(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from grokjax import analysis
     from grokjax.report.analysis_page import analyze_and_report
 
+    _knows_files_of(args.config)
     analyze_and_report(
         args.workdir,
         runs=_numbers(args.runs, "--runs"),
@@ -299,6 +309,13 @@ def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    if args.accelerator:
+        from grokjax.instruments import accelerator
+
+        if args.out is None:
+            raise UserError("--out: missing; give a folder for what --accelerator measures")
+        accelerator.main(args.out, args.minutes, args.quick)
+        return
     from grokjax.instruments.bench import main as run_benchmarks
 
     run_benchmarks(args.only, quick=args.quick)

@@ -58,7 +58,7 @@ def _retry(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _work(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    worker.run(args.workdir, args.population, args.devices)
+    worker.run(args.workdir, args.population, args.devices, args.config)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--workdir", type=_workdir, required=True)
     added.add_argument("--population", required=True)
     added.add_argument("--devices", default="")
+    added.add_argument("--config", default="")
     return parser
 
 

@@ -26,6 +26,7 @@ class Job:
       python: the interpreter on those machines.
       setup: a line of shell before it, `source ENV/bin/activate` or `module load ...`.
       container: an image to run in; empty: none.
+      experiment: that names files of the user's own, on those machines too; empty: none does.
     """
 
     workdir: pathlib.Path
@@ -37,6 +38,7 @@ class Job:
     python: str = sys.executable
     setup: str = ""
     container: str = ""
+    experiment: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("tasks_per_node", 1), ("devices_per_node", 0)):
@@ -64,6 +66,8 @@ class Job:
         command = [self.python, "-m", "launch", "worker", f"--workdir={self.workdir}"]
         if self.num_devices:
             command.append(f"--devices={self.platform}:{self.num_devices}")
+        if self.experiment:
+            command.append(f"--config={self.experiment}")
         return [*command, f"--population={population}"]
 
 

@@ -16,7 +16,9 @@ from typing import Any
 from grokjax.base.errors import UserError
 from grokjax.base.names import FAILED
 from grokjax.runtime.interrupt import ended_with_us
-from grokjax.sweeps.plan import PLAN, Plan, require_plan
+from grokjax.settings.config import flatten
+from grokjax.settings.own_functions import is_own, values_of
+from grokjax.sweeps.plan import PLAN, Plan, PlannedPopulation, require_plan
 from launch import gke, local, slurm
 from launch.books import (
     JOBS,
@@ -161,8 +163,8 @@ def _submit(args: argparse.Namespace, plan: Plan, rows: Sequence[Row]) -> int:
     if not names:
         print(said)
         return 0
-    job = _job(args, names)
     populations = [plan.population(name) for name in names]
+    job = _job(args, names, _experiment(args, populations))
     check_devices(job, populations)
     text = _rendered(args, job)
     print(said, file=sys.stderr if args.dry_run else sys.stdout, flush=True)
@@ -199,8 +201,24 @@ def _rendered(args: argparse.Namespace, job: Job) -> str:
     return local.describe(job, local.device_sets(args.workers))
 
 
-def _job(args: argparse.Namespace, names: Sequence[str]) -> Job:
-    options = _pick(Job, args) | {"populations": tuple(names)}
+def _experiment(args: argparse.Namespace, populations: Sequence[PlannedPopulation]) -> str:
+    """The experiment, where workers need it: its settings name functions of the user's files.
+
+    Raises:
+      UserError: they do, and it was not given.
+    """
+    texts = [v for p in populations for v in flatten(p.config).values() if isinstance(v, str)]
+    own = next((part for text in texts for part in values_of(text) if is_own(part)), "")
+    if not own:
+        return ""
+    if args.config is None:
+        raise UserError(f"{own.partition('@')[0]}: is of an experiment; give it, --config=FILE")
+    file, colon, argument = args.config.partition(":")
+    return f"{pathlib.Path(file).absolute()}{colon}{argument}"
+
+
+def _job(args: argparse.Namespace, names: Sequence[str], experiment: str) -> Job:
+    options = _pick(Job, args) | {"populations": tuple(names), "experiment": experiment}
     if args.launcher == "gke" and args.topology:
         options["nodes"] = args.slices * gke.slice_hosts(args.topology, args.devices_per_node)
         options["platform"] = "tpu"

@@ -12,8 +12,10 @@ from grokjax.sweeps.plan import note_failure, population_folder, require_plan
 from launch.preflight import check_disk, check_workdir
 
 
-def run(workdir: pathlib.Path, population: str, devices: str) -> None:
+def run(workdir: pathlib.Path, population: str, devices: str, experiment: str = "") -> None:
     """Becomes `grokjax sweep --population`: this process is then the one that gets the signals.
+
+    An experiment is for the files of the user's own that it names.
 
     Raises:
       UserError: what preflight has found; it is also left in the row's `error.txt`.
@@ -28,6 +30,7 @@ def run(workdir: pathlib.Path, population: str, devices: str) -> None:
     command = [
         *(sys.executable, "-m", "grokjax", "sweep"),
         *(f"--workdir={workdir}", f"--population={population}", f"--devices={devices}"),
+        *([f"--config={experiment}"] if experiment else []),
     ]
     with withheld():  # between this program and that one nobody would answer
         os.execv(sys.executable, command)

@@ -10,6 +10,7 @@ from grokjax.analysis.effects import patch_effects
 from grokjax.analysis.logit_lens import logit_lens
 from grokjax.analysis.pairs import Pairs, all_compositions, draw_pairs
 from grokjax.analysis.path_identity import path_identity
+from grokjax.analysis.questions import patch_question, question, questions_table, read_question
 from grokjax.analysis.sites import Site, all_sites
 from grokjax.analysis.store import Analysis, analysis_folder, load_analysis
 
@@ -26,7 +27,11 @@ __all__ = [
     "load_analysis",
     "logit_lens",
     "patch_effects",
+    "patch_question",
     "path_identity",
+    "question",
+    "questions_table",
+    "read_question",
 ]
 
 

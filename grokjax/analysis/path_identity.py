@@ -1,9 +1,9 @@
-"""Path identity: do groups of runs answer along the same path, beyond what seeds differ in?
+"""Path identity: do groups of runs answer along the same path, run by run?
 
-A run's path is a vector: its map of mean effects over sites, or its bridge-emergence profile. Two
-groups are compared by the distance between their mean vectors, against the distance that two seeds
-of one group have (the floor), by a permutation test; "identical" needs more than p > 0.05, namely
-that the distance's upper bound stays below a margin (an equivalence test).
+A run's path is a vector: its map of mean effects over sites (patching), or its bridge-emergence
+profile (lens). Groups are compared by the distances between single runs, in pairs of one seed where
+they share seeds: a minority that goes another way shows as pairs outside the margin, where it
+would vanish in the mean paths. A permutation test adds whether the groups differ as a whole.
 """
 
 from __future__ import annotations
@@ -11,147 +11,303 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Real
-from scipy import stats
 
 from grokjax.data.graph import random_stream
+from grokjax.statistics.intervals import Interval, wilson
 
-MARGIN = 0.25  # a quarter of the path's own size
+MARGIN = 0.25  # a quarter of the paths' own size
+PATCHING, LENS = "patching", "lens"
+SAME, SAME_BUT_SOME = "same path", "same path but for some"
+DIFFERENT, UNDECIDED = "different", "undecided"
+_FEWEST = 4  # pairs of which a share can be told from a half
 _MAX_PERMUTATIONS = 10_000
 COLUMNS = (
-    "group_a", "group_b", "n_a", "n_b", "paired", "distance", "distance_low", "distance_high",
-    "floor", "effect_size", "size", "p_value", "num_permutations", "margin", "verdict",
+    "paths", "reading", "group_a", "group_b", "n_a", "n_b", "paired", "num_pairs", "within",
+    "share", "share_low", "share_high", "distance_min", "distance_median", "distance_max",
+    "outside", "dropped", "floor_median", "size", "p_value", "p_smallest", "num_permutations",
+    "margin", "verdict", "other_verdict",
 )  # fmt: skip
-_NOT_MEASURED = ("group_a", "group_b", "n_a", "n_b", "paired", "num_permutations", "verdict")
+PAIRS = (
+    "paths", "reading", "group_a", "group_b", "run_a", "run_b", "block", "distance", "within",
+)  # fmt: skip
+_TEXTS = (
+    "paths", "reading", "group_a", "group_b", "outside", "dropped", "verdict", "other_verdict",
+)  # fmt: skip
+_COUNTS = ("n_a", "n_b", "paired", "num_pairs", "within", "num_permutations")
+
+
+class Paths(NamedTuple):
+    """One kind of path of all runs: how it was read, and a row per run; NaN where it has none."""
+
+    reading: str  # PATCHING or LENS
+    values: Float[np.ndarray, "R F"]
+
+
+class Identity(NamedTuple):
+    """A row per kind of path and two groups; the pairs under it; each two groups' null.
+
+    nulls: distances between the groups' mean paths under permuted labels, by kind and groups.
+    """
+
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    nulls: dict[str, dict[tuple[str, str], np.ndarray]]
+
+
+def compare_paths(
+    kinds: Mapping[str, Paths],
+    groups: Sequence[str],
+    *,
+    runs: Sequence[Any] | None = None,
+    blocks: Sequence[str] | None = None,
+    margin: float = MARGIN,
+    seed: int = 0,
+) -> Identity:
+    """Compares every two groups on several kinds of path, the readings side by side.
+
+    Args:
+      kinds: what is compared, by name.
+      groups: each run's group.
+      runs: each run's name; its place by default.
+      blocks, margin, seed: as in `path_identity`.
+
+    Returns:
+      Tables with columns COLUMNS and PAIRS. `other_verdict` is that of the other reading for the
+      same groups: the mildest claim among its kinds.
+    """
+    found = {
+        name: path_identity(
+            kind.values, groups, runs=runs, blocks=blocks, margin=margin, seed=seed,
+            paths_named=name, reading=kind.reading,
+        )
+        for name, kind in kinds.items()
+    }  # fmt: skip
+    table = pd.concat([f.table for f in found.values()], ignore_index=True)
+    pairs = pd.concat([f.pairs for f in found.values()], ignore_index=True)
+    table["other_verdict"] = [_other_verdict(table, row) for row in table.itertuples()]
+    return Identity(table, pairs, {name: f.nulls[name] for name, f in found.items()})
+
+
+def _other_verdict(table: pd.DataFrame, row: Any) -> str:
+    same = (table.group_a == row.group_a) & (table.group_b == row.group_b)
+    others = table.verdict[same & (table.reading != row.reading)]
+    mildest = [v for v in (UNDECIDED, DIFFERENT, SAME_BUT_SOME, SAME) if v in others.tolist()]
+    return mildest[0] if mildest else ""
 
 
 def path_identity(
     paths: Float[np.ndarray, "R F"],
     groups: Sequence[str],
     *,
+    runs: Sequence[Any] | None = None,
     blocks: Sequence[str] | None = None,
     margin: float = MARGIN,
     seed: int = 0,
-) -> pd.DataFrame:
+    paths_named: str = "paths",
+    reading: str = PATCHING,
+) -> Identity:
     """Compares every two groups of runs.
 
-    Distances are root mean squares over sites, relative to the size of the mean path of both
-    groups: 0 is the same path, 1 as far from it as no path at all. The squared one is unbiased: the
-    mean over pairs of runs of different groups, less half of each group's own mean. It is negative
-    where groups differ less than their seeds do, and then shown as 0. Its interval is a jackknife's
-    (Student-t). Runs that share a block (a graph and an initialisation, say) are not independent:
-    those of one group are one replicate, and groups with blocks in common are compared on these
-    alone, block by block, so that what a block brings cancels: the mean is over pairs of blocks'
-    differences, and permutations swap within blocks.
+    A distance is the root mean square over sites of two runs' difference, relative to the size of
+    the runs' paths (their own root mean square over runs of both groups): 0 is the same path, 1 as
+    far from it as no path at all. Runs that share a block (a graph and an initialisation, say) are
+    compared with each other; groups without blocks in common, all with all, and a pair is then
+    only as much evidence as there are runs in the smaller group.
 
     Args:
-      paths: a row per run; rows with NaN are left out.
+      paths: a row per run; one with NaN has no path, and is named as dropped.
       groups: each run's group.
+      runs: each run's name; its place by default.
       blocks: what each run may share with others; None for nothing.
-      margin: of the equivalence test, relative like the distances.
+      margin: of a pair, relative like the distances.
       seed: of the permutations, where they are too many to list.
+      paths_named, reading: what the rows say of the paths.
 
     Returns:
-      A row per two groups, COLUMNS: n_a and n_b replicates, the distance with its 95 % interval,
-      the seed-to-seed floor (the same between two of one group), the effect size (distance over
-      floor), the size of the mean path, the permutation test's p, and a verdict: "different"
-      (p < 0.05), "equivalent" (the one-sided 95 % bound is below the margin), "different, within
-      the margin", or "undecided".
+      A row per two groups, COLUMNS: pairs within the margin and their share (Wilson), distances,
+      the floor (median distance of two runs of one group), pairs outside and runs dropped by name,
+      the permutation test's p (of mean paths, swapped within blocks) and a verdict: `same path`
+      (all pairs within the margin, and so many that most would be), `same path but for some` (most
+      of them, surely), `different` (surely not most) or `undecided`.
     """
-    rows = []
-    for two in _two_groups(paths, groups, blocks):
-        rows.append(_compare(two, margin, seed) | {"size": two.size})
+    names = [str(x) for x in (range(len(groups)) if runs is None else runs)]
+    rows, pair_rows = [], []
+    nulls: dict[tuple[str, str], np.ndarray] = {}
+    for two in _two_groups(paths, groups, blocks, names):
+        pairs = [p | {"paths": paths_named, "reading": reading} for p in _pairs(two, margin)]
+        pair_rows += pairs
+        if two.testable:
+            nulls[two.a, two.b] = np.sqrt(np.maximum(permuted(two, seed), 0.0))
+        rows.append(_compare(two, pairs, margin, seed) | {"paths": paths_named, "reading": reading})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype({name: float for name in COLUMNS if name not in _NOT_MEASURED})
+    numbers = {c: float for c in COLUMNS if c not in (*_TEXTS, *_COUNTS)}
+    found_pairs = pd.DataFrame(pair_rows, columns=list(PAIRS))
+    return Identity(table.astype(numbers), found_pairs, {paths_named: nulls})
+
+
+def verdict(within: int, num_pairs: int, evidence: int) -> tuple[Interval, str]:
+    """Share of the pairs within the margin, and what it says.
+
+    Args:
+      within, num_pairs: counted.
+      evidence: pairs that are independent of each other.
+    """
+    if not num_pairs:
+        return wilson(0, 0), UNDECIDED
+    share = wilson(within / num_pairs * evidence, evidence)
+    if evidence < _FEWEST:
+        return share, UNDECIDED
+    if share.low > 0.5:
+        return share, SAME if within == num_pairs else SAME_BUT_SOME
+    return share, DIFFERENT if share.high < 0.5 else UNDECIDED
 
 
 @dataclasses.dataclass(frozen=True)
 class _Two:
-    """Two groups of runs: relative square distances between all of them, and who is whose."""
+    """Two groups of runs.
+
+    runs_a, runs_b: by block, the paths of its runs, by their names. squares: relative square
+    distances between replicates (a group's runs of one block are one, their mean), a's first.
+    matched: replicates of a and of b, block by block; None where no block is shared.
+    """
 
     a: str
     b: str
+    runs_a: dict[Any, dict[str, np.ndarray]]
+    runs_b: dict[Any, dict[str, np.ndarray]]
+    size: float
+    dropped: list[str]
     squares: Float[np.ndarray, "R R"]
     is_a: Bool[np.ndarray, " R"]
-    size: float
-    # Runs of a and of b, block by block; None where they do not match.
     matched: tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]] | None
+
+    @property
+    def testable(self) -> bool:
+        return bool(min(self.is_a.sum(), (~self.is_a).sum()) >= 2)
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> float:
+        return math.sqrt(float(np.mean((x - y) ** 2))) / (self.size or 1.0)
 
 
 def _two_groups(
-    paths: Float[np.ndarray, "R F"], groups: Sequence[str], blocks: Sequence[str] | None
+    paths: Float[np.ndarray, "R F"],
+    groups: Sequence[str],
+    blocks: Sequence[str] | None,
+    names: Sequence[str],
 ) -> Iterator[_Two]:
-    """Every two groups, in the order in which they occur.
-
-    Runs of one group and block are one replicate, their mean: what they share is no new evidence.
-    Where two groups have blocks in common, these alone are compared, in pairs: replicates that
-    share a block are not independent, and taking them for it would find groups too much alike.
-    """
+    """Every two groups, in the order in which they occur, with what each has to be compared."""
     paths, labels = np.asarray(paths, float), np.asarray(groups, dtype=object)
     defined = ~np.isnan(paths).all(axis=0)  # a site that no run has is no site
-    usable = defined.any() & np.isfinite(paths[:, defined]).all(axis=1)
-    names = list(dict.fromkeys(labels.tolist()))
-    block_of = np.arange(len(labels)) if blocks is None else np.asarray(blocks, dtype=object)
+    usable = np.isfinite(paths[:, defined]).all(axis=1) & bool(defined.any())
+    block_of = names if blocks is None else [str(b) for b in blocks]
 
-    def replicates(group: str) -> dict[Any, np.ndarray]:
-        own = np.flatnonzero(usable & (labels == group))
-        of_block = {b: own[block_of[own] == b] for b in dict.fromkeys(block_of[own].tolist())}
-        return {b: paths[rows][:, defined].mean(axis=0) for b, rows in of_block.items()}
+    def of(group: str) -> tuple[dict[Any, dict[str, np.ndarray]], list[str]]:
+        found: dict[Any, dict[str, np.ndarray]] = {}
+        without = []
+        for i in np.flatnonzero(labels == group).tolist():
+            if usable[i]:
+                found.setdefault(block_of[i], {})[names[i]] = paths[i, defined]
+            else:
+                without.append(f"run {names[i]} ({group}): has no path to compare")
+        return found, without
 
-    for a, b in itertools.combinations(names, 2):
-        of_a, of_b = replicates(a), replicates(b)
+    for a, b in itertools.combinations(dict.fromkeys(labels.tolist()), 2):
+        (of_a, without_a), (of_b, without_b) = of(a), of(b)
+        dropped = [*without_a, *without_b]
         common = [block for block in of_a if block in of_b]
         if common:
+            for group, own, other in ((a, of_a, b), (b, of_b, a)):
+                alone = [run for block in own if block not in common for run in own[block]]
+                dropped += [f"run {run} ({group}): no partner in {other}" for run in alone]
             of_a, of_b = ({block: x[block] for block in common} for x in (of_a, of_b))
-        num = len(of_a) + len(of_b)
-        own = np.array([*of_a.values(), *of_b.values()]).reshape(num, int(defined.sum()))
-        size = float(np.sqrt(np.mean(np.mean(own, axis=0) ** 2))) if own.size else math.nan
-        difference = own[:, None] - own[None]
-        squares = np.mean(difference**2, axis=-1) if own.size else np.zeros((num, num))
+        means = [np.mean([*own.values()], axis=0) for x in (of_a, of_b) for own in x.values()]
+        every = [path for x in (of_a, of_b) for own in x.values() for path in own.values()]
+        size = float(np.sqrt(np.mean(np.square(every)))) if every else math.nan
+        num = len(means)
+        stacked = np.array(means).reshape(num, -1)
+        squares = np.zeros((num, num))
+        if stacked.size:
+            squares = np.mean((stacked[:, None] - stacked[None]) ** 2, axis=-1)
         places = np.arange(len(common))
-        matched = (places, places + len(common)) if common else None
-        is_a = np.arange(num) < len(of_a)
-        yield _Two(str(a), str(b), squares / (size**2 or 1.0), is_a, size, matched)
-
-
-def _compare(two: _Two, margin: float, seed: int) -> dict:
-    squares, members = two.squares, [np.flatnonzero(m) for m in (two.is_a, ~two.is_a)]
-    n_a, n_b = map(len, members)
-    row = dict.fromkeys(COLUMNS, math.nan) | {
-        "group_a": two.a, "group_b": two.b, "n_a": n_a, "n_b": n_b, "margin": margin,
-        "paired": two.matched is not None, "verdict": "undecided", "num_permutations": 0,
-    }  # fmt: skip
-    within = [squares[np.ix_(g, g)].sum() / (len(g) * (len(g) - 1)) for g in members if len(g) > 1]
-    floor = math.sqrt(np.mean(within)) if within else math.nan
-    row["floor"] = floor
-    if min(n_a, n_b) < 2:
-        return row
-    observed = _square(two)
-    null = permuted(two, seed)
-    # Counted among the permutations, the data's own labels keep p above 0.
-    p = float(np.mean(null >= observed - 1e-12))
-    low, high, upper = _jackknife_bounds(two, observed)
-    distance = _root(observed)
-    row |= {
-        "distance": distance,
-        "distance_low": _root(low),
-        "distance_high": _root(high),
-        "effect_size": distance / floor if floor else math.nan,
-        "p_value": p,
-        "num_permutations": len(null),
-    }
-    different, equivalent = p < 0.05, upper < margin**2
-    if different or equivalent:
-        row["verdict"] = (
-            "different, within the margin" if different and equivalent
-            else "different" if different else "equivalent"
+        yield _Two(
+            str(a), str(b), of_a, of_b, size, dropped, squares / (size**2 or 1.0),
+            np.arange(num) < len(of_a), (places, places + len(common)) if common else None,
         )  # fmt: skip
+
+
+def _pairs(two: _Two, margin: float) -> list[dict[str, Any]]:
+    """The distance of every pair of single runs that are compared."""
+    blocks = [(block, own, two.runs_b.get(block, {})) for block, own in two.runs_a.items()]
+    if two.matched is None:
+        blocks = [("", _merged(two.runs_a), _merged(two.runs_b))]
+    rows = []
+    for block, of_a, of_b in blocks:
+        for (run_a, x), (run_b, y) in itertools.product(of_a.items(), of_b.items()):
+            distance = two.distance(x, y)
+            rows.append(
+                {"group_a": two.a, "group_b": two.b, "run_a": run_a, "run_b": run_b}
+                | {"block": block, "distance": distance, "within": bool(distance <= margin)}
+            )
+    return rows
+
+
+def _merged(by_block: dict[Any, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {run: path for own in by_block.values() for run, path in own.items()}
+
+
+def _compare(
+    two: _Two, pairs: Sequence[Mapping[str, Any]], margin: float, seed: int
+) -> dict[str, Any]:
+    n_a, n_b = int(two.is_a.sum()), int((~two.is_a).sum())
+    within = sum(p["within"] for p in pairs)
+    share, found = verdict(within, len(pairs), min(n_a, n_b))
+    distances = np.array([p["distance"] for p in pairs])
+    outside = [
+        f"{p['run_a']} and {p['run_b']} ({p['distance']:.2f})" for p in pairs if not p["within"]
+    ]
+    middle = [math.nan] * 3
+    if len(pairs):
+        middle = [float(distances.min()), float(np.median(distances)), float(distances.max())]
+    row = dict.fromkeys(COLUMNS, math.nan) | {
+        "group_a": two.a, "group_b": two.b, "n_a": n_a, "n_b": n_b,
+        "paired": two.matched is not None, "num_pairs": len(pairs), "within": within,
+        "distance_min": middle[0], "distance_median": middle[1], "distance_max": middle[2],
+        "outside": "; ".join(outside), "dropped": "; ".join(two.dropped),
+        "floor_median": _floor(two), "size": two.size, "num_permutations": 0, "margin": margin,
+        "verdict": found, "other_verdict": "",
+    }  # fmt: skip
+    row |= share.columns("share")
+    if two.testable:
+        null = permuted(two, seed)
+        # Counted among the permutations, the data's own labels keep p above 0.
+        row["p_value"] = float(np.mean(null >= _observed(two) - 1e-12))
+        row["p_smallest"] = float(np.mean(null >= null.max() - 1e-12))
+        row["num_permutations"] = len(null)
     return row
+
+
+def _floor(two: _Two) -> float:
+    """Median distance between two runs of one group, of different blocks."""
+    found = [
+        two.distance(x, y)
+        for by_block in (two.runs_a, two.runs_b)
+        for own, other in itertools.combinations(by_block.values(), 2)
+        for x, y in itertools.product(own.values(), other.values())
+    ]
+    return float(np.median(found)) if found else math.nan
+
+
+def _observed(two: _Two) -> float:
+    """The squared distance of the groups' mean paths, unbiased: below 0 where seeds differ more."""
+    if two.matched is not None:
+        return float(_paired_squares(_products(two), np.ones((1, len(two.matched[0]))))[0])
+    return float(_unpaired_squares(two.squares, two.is_a[None])[0])
 
 
 def permuted(two: _Two, seed: int = 0) -> Float[np.ndarray, " P"]:
@@ -174,16 +330,6 @@ def permuted(two: _Two, seed: int = 0) -> Float[np.ndarray, " P"]:
         others = [rng.permutation(two.is_a) for _ in range(_MAX_PERMUTATIONS - 1)]
         labellings = np.array([two.is_a, *others])
     return _unpaired_squares(two.squares, labellings)
-
-
-def _square(two: _Two, without: Sequence[int] = ()) -> float:
-    """The squared distance, without some runs (or blocks)."""
-    if two.matched is not None:
-        kept = np.setdiff1d(np.arange(len(two.matched[0])), without)
-        products = _products(two)[np.ix_(kept, kept)]
-        return float(_paired_squares(products, np.ones((1, len(kept))))[0])
-    kept = np.setdiff1d(np.arange(len(two.is_a)), without)
-    return float(_unpaired_squares(two.squares[np.ix_(kept, kept)], two.is_a[None, kept])[0])
 
 
 def _products(two: _Two) -> Float[np.ndarray, "n n"]:
@@ -214,46 +360,3 @@ def _unpaired_squares(
     within_b = ((b @ squares) * b).sum(axis=1)
     own = within_a / (2 * n_a * (n_a - 1)) + within_b / (2 * n_b * (n_b - 1))
     return between / (n_a * n_b) - own
-
-
-def _jackknife_bounds(two: _Two, estimate: float) -> tuple[float, ...]:
-    """Two-sided 95 % bounds of the squared distance, and the one-sided 95 % upper bound."""
-    if two.matched is not None:
-        samples = [np.arange(len(two.matched[0]))]
-    else:
-        samples = [np.flatnonzero(m) for m in (two.is_a, ~two.is_a)]
-    variance, degrees = 0.0, 0
-    for sample in samples:
-        n = len(sample)
-        if n < 3:  # without one of two there is no spread left to measure
-            return -math.inf, math.inf, math.inf
-        left_out = np.array([_square(two, [int(i)]) for i in sample])
-        variance += (n - 1) / n * np.sum((left_out - left_out.mean()) ** 2)
-        degrees += n - 1
-    error = math.sqrt(variance)
-    two_sided, one_sided = (stats.t.ppf(q, degrees) for q in (0.975, 0.95))
-    return (
-        estimate - two_sided * error,
-        estimate + two_sided * error,
-        estimate + one_sided * error,
-    )
-
-
-def _root(square: float) -> float:
-    return (
-        math.sqrt(max(square, 0.0)) if math.isfinite(square) else (0.0 if square < 0 else math.inf)
-    )
-
-
-def permuted_distances(
-    paths: Float[np.ndarray, "R F"],
-    groups: Sequence[str],
-    blocks: Sequence[str] | None = None,
-    seed: int = 0,
-) -> dict[tuple[str, str], np.ndarray]:
-    """The null of every two groups: `path_identity`'s distances under permuted labels."""
-    return {
-        (two.a, two.b): np.sqrt(np.maximum(permuted(two, seed), 0.0))
-        for two in _two_groups(paths, groups, blocks)
-        if min(two.is_a.sum(), (~two.is_a).sum()) >= 2
-    }

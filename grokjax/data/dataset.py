@@ -288,8 +288,8 @@ def make_batch(query: Int[np.ndarray | Array, "B 4"], end_id: int) -> Batch:
         by_hops(nothing, nothing, end),
     ]
     return Batch(
-        inputs=jnp.stack([head, relation1, relation2, nothing, nothing], axis=1),
-        labels=jnp.stack(labels, axis=1),
+        inputs=jnp.stack([head, relation1, relation2, nothing, nothing]).T,
+        labels=jnp.stack(labels).T,
         answer_position=num_hops + 1,
         identifiers=nothing,
     )

@@ -56,7 +56,7 @@ def main(only: str | None = None, quick: bool = False) -> None:
 def bench_quickstart(quick: bool) -> None:
     """the quickstart's step on one device, by part"""
     config = _quickstart()
-    population = _population(config, 1, jax.devices()[:1])
+    population = population_of(config, 1, jax.devices()[:1])
     state = population.init()
     length = 10 if quick else 40
     model = population.train_config.model
@@ -92,7 +92,7 @@ def bench_population(quick: bool) -> None:
         for num_runs in sizes:
             if num_runs < devices:
                 continue
-            population = _population(_quickstart(), num_runs, jax.devices()[:devices])
+            population = population_of(_quickstart(), num_runs, jax.devices()[:devices])
             length = 10 if quick else 20
             state = population.init()
             program = population.train_program(state, length)
@@ -115,7 +115,7 @@ def bench_paper(quick: bool) -> None:
         config.runs = ()
         config.model.update({"hidden_size": hidden, "register_size": hidden, "dtype": "float32"})
         config.data.phi = 1.0
-        population = _population(config, 1, jax.devices()[:1])
+        population = population_of(config, 1, jax.devices()[:1])
         state = population.init()
         length = 2  # a program's memory is new, and slow, in its first step
         program = population.train_program(state, length)
@@ -133,7 +133,7 @@ def bench_host(quick: bool) -> None:
     """what the host adds between chunks of the quickstart's length, and compilation"""
     config = _quickstart()
     jax.config.update("jax_enable_compilation_cache", False)
-    population = _population(config, len(jax.devices()), jax.devices())
+    population = population_of(config, len(jax.devices()), jax.devices())
     state = population.init()
     steps = 20 if quick else config.train.chunk_steps
     population.train_program(state, steps)
@@ -165,16 +165,8 @@ def bench_lens(quick: bool) -> None:
         *(("paper", h, rate) for h, rate in list(OFFICIAL_LENS.items())[: 1 if quick else None]),
         ("quickstart", 0, 0.0),
     ):
-        config, weights = _analysed(name, hidden)
-
-        def top(params, buffers, queries, config=config):
-            def some(queries):
-                batch = make_batch(queries, PAD)
-                return top_tokens(config, params, forward(config, params, buffers, batch).trace)
-
-            return jax.lax.map(some, queries.reshape(-1, min(64, queries.shape[0]), 4))
-
-        read = jax.jit(top)
+        config, weights = analysed(name, hidden)
+        read = lens_reader(config)
         num_queries = 256 if name == "paper" else 2048
         queries = jnp.ones((num_queries, 4), jnp.int32)
         rate = num_queries / best(functools.partial(read, *weights, queries), 3)
@@ -196,14 +188,8 @@ def bench_lens(quick: bool) -> None:
 
 def bench_patching(quick: bool) -> None:
     """patched passes per second, all included, against plain evaluation's, on one device"""
-    config, weights = _analysed("quickstart", 0)
-    sites = all_sites(config)[:: 4 if quick else 1]
-    rows = np.ones((64, 5), np.int32)
-    rows[:, 0] = np.arange(64) % 40 + 1
-    queries = stack_pairs([Pairs("head", "id", rows, rows)], len(rows))
-    one_run = jax.tree.map(lambda x: jnp.asarray(x)[None], (weights, queries))
-    seconds = best(lambda: measure_effects(config, *one_run, sites=sites), 3)
-    patched = len(sites) * len(rows) * len(DIRECTIONS) / seconds
+    config, weights = analysed("quickstart", 0)
+    patched = patched_passes(config, weights, 64, stride=4 if quick else 1)
     batch = make_batch(jnp.ones((256, 4), jnp.int32), PAD)
     plain = jax.jit(lambda params, buffers: forward(config, params, buffers, batch).logits)
     rate = 256 / best(lambda: plain(*weights), 20)
@@ -231,11 +217,35 @@ def best(function: Callable[[], Any], repetitions: int = 5) -> float:
     return min(times)
 
 
+def lens_reader(config: ModelConfig) -> Any:
+    """Compiled: (params, buffers, queries i32[N, 4]) -> first choices, up to 64 queries at once."""
+
+    def top(params, buffers, queries):
+        def some(queries):
+            batch = make_batch(queries, PAD)
+            return top_tokens(config, params, forward(config, params, buffers, batch).trace)
+
+        return jax.lax.map(some, queries.reshape(-1, min(64, queries.shape[0]), 4))
+
+    return jax.jit(top)
+
+
+def patched_passes(config: ModelConfig, weights: Any, num_pairs: int, stride: int = 1) -> float:
+    """Patched passes a second over every `stride`-th site, both directions, all included."""
+    sites = all_sites(config)[::stride]
+    rows = np.ones((num_pairs, 5), np.int32)
+    rows[:, 0] = np.arange(num_pairs) % 40 + 1
+    queries = stack_pairs([Pairs("head", "id", rows, rows)], len(rows))
+    one_run = jax.tree.map(lambda x: jnp.asarray(x)[None], (weights, queries))
+    seconds = best(lambda: measure_effects(config, *one_run, sites=sites), 3)
+    return len(sites) * len(rows) * len(DIRECTIONS) / seconds
+
+
 def _quickstart() -> ConfigDict:
     return load_experiment("experiments/quickstart.py")
 
 
-def _analysed(name: str, hidden: int) -> tuple[ModelConfig, tuple]:
+def analysed(name: str, hidden: int) -> tuple[ModelConfig, tuple]:
     """A model to look into, with fresh weights."""
     config = _quickstart()
     if name == "paper":
@@ -245,7 +255,7 @@ def _analysed(name: str, hidden: int) -> tuple[ModelConfig, tuple]:
     return model, init(model, jax.random.key(0))
 
 
-def _population(config: ConfigDict, num_runs: int, devices: list) -> Population:
+def population_of(config: ConfigDict, num_runs: int, devices: list) -> Population:
     config = config.copy_and_resolve_references()
     config.runs = tuple({"seeds.init": i, "seeds.order": i} for i in range(num_runs))
     runs = expand(config)

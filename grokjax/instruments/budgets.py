@@ -16,7 +16,7 @@ import pandas as pd
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import write_atomically
-from grokjax.instruments.compile import compile_for, versions
+from grokjax.instruments.compile import compile_for, in_units, versions
 from grokjax.settings import load_experiment
 
 TABLE = "counts.csv"
@@ -225,6 +225,27 @@ def read_table(path: str | os.PathLike = COMMITTED) -> dict[str, dict[str, Any]]
     return {row["name"]: row for row in table.to_dict("records")}
 
 
+def page(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The table of docs/accelerators.md."""
+    header = "| row | FLOPs | bytes | temporaries | kernels | cycles a run | collectives | must |"
+    lines = [header, "|" + "---|" * 8]
+    most = {b.name: b.most for b in BUDGETS}
+    for row in rows:
+        limits = [f"{n} {in_units(v)}" for n, v in most[row["name"]].items() if v]
+        told = [
+            row["name"],
+            in_units(row["flops"]),
+            f"{in_units(row['bytes'])}B",
+            f"{in_units(row['temporary_bytes'])}B",
+            f"{row['kernels']:,.0f}",
+            in_units(row["cycles_per_run"]) if row["cycles"] else "",
+            f"{in_units(row['collective_bytes'])}B" if row["num_collectives"] else "none",
+            ", ".join(text.strip() for text in limits) or "no waits",
+        ]
+        lines.append(f"| {' | '.join(text.strip() for text in told)} |")
+    return "\n".join(lines).replace("_", " ")
+
+
 def main(
     out: str | os.PathLike | None = None,
     only: Iterable[str] = (),
@@ -262,3 +283,7 @@ def main(
 
 def _names() -> list[str]:
     return [budget.name for budget in BUDGETS]
+
+
+if __name__ == "__main__":  # prints the table of docs/accelerators.md
+    print(page(read_table().values()))

@@ -178,25 +178,28 @@ def describe(compiled: Compiled) -> str:
         f"{x.name} on {x.target.name}: {x.num_runs} runs, {x.num_devices} devices"
         f" (compiled in {x.seconds:.0f} s); numbers of one device, {each}",
         f"  memory               {_gib(x.bytes_needed)}{of}, {_gib(x.temporary_bytes)} temporary",
-        f"  FLOPs                {_si(step.flops)}, floor of the design {_si(floor.flops)}",
-        f"  bytes                {_si(step.bytes)}B, off the chip {_si(step.bytes_off_chip)}B,"
-        f" slices as such {_si(step.bytes_moved)}B, floor of the design {_si(floor.bytes)}B",
+        f"  FLOPs                {in_units(step.flops)},"
+        f" floor of the design {in_units(floor.flops)}",
+        f"  bytes                {in_units(step.bytes)}B,"
+        f" off the chip {in_units(step.bytes_off_chip)}B,"
+        f" slices as such {in_units(step.bytes_moved)}B,"
+        f" floor of the design {in_units(floor.bytes)}B",
         f"  {'kernels' if not chip or chip.is_gpu else 'instructions':20s} {step.kernels:,.0f}",
     ]
     if step.custom_kernels:
         lines.append(
             f"  custom kernels       {step.custom_kernels:,.0f}, as they declare:"
-            f" {_si(step.declared_flops)} FLOPs, {_si(step.declared_bytes)}B"
+            f" {in_units(step.declared_flops)} FLOPs, {in_units(step.declared_bytes)}B"
         )
     if step.cycles:
         a_run = step.cycles * x.num_devices / x.num_runs
-        lines.append(f"  estimated cycles     {_si(step.cycles)}, a run {_si(a_run)}")
+        lines.append(f"  estimated cycles     {in_units(step.cycles)}, a run {in_units(a_run)}")
     waits = f"{step.unknown_loops:g}, waits for the host {step.host_transfers:g}"
     lines.append(f"  unknown loops        {waits}")
     shapes: dict[str, float] = {}
     for opcode, shape, times in step.collectives:
         shapes[f"{opcode} {shape}"] = shapes.get(f"{opcode} {shape}", 0) + times
-    received = f"{step.num_collectives:.3g}, which bring {_si(step.collective_bytes)}B"
+    received = f"{step.num_collectives:.3g}, which bring {in_units(step.collective_bytes)}B"
     lines.append(f"  collectives          {received if shapes else 'none'}")
     for text, times in sorted(shapes.items(), key=lambda item: -item[1]):
         lines.append(f"    {times:.3g} x {text}")
@@ -345,8 +348,8 @@ def _gib(num: float) -> str:
     return f"{num / 2**30:.2f} GiB"
 
 
-def _si(num: float) -> str:
-    """1.23 M"""
+def in_units(num: float) -> str:
+    """`1.23 M`; a number below 1,000 ends with the space before a unit."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if num >= size:
             return f"{num / size:.3g} {unit}"

@@ -194,10 +194,13 @@ class Program:
         if not any(name in x.attributes for name in _CUSTOM_KERNELS):
             return
         own.custom_kernels = 1
-        match = re.search(r'"cost_estimate":\s*(\{[^}]*\})', x.attributes)
-        if match:
+        program = re.search(r'flops_of_a_program(?:\\22|"): (?:\\22|")(\d+)', x.attributes)
+        if match := re.search(r'"cost_estimate":\s*(\{[^}]*\})', x.attributes):
             cost = json.loads(match[1])
             flops, num_bytes = float(cost.get("flops", 0)), float(cost.get("bytes_accessed", 0))
+        elif program:  # of one program of its grid, by the kernel's metadata
+            grid = (int(n) for n in re.findall(r"grid_[xyz] = (\d+)", x.attributes))
+            flops, num_bytes = float(program[1]) * math.prod(grid), 0.0
         else:
             scopes = re.search(r'op_name="([^"]*)"', x.attributes)
             names = scopes[1].split("/") if scopes else []

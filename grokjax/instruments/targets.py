@@ -45,21 +45,21 @@ class Chip:
         return self.cores > 0
 
 
-_LAUNCH = 2.5e-6
+LAUNCH = 2.5e-6
 _TPUS = {
     "v5e": Chip(197e12, 819e9, 16_911_433_728),
     "v6e": Chip(918e12, 1640e9, 33_554_432_000),
     "v5p": Chip(459e12, 2765e9, 102_803_439_616),
 }
 _H100 = Chip(
-    989e12, 3.35e12, 84_900_000_000, launch=_LAUNCH,
+    989e12, 3.35e12, 84_900_000_000, launch=LAUNCH,
     cores=132, capability=(9, 0), shared_memory=232_448, l2=52_428_800,
 )  # fmt: skip
 _GPUS = {
     "h100": _H100,
     "h200": dataclasses.replace(_H100, bandwidth=4.8e12, memory=150_754_820_096),
     "a100": Chip(
-        312e12, 2.04e12, 84_900_000_000, launch=_LAUNCH,
+        312e12, 2.04e12, 84_900_000_000, launch=LAUNCH,
         cores=108, capability=(8, 0), shared_memory=166_912, l2=41_943_040,
     ),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from grokjax.model.recursive import initial_carry
 from grokjax.model.types import (
     BLOCK_COMPONENTS,
     Buffers,
+    Layout,
     ModelConfig,
     Output,
     Params,
@@ -33,6 +34,7 @@ __all__ = [
     "DECODER",
     "RECURSIVE",
     "Buffers",
+    "Layout",
     "ModelConfig",
     "Output",
     "Params",
@@ -74,9 +76,10 @@ def forward(
       patch: an intervention; None runs the same program without.
       key: for dropout, where there is any; None evaluates.
     """
-    if config.kind == DECODER:
-        return decoder.forward(config, params, batch, patch=patch, key=key)
-    return recursive.forward(config, params, buffers, batch, carry=carry, patch=patch)
+    with jax.default_matmul_precision(config.precision):
+        if config.kind == DECODER:
+            return decoder.forward(config, params, batch, patch=patch, key=key)
+        return recursive.forward(config, params, buffers, batch, carry=carry, patch=patch)
 
 
 def forward_all_steps(
@@ -128,7 +131,8 @@ def _patch_of_step(config: ModelConfig, patch: Patch, step: int) -> Patch:
 
 def readout(config: ModelConfig, params: Params, z: Float[Array, "*B S D"]) -> Array:
     """The model's own output head on any state: float32 logits [*B, T, V]."""
-    return (decoder if config.kind == DECODER else recursive).readout(config, params, z)
+    with jax.default_matmul_precision(config.matmul_precision):
+        return (decoder if config.kind == DECODER else recursive).readout(config, params, z)
 
 
 def num_parameters(config: ModelConfig) -> int:

@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from grokjax.model.types import ModelConfig
+from grokjax.model.gated_mlp import gated_mlp
+from grokjax.model.types import Layout, ModelConfig
 
 # (component, state) -> state: looks at a state in passing, and may change it.
 Tap = Callable[[str, Array], Array]
 
 _NORM_EPS = 1e-5
 _ROTARY_BASE = 10000.0
+CHANNELS = 128  # of a block; a TPU's lanes
 
 _unit_variance = jax.nn.initializers.variance_scaling  # truncated at 2 sigma, deviation corrected
 linear_init = _unit_variance(1.0, "fan_in", "truncated_normal")
@@ -57,12 +59,6 @@ def rotate(x: Float[Array, "S B H K"], rotary: tuple[Array, Array]) -> Array:
     return (x * cos + turned * sin).astype(x.dtype)
 
 
-# A batch that devices share must not be flattened with its neighbours: no part of the product is
-# then one device's, so each gathers the whole and computes all of it (paper's model on four v5e:
-# 23.1 TFLOP a step on each, 6.05 unflattened). Elsewhere flat is as good or better: on a CPU XLA
-# transposes the operands of a twofold contraction, on an H200 64 quickstart runs move 5 % less.
-
-
 def _matmul(
     x: Float[Array, "S B I"], kernel: Float[Array, "I O"], flat: bool
 ) -> Float[Array, "S B O"]:
@@ -85,7 +81,7 @@ class Attention(nn.Module):
     """Bidirectional multi-head attention without biases, [S, B, D] -> [S, B, D]."""
 
     num_heads: int
-    flat: bool
+    layout: Layout
     dtype: Any
     param_dtype: Any
 
@@ -93,21 +89,70 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "S B D"], rotary: tuple[Array, Array] | None, tap: Tap
     ) -> Array:
-        s, b, d = x.shape
-        heads = (s, b, self.num_heads, d // self.num_heads)
-
-        def project(name: str, y: Array) -> Array:
-            kernel = self.param(name, linear_init, (d, d), self.param_dtype)
-            return _matmul(y, kernel.astype(self.dtype), self.flat)
-
-        query, key, value = (project(n, x).reshape(heads) for n in ("query", "key", "value"))
+        d, flat = x.shape[-1], self.layout.flat
+        query, key, value, out = (
+            self.param(name, linear_init, (d, d), self.param_dtype).astype(self.dtype)
+            for name in ("query", "key", "value", "out")
+        )
+        if self.layout.attention == "columns":
+            return self._in_columns(x, jnp.concatenate([query, key, value], axis=1), out, tap)
+        heads = (self.num_heads, d // self.num_heads)
+        if self.layout.attention == "rows":
+            joint = _matmul(x, jnp.concatenate([query, key, value], axis=1), flat)
+            joint = joint.reshape(*x.shape[:2], 3, *heads)
+            # Slices, whose gradients XLA adds within a kernel: those of a split it concatenates.
+            q, k, v = (joint[:, :, i] for i in range(3))
+        else:
+            q, k, v = (
+                _matmul(x, kernel, flat).reshape(*x.shape[:2], *heads)
+                for kernel in (query, key, value)
+            )
         if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
-        scores = jnp.einsum("sbhk,tbhk->bhst", query, key) / math.sqrt(heads[-1])
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        attend = self._by_rows if self.layout.attention == "rows" else self._by_products
+        return _matmul(tap("heads", attend(q, k, v)).reshape(x.shape), out, flat)
+
+    def _by_products(
+        self, q: Float[Array, "S B H K"], k: Float[Array, "S B H K"], v: Float[Array, "S B H K"]
+    ) -> Float[Array, "S B H K"]:
+        scores = jnp.einsum("sbhk,tbhk->bhst", q, k)
+        return jnp.einsum("bhst,tbhk->sbhk", self._weights(scores, q.shape[-1], axis=-1), v)
+
+    def _by_rows(
+        self, q: Float[Array, "S B H K"], k: Float[Array, "S B H K"], v: Float[Array, "S B H K"]
+    ) -> Float[Array, "S B H K"]:
+        """Few positions make products too small: their sums are fused with what is around them."""
+        scores = _sum_of_products(q[:, None], k[None], axis=-1)  # [S, T, B, H]
+        weights = self._weights(scores, q.shape[-1], axis=1)
+        return _sum_of_products(weights[..., None], v[None], axis=1)
+
+    def _in_columns(
+        self,
+        x: Float[Array, "S B D"],
+        kernel: Float[Array, "D Q"],
+        out: Float[Array, "D D"],
+        tap: Tap,
+    ) -> Float[Array, "S B D"]:
+        """The same on [H, K, S, B]: a TPU has 128 lanes, heads are narrower than a batch."""
+        s, b, d = x.shape
+        joint = jnp.einsum("sbi,io->osb", x, kernel)
+        query, key, value = joint.reshape(3, self.num_heads, d // self.num_heads, s, b)
+        scores = _sum_of_products(query[:, :, :, None], key[:, :, None], axis=1)  # [H, S, T, B]
+        weights = self._weights(scores, query.shape[1], axis=2)
+        mixed = _sum_of_products(weights[:, None], value[:, :, None], axis=3)  # [H, K, S, B]
+        mixed = tap("heads", mixed.transpose(2, 3, 0, 1)).transpose(2, 3, 0, 1)
+        return jnp.einsum("osb,oi->sbi", mixed.reshape(d, s, b), out)
+
+    def _weights(self, scores: Array, head_dim: int, axis: int) -> Array:
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        weights = jax.nn.softmax(scores.astype(wide), axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("bhst,tbhk->sbhk", weights, value)
-        return project("out", tap("heads", mixed).reshape(s, b, d))
+        scaled = scores / math.sqrt(head_dim)
+        return jax.nn.softmax(scaled.astype(wide), axis=axis).astype(self.dtype)
+
+
+def _sum_of_products(x: Array, y: Array, axis: int) -> Array:
+    """Summed in float32 or wider, as products are; in the dtype of x."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.sum(x.astype(wide) * y.astype(wide), axis=axis).astype(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -115,22 +160,48 @@ class SwiGLU(nn.Module):
 
     inner: int
     axis: int
-    flat: bool
+    layout: Layout
+    precision: str
     dtype: Any
     param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Float[Array, "S B D"]) -> Float[Array, "S B D"]:
         width = x.shape[self.axis]
+        shapes = {
+            "gate": (width, self.inner), "up": (width, self.inner), "down": (self.inner, width)
+        }  # fmt: skip
+        gate, up, down = (
+            self.param(name, linear_init, shape, self.param_dtype).astype(self.dtype)
+            for name, shape in shapes.items()
+        )
+        how = self.layout.mlp if self.axis else self.layout.mixer
+        if how == "kernel":
+            return gated_mlp(
+                x, gate, up, down, self.axis, self.precision, interpret=self.layout.interpret
+            )
         product = _matmul if self.axis == -1 else _matmul_first
 
-        def linear(name: str, y: Array, fan_in: int, fan_out: int) -> Array:
-            kernel = self.param(name, linear_init, (fan_in, fan_out), self.param_dtype)
-            return product(y, kernel.astype(self.dtype), self.flat)
+        def plain(y: Array) -> Array:
+            both = (product(y, kernel, self.layout.flat) for kernel in (gate, up))
+            return product(_gated(*both), down, self.layout.flat)
 
-        gate = linear("gate", x, width, self.inner)
-        up = linear("up", x, width, self.inner)
-        return linear("down", jax.nn.silu(gate) * up, self.inner, width)
+        return _by_blocks(plain, x) if how == "blocks" else plain(x)
+
+
+def _gated(gate: Array, up: Array) -> Array:
+    return jax.nn.silu(gate) * up
+
+
+def _by_blocks(function: Callable[[Array], Array], x: Float[Array, "S B D"]) -> Array:
+    """A function of each channel, of `CHANNELS` at a time; the backward pass computes it anew.
+
+    Of a batch that devices share each has its own queries, but all channels.
+    """
+    s, b, d = x.shape
+    parts = jnp.moveaxis(x.reshape(s, b, d // CHANNELS, CHANNELS), 2, 0)
+    done = jax.lax.map(jax.checkpoint(function), parts)
+    return jnp.moveaxis(done, 0, 2).reshape(s, b, d)
 
 
 class Block(nn.Module):
@@ -147,12 +218,12 @@ class Block(nn.Module):
     ):
         c = self.config
         types: Any = {"dtype": jnp.dtype(c.dtype), "param_dtype": c.param_dtype}
-        types["flat"] = not c.split_batch
+        types["layout"] = c.layout
         if c.mixer == "mlp":
-            mixer = SwiGLU(c.inner_size(c.length), axis=0, name="mixer", **types)
+            mixer = SwiGLU(c.inner_size(c.length), 0, precision=c.precision, name="mixer", **types)
             x = rms_norm(x + tap("mixer", mixer(x)), axis=0)
         else:
             attention = Attention(c.num_heads, name="attention", **types)
             x = rms_norm(x + tap("mixer", attention(x, rotary, tap)), axis=-1)
-        mlp = SwiGLU(c.inner_size(c.hidden_size), axis=-1, name="mlp", **types)
+        mlp = SwiGLU(c.inner_size(c.hidden_size), -1, precision=c.precision, name="mlp", **types)
         return rms_norm(x + tap("mlp", mlp(x)), axis=-1)

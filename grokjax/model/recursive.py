@@ -8,6 +8,7 @@ states are laid out [S, B, D]; what leaves this file is [B, S, D].
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from grokjax.model.layers import (
 )
 from grokjax.model.taps import Taps
 from grokjax.model.types import Buffers, ModelConfig, Output, Params, Patch, Trace
+from grokjax.settings.own_functions import is_own, own_function, telling
 
 _POSITION_SCALE = 0.707106781  # 1/sqrt(2) as the official code writes it
 
@@ -51,7 +53,7 @@ def init(config: ModelConfig, key: Array) -> tuple[Params, Buffers]:
         params["registers"] = jnp.zeros((config.num_identifiers, config.register_size), dtype)
     x = jnp.zeros((config.length, 1, d), jnp.dtype(config.dtype))
     params["layers"] = {
-        str(i): Block(config).init(next(keys), x)["params"] for i in range(config.num_layers)
+        str(i): make_block(config).init(next(keys), x)["params"] for i in range(config.num_layers)
     }
     # The official code creates these in the compute dtype; rounding them keeps its values.
     draw = jax.nn.initializers.truncated_normal(1.0 / 0.87962566103423978)
@@ -98,7 +100,7 @@ def forward(
     layers = [params["layers"][str(i)] for i in range(config.num_layers)]
 
     def block(layer: Params, z: Array, tap: Tap = untapped) -> Array:
-        return jnp.asarray(Block(config).apply({"params": layer}, z, rotary, tap))
+        return jnp.asarray(make_block(config).apply({"params": layer}, z, rotary, tap))
 
     def reason(z: Array, injection: Array) -> Array:
         """One level of reasoning: inject, then every block. z_H and z_L share the blocks."""
@@ -129,9 +131,9 @@ def forward(
         z_H, z_L, embedding = end_stage(z_H, z_L, embedding)
 
     z_out = _batch_first(z_H)
-    logits = z_out[:, config.num_registers :] @ head(params).astype(dtype)
+    logits = _batch_first(z_H[config.num_registers :] @ head(params).astype(dtype))
     q_head = params["q_head"]
-    q_logits = z_out[:, 0] @ q_head["kernel"].astype(dtype) + q_head["bias"].astype(dtype)[None]
+    q_logits = z_H[0] @ q_head["kernel"].astype(dtype) + q_head["bias"].astype(dtype)[None]
     return Output(
         logits=logits,
         q_logits=q_logits.astype(config.param_dtype),
@@ -140,6 +142,31 @@ def forward(
         trace=Trace(taps.recorded("z_H"), taps.recorded("z_L"), config.stages),
         internals=taps.internals(),
     )
+
+
+def make_block(config: ModelConfig) -> Any:
+    """The block that both states share: ours, or `FILE.py:NAME` of `model.kind`, NAME(config).
+
+    Called as a flax module: `init(key, x)`, `apply({"params": params}, x, rotary, tap)`.
+    """
+    if is_own(config.kind):
+        return _Told(own_function("model.kind", config.kind, ("config",))(config), config.kind)
+    return Block(config)
+
+
+class _Told:
+    """A block of somebody's file: what goes wrong in it is told with file and line."""
+
+    def __init__(self, block: Any, kind: str):
+        self._block, self._kind = block, kind
+
+    def init(self, *args: Any) -> Any:
+        with telling("model.kind", self._kind):
+            return self._block.init(*args)
+
+    def apply(self, *args: Any) -> Any:
+        with telling("model.kind", self._kind):
+            return self._block.apply(*args)
 
 
 def initial_carry(config: ModelConfig, buffers: Buffers, batch_size: int) -> tuple[Array, Array]:

@@ -19,6 +19,27 @@ BLOCK_COMPONENTS = ("heads", "mixer", "mlp")
 
 
 @dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the recursive model's numbers are computed, never which: `training/choices.py` chooses.
+
+    Attributes:
+      flat: whether products over the last axis see [S, B, I] as a matrix.
+      attention: "products" (batched), or sums of elementwise products with the channels innermost
+        ("rows") or the batch ("columns", not with rotary positions).
+      mixer: of the gated MLP over positions: "products", "blocks" (some channels after the others,
+        and anew in the backward pass), or "kernel" (one of a GPU's).
+      mlp: of the gated MLP over channels: "products" or "kernel".
+      interpret: whether kernels run as plain JAX: tests, on a CPU.
+    """
+
+    flat: bool = True
+    attention: str = "products"
+    mixer: str = "products"
+    mlp: str = "products"
+    interpret: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What shapes the program. Hashable, so that it can be closed over or passed as static."""
 
@@ -44,8 +65,9 @@ class ModelConfig:
     num_loops: int = 1  # of the decoder: times that the stack of layers runs
     dropout: float = 0.0  # of the decoder
     dtype: str = "float32"
+    matmul_precision: str = "highest"  # of products of float32 numbers
     remat: str = "none"  # "blocks": a backward pass computes what is inside of them anew
-    split_batch: bool = False  # whether devices share a batch
+    layout: Layout = Layout()
 
     @property
     def length(self) -> int:
@@ -86,6 +108,11 @@ class ModelConfig:
     def predicts_input(self) -> bool:
         """Whether every position is predicted at once, the question included; or the rest only."""
         return self.kind != DECODER
+
+    @property
+    def precision(self) -> str:
+        """Of the computation's products; bfloat16 numbers are multiplied exactly as they are."""
+        return "default" if self.dtype == "bfloat16" else self.matmul_precision
 
     @property
     def param_dtype(self) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -32,10 +33,10 @@ from grokjax.report.style import (
 
 _SLOT_TITLES = {
     "head": "head differs",
-    "relation1": "relation 1 differs",
-    "relation2": "relation 2 differs",
+    "relation1": "r1 differs",
+    "relation2": "r2 differs",
 }
-_SHORT = {"head": "h", "relation1": "r1", "relation2": "r2", "answer": "ans", "end": "end"}
+_SHORT = {"head": "h", "relation1": "r1", "relation2": "r2", "answer": "a", "end": "e"}
 SPLIT_NAMES = {"id": "ID", "ood": "OOD"}
 
 
@@ -50,7 +51,7 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
       kind: probe type.
     """
     own = table[(table.type == kind) & (table.num_seeds > 0)]
-    stages, positions = _in_order(own.stage), _in_order(own.position)
+    stages, positions = sorted(set(own.stage), key=_stage_order), _in_order(own.position)
     streams = own.stage.map(lens_stream) if "z_L" in set(own.stream) else "z_H"
     own = own[own.stream == streams]
     cells = list(itertools.product(_in_order(own.group_of_runs), ("bridge", "target")))
@@ -61,13 +62,14 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
         grid = cell.pivot(index="stage", columns="position", values="top1")
         grid = grid.reindex(index=stages, columns=positions)
         image = heat_map(axis, grid, SHARE, columns=[_SHORT.get(p, p) for p in positions])
-        axis.set_title(f"{group}: {token}")
-    panels.colour_bar(image, "share of queries")
+        panels.title(axis, f"{group}: {token} (n = {span(cell.num_seeds)})")
+    # Nothing is computed before the first stage: what it says is said by chance.
+    panels.colour_bar(image, "share of queries", float(own.top1[own.stage == stages[0]].max()))
     panels.caption(
         f"Share of {kind} queries (bridge neither head nor answer) whose first choice, read by"
         f" the output head, is the bridge or the target; {_at_step(own)}mean of"
-        f" {span(own.num_seeds)} seeds, {span(own.num_queries.round())} queries each;"
-        f" 95 % intervals ({_widest(own, 'top1')}) in the table beside"
+        f" {span(own.num_seeds)} seeds, {span(own.num_queries.round())} queries each; null: most"
+        f" that {stages[0]} says; 95 % intervals ({_widest(own, 'top1')}) in the table beside"
     )
     return panels.picture(own)
 
@@ -98,8 +100,9 @@ def patching_figure(
     for axis, cell in cells:
         grid = cell.pivot(index="place", columns="column", values="effect")
         image = heat_map(axis, grid.reindex(index=places, columns=columns), EFFECT, columns=labels)
+        _strike_nulls(axis, cell, places, columns)
         _name_components(axis, [component for component, _ in columns])
-    panels.colour_bar(image, "effect")
+    panels.colour_bar(image, "effect", float(own.null_effect.max()))
     what = (
         "clean state into the corrupted run"
         if direction == "denoising"
@@ -109,7 +112,7 @@ def patching_figure(
         f"{direction.capitalize()} ({what}), {SPLIT_NAMES[split]} queries: share of the logit"
         f" difference that one site carries; 1 all, 0 none; {_at_step(own)}"
         f"{span(own.num_seeds)} seeds, {span(own.num_pairs.round())} pairs each, ratio of"
-        f" means; 95 % intervals ({_widest(own, 'effect')}) in the table beside"
+        f" means; {_null(own)}; 95 % intervals ({_widest(own, 'effect')}) in the table beside"
     )
     return panels.picture(own.drop(columns="column"))
 
@@ -156,7 +159,7 @@ def attribution_figure(table: pd.DataFrame) -> Picture:
         ends = np.nanmin([own.effect.min(), -0.1]), np.nanmax([own.effect.max(), 1.0])
         axis.plot(ends, ends, color=GREY, linewidth=1, label="equal")
         r = np.corrcoef(own.effect, own.attributed_effect)[0, 1] if len(own) > 2 else math.nan
-        axis.set_title(f"{SPLIT_NAMES[split]}, {direction}: r = {r:.2f}")
+        panels.title(axis, f"{SPLIT_NAMES[split]}, {direction}: r = {r:.2f}")
         axis.set_xlabel("exact effect")
     panels.axes[0][0].set_ylabel("attributed effect (one gradient)")
     panels.legend()
@@ -183,10 +186,10 @@ def order_figure(events: pd.DataFrame) -> Picture:
             places = np.arange(len(runs)) + 0.22 * (i - 1)
             steps, before = one.step.to_numpy(), one.step_before.to_numpy()
             event_strip(axis, places, steps, before, end, colour, marker)
-        axis.set_yticks(range(len(runs)), labels, fontsize=8)
+        axis.set_yticks(range(len(runs)), labels, fontsize="small")
         axis.set_ylim(len(runs) - 0.5, -0.5)
         axis.set_xlabel("training step")
-        axis.set_title(f"{SPLIT_NAMES[split]} compositions")
+        panels.title(axis, f"{SPLIT_NAMES[split]} compositions")
         axis.grid(False, axis="y")
     panels.legend(handles=[Line2D([], [], color=c, marker=m, label=e) for e, c, m in styles])
     panels.caption(
@@ -204,9 +207,26 @@ def _by_group_and_slot(table: pd.DataFrame, width: float, height: float):
     panels = Panels(len(groups), len(slots), width, height, sharey="row")
     cells = []
     for axis, (group, slot) in zip(panels, itertools.product(groups, slots), strict=True):
-        axis.set_title(f"{group}: {_SLOT_TITLES[slot]}")
+        panels.title(axis, f"{group}: {_SLOT_TITLES[slot]}")
         cells.append((axis, table[(table.group_of_runs == group) & (table.slot == slot)]))
     return panels, cells
+
+
+def _strike_nulls(axis: Axes, cell: pd.DataFrame, places: list, columns: list) -> None:
+    """A stroke through sites that carry something, but not surely more than a random donor's."""
+    no_more = cell[(cell.effect >= 0.1) & (cell.low <= cell.null_effect)]
+    for site in no_more.itertuples():
+        x, y = columns.index(site.column), places.index(site.place)
+        axis.plot([x - 0.42, x + 0.42], [y + 0.42, y - 0.42], color=GREY, linewidth=1)
+
+
+def _null(table: pd.DataFrame) -> str:
+    if table.null_effect.isna().all():
+        return "no null was measured"
+    return (
+        f"null: a random donor's state, at most {table.null_effect.max():.2f}; stroke: interval"
+        " reaches its site's null"
+    )
 
 
 def _tick_label(name: str) -> str:
@@ -222,9 +242,15 @@ def _name_components(axis: Axes, components: Sequence[str]) -> None:
             axis.axvline(start - 0.5, color="black", linewidth=0.8)
         axis.annotate(
             component, (start + (count - 1) / 2, 0), xycoords=("data", "axes fraction"),
-            xytext=(0, -20), textcoords="offset points", ha="center", va="top", fontsize=8,
+            xytext=(0, -1.8), textcoords="offset fontsize", ha="center", va="top", fontsize="small",
             annotation_clip=False,
         )  # fmt: skip
+
+
+def _stage_order(name: str) -> tuple[float, ...]:
+    """`Init`, `H0_L0_Thinking`, ..., `H0_Commit`, `H1_L0_Thinking`, ...; a decoder's by number."""
+    numbers = [float(x) for x in re.findall(r"\d+", name)]
+    return (*numbers, math.inf) if numbers else (-1.0,)
 
 
 def _in_order(values: Iterable) -> list:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from grokjax.analysis import onset, tables
 from grokjax.analysis.analyze import AnalysisConfig, analyze
-from grokjax.analysis.path_identity import MARGIN, path_identity, permuted_distances
-from grokjax.analysis.store import Analysis, analysis_folder
+from grokjax.analysis.path_identity import (
+    LENS,
+    MARGIN,
+    PATCHING,
+    Identity,
+    Paths,
+    compare_paths,
+)
+from grokjax.analysis.store import Analysis, analysis_folder, load_analysis, read_settings
 from grokjax.base.errors import UserError
 from grokjax.base.names import (
     EVENT_AT,
@@ -23,27 +31,92 @@ from grokjax.base.names import (
     TRAIN_INFERRED,
 )
 from grokjax.report import analysis_figures
-from grokjax.report.html import Column, Illustration, Page, Section, interval, number, show
+from grokjax.report.html import (
+    Column,
+    Finding,
+    Illustration,
+    Page,
+    Section,
+    Shown,
+    around,
+    count_of,
+    number,
+    show,
+)
 from grokjax.report.path_identity_figure import path_identity_figure
-from grokjax.results import Results
+from grokjax.report.questions_section import with_questions
+from grokjax.results import Results, StoredRuns
+from grokjax.settings.rows import expand
+from grokjax.sweeps.plan import read_plan
 from grokjax.sweeps.results import load
 
-_PATHS = {
-    "effects on ID queries": lambda a: tables.effect_maps(a.patching, "id")[0],
-    "effects on OOD queries": lambda a: tables.effect_maps(a.patching, "ood")[0],
-    "bridge by site, ID": lambda a: tables.bridge_profiles(a.lens, TRAIN_INFERRED),
+_PATHS = {  # how each was read, and a row per run
+    "effects on ID queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "id")[0]),
+    "effects on OOD queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "ood")[0]),
+    "bridge by site, ID": (LENS, lambda a: tables.bridge_profiles(a.lens, TRAIN_INFERRED)),
+    "bridge by site, OOD": (LENS, lambda a: tables.bridge_profiles(a.lens, TEST_INFERRED_OOD)),
 }
 _IDENTITY: dict[str, Column] = {
     "paths": "paths",
+    "reading": "reading",
     "a": "group_a",
     "b": "group_b",
-    "seeds of a": "n_a",
-    "seeds of b": "n_b",
-    "distance": interval("distance", "distance_low", "distance_high"),
-    "floor": number("floor"),
-    "p": number("p_value", ".3f"),
+    "pairs within": count_of("within", "num_pairs"),
+    "share": around("share"),
+    "distance, least": number("distance_min"),
+    "median": number("distance_median"),
+    "most": number("distance_max"),
+    "floor": number("floor_median"),
+    "p": number("p_value", ".2g"),
+    "smallest p": number("p_smallest", ".2g"),
     "verdict": "verdict",
+    "the other reading's": "other_verdict",
+    "beyond": "outside",
+    "dropped": "dropped",
 }
+_KEPT = ("path_identity", "path_pairs", "patching", "lens", "rates")  # beside a training's report
+
+
+class StoredAnalyses(NamedTuple):
+    """What a training's page says of the analyses that its populations hold."""
+
+    findings: Sequence[Finding] = ()
+    sections: Sequence[Section] = ()
+    tables: Mapping[str, pd.DataFrame] = {}
+
+
+def stored_analyses(found: StoredRuns) -> StoredAnalyses:
+    """Lens, patching and path identity by regime, of each population that was analysed.
+
+    Raises:
+      UserError: a stored analysis is damaged.
+    """
+    analysed = {
+        name: results
+        for name, results in found.populations().items()
+        if read_settings(analysis_folder(results)) is not None
+    }
+    findings: list[Finding] = []
+    sections: list[Section] = []
+    tables: dict[str, pd.DataFrame] = {}
+    for name, results in analysed.items():
+        analysis = load_analysis(results)
+        where = f" (population {name})" if len(analysed) > 1 else ""
+        made = page(results, analysis, group_runs(results, analysis, "regime"), MARGIN)
+        suffix = f"_{name}" if where else ""
+        findings += [Finding(text + where, table + suffix) for text, table in made.findings]
+        sections += [_renamed(section, where, suffix) for section in made.sections]
+        tables |= {name + suffix: made.tables[name] for name in _KEPT}
+    return StoredAnalyses(findings, sections, tables)
+
+
+def _renamed(section: Section, where: str, suffix: str) -> Section:
+    return Section(
+        section.title + where,
+        section.text,
+        [shown._replace(name=shown.name + suffix) for shown in section.pictures],
+        [shown._replace(name=shown.name + suffix) for shown in section.tables],
+    )
 
 
 def analyze_and_report(
@@ -140,7 +213,7 @@ def write_analysis(
     """Writes every table and picture of an analysis, and says in a few lines what was found."""
     check_margin(margin)
     groups = group_runs(results, analysis, group_by)
-    made = page(results, analysis, groups, margin)
+    made = with_questions(page(results, analysis, groups, margin), results, analysis, groups)
     path = made.save(folder)
     lines = [f"Path identity by {group_by} at step {int(analysis.lens.step[-1]):,}:"]
     lines += [f"  {_sentence(two)}" for two in made.tables["path_identity"].itertuples()]
@@ -151,15 +224,30 @@ def write_analysis(
     return "\n".join([*lines, f"report: {path}", f"tables: {folder}"])
 
 
-def _sentence(two) -> str:
+def _sentence(two: Any) -> str:
+    """One line of a comparison: the verdict, and what it rests on."""
     start = f"{two.paths}, {two.group_a} (n = {two.n_a}) and {two.group_b} (n = {two.n_b}): "
-    if np.isnan(two.distance):
-        return start + "too few runs"
+    if not two.num_pairs:
+        return start + two.verdict + (f" ({two.dropped})" if two.dropped else "")
+    other = f", by the other reading {two.other_verdict}" if two.other_verdict else ""
     return start + (
-        f"distance {two.distance:.2f} [{two.distance_low:.2f}, {two.distance_high:.2f}] of the"
-        f" path's size, seeds differ by {two.floor:.2f}, p = {two.p_value:.2f}: {two.verdict}"
-        f" (margin {two.margin:g})"
+        f"{two.verdict}, {two.within} of {two.num_pairs} pairs of runs within {two.margin:g} of a"
+        f" path's size (median {two.distance_median:.2f}, two seeds of a group"
+        f" {two.floor_median:.2f}){other}" + (f"; dropped: {two.dropped}" if two.dropped else "")
     )
+
+
+def _findings(table: pd.DataFrame) -> list[Finding]:
+    """A sentence for each two groups, both readings in it."""
+    found = []
+    for (a, b), own in table.groupby(["group_a", "group_b"], sort=False):
+        parts = [
+            f"{two.paths} {two.verdict} ({two.within} of {two.num_pairs} pairs)"
+            for two in own.itertuples()
+        ]
+        found.append(Finding(f"Same path, {a} and {b}? {'; '.join(parts)}.", "path_identity"))
+    nothing = "Same path? One group was analysed: there is nothing to compare."
+    return found or [Finding(nothing, "path_identity")]
 
 
 def page(results: Results, analysis: Analysis, groups: Sequence[str], margin: float) -> Page:
@@ -171,13 +259,15 @@ def page(results: Results, analysis: Analysis, groups: Sequence[str], margin: fl
     sections = [_lens(made["lens"]), _patching(made["patching"])]
     if "events" in made:
         sections.append(_onset(made))
-    identity, section = _identity(analysis, groups, margin)
+    found, section = _identity(results, analysis, groups, margin)
     title = f"{results.config.name}: what do its networks do inside?"
     lead = (
         f"{analysis.lens.sizes['run']} runs in {len(set(groups))} groups, at step"
         f" {int(analysis.lens.step[-1]):,}; everything by run and site is in the tables beside."
     )
-    return Page(title, lead, [*sections, section], made | {"path_identity": identity})
+    made |= {"path_identity": found.table, "path_pairs": found.pairs}
+    said = _findings(found.table)
+    return Page(title, said, lead, [section, *sections], made)
 
 
 def _tables(analysis: Analysis, groups: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -203,7 +293,7 @@ def _lens(table: pd.DataFrame) -> Section:
     shown = [
         Illustration(
             f"lens_{kind}",
-            analysis_figures.lens_figure(last, kind),
+            functools.partial(analysis_figures.lens_figure, last, kind),
             f"Heat maps of {kind} queries: first choice by stage and position, for each group",
             f"{kind} queries",
         )
@@ -220,8 +310,10 @@ def _patching(table: pd.DataFrame) -> Section:
     for split in dict.fromkeys(last.dropna(subset=["effect"]).group):
         for direction in dict.fromkeys(last.direction):
             for part in ("patching", "blocks"):
-                picture = analysis_figures.patching_figure(
-                    last, split, direction, blocks=part == "blocks"
+                picture = functools.partial(
+                    analysis_figures.patching_figure,
+                    *(last, split, direction),
+                    blocks=part == "blocks",
                 )
                 what = f"{part} of {split.upper()} queries, {direction}"
                 alt = f"Heat maps of effects by site and differing token, {what}"
@@ -229,7 +321,7 @@ def _patching(table: pd.DataFrame) -> Section:
     shown.append(
         Illustration(
             "attribution",
-            analysis_figures.attribution_figure(last),
+            functools.partial(analysis_figures.attribution_figure, last),
             "Effects that one gradient estimates against exact ones, by split and direction",
             "How good the estimate from one gradient is.",
         )
@@ -244,43 +336,59 @@ def _onset(made: dict[str, pd.DataFrame]) -> Section:
     shown = [
         Illustration(
             f"movie_{split}",
-            analysis_figures.onset_figure(patching, split),
+            functools.partial(analysis_figures.onset_figure, patching, split),
             f"Effects of the strongest sites by training step, {split.upper()} queries",
             f"{split.upper()} queries",
         )
         for split in dict.fromkeys(last.dropna(subset=["effect"]).group)
     ]
-    order = analysis_figures.order_figure(made["events"])
+    order = functools.partial(analysis_figures.order_figure, made["events"])
     alt = "When the path became readable, when causal, when answers were right, a line per run"
     shown.append(Illustration("order_of_events", order, alt, "Order of events in each run."))
     return Section("What comes when", "At the stored checkpoints that were analysed.", shown)
 
 
 def _identity(
-    analysis: Analysis, groups: Sequence[str], margin: float
-) -> tuple[pd.DataFrame, Section]:
-    """Path identity of the groups at the last step.
+    results: Results, analysis: Analysis, groups: Sequence[str], margin: float
+) -> tuple[Identity, Section]:
+    """Path identity of the groups at the last step, and what the page shows of it.
 
-    Nothing to draw where fewer than two groups have two runs.
+    Nothing to draw where no two groups have a pair of runs.
     """
     last = analysis.last()
-    found, nulls = {}, {}
     # Runs of one seed share graph, pairs, initialisation and order, whatever their regime.
     blocks = [str(x) for x in last.lens.seeds.to_numpy()]
-    for title, paths_of in _PATHS.items():
-        paths = paths_of(last)
-        found[title] = path_identity(paths, groups, blocks=blocks, margin=margin)
-        nulls[title] = permuted_distances(paths, groups, blocks)
-    joined = pd.concat([t.assign(paths=title) for title, t in found.items()], ignore_index=True)
-    drawn = {title: t for title, t in found.items() if np.isfinite(t.distance).any()}
+    kinds = {title: Paths(reading, of(last)) for title, (reading, of) in _PATHS.items()}
+    runs = last.lens.run.to_numpy().tolist()
+    found = compare_paths(kinds, groups, runs=runs, blocks=blocks, margin=margin)
     shown = []
-    if drawn:
-        picture = path_identity_figure(drawn, nulls)
-        alt = "Distances between groups' paths, with floors and nulls under permuted labels"
-        shown = [Illustration("path_identity", picture, alt, "Distances, floors and nulls.")]
-    return joined, Section(
-        "Do groups answer along the same path?",
-        "Distance between mean paths, against what two seeds of one group differ in.",
-        shown,
-        [(show(joined, _IDENTITY), f"Equivalent: the upper bound is below {margin:g}.")],
+    if len(found.pairs):
+        told = "; ".join(_sentence(two) for two in found.table.itertuples() if two.num_pairs)
+        draw = functools.partial(path_identity_figure, found.table, found.pairs)
+        shown = [Illustration("path_identity", draw, f"Distances of pairs of runs: {told}", "")]
+    text = (
+        "Distances between single runs of one seed, against what two seeds of one group differ in:"
+        " a minority that goes another way shows."
     )
+    if left_out := _regimes_elsewhere(results, set(groups)):
+        text += f" Not compared, being of other populations: {', '.join(left_out)}."
+    about = (
+        f"Within: pairs nearer than {margin:g} of the path's size, with a 95 % Wilson interval."
+        " Floor: two seeds of one group, median. Smallest p: that these pairs could have given."
+    )
+    return found, Section(
+        "Do groups answer along the same path?",
+        text,
+        shown,
+        [Shown("path_identity", show(found.table, _IDENTITY), about)],
+    )
+
+
+def _regimes_elsewhere(results: Results, known: set[str]) -> list[str]:
+    """Regimes of the same sweep that other populations have: an analysis is of one."""
+    try:
+        plan = read_plan(results.workdir.parent.parent)
+    except UserError:
+        return []
+    names = [run.data.regime for p in plan.populations for run in expand(p.config)]
+    return [name for name in dict.fromkeys(names) if name not in known]

@@ -11,29 +11,54 @@ import pandas as pd
 from grokjax.base.errors import UserError
 from grokjax.base.files import refuse_links
 from grokjax.base.names import (
+    ID_ACCURACY,
     OOD_ACCURACY,
     OOD_BRIDGE_CHANCE,
+    OOD_BRIDGE_CHANCE_STRICT,
     OOD_BRIDGE_FOUND,
     OOD_BRIDGE_FOUND_STRICT,
+    OOD_PATH,
     TRAINING_ACCURACY,
 )
-from grokjax.report.panels import STEPS, Panels, band, chance_line, published_line
-from grokjax.report.style import BLACK, BLUE, LINES, ORANGE, Picture, in_style, line, span
+from grokjax.report.panels import STEPS, Panels, chance_line, lines, published_line
+from grokjax.report.style import (
+    BAND_FROM,
+    BLACK,
+    BLUE,
+    GREEN,
+    LINES,
+    ORANGE,
+    PINK,
+    Picture,
+    in_style,
+    line,
+    span,
+)
 from grokjax.results import Results, StoredRuns
 from grokjax.sweeps.results import load
-from grokjax.workdir.tables import bands
+from grokjax.workdir.tables import bands, held_curves
 
-_DRAWN = (
-    (TRAINING_ACCURACY, "training accuracy", BLACK, "-"),
-    (OOD_ACCURACY, "OOD answer accuracy", BLUE, "-"),
-    (OOD_BRIDGE_FOUND, "OOD bridge found", ORANGE, "--"),
+# What is answered, and below it what can be read.
+_ANSWERS = (
+    (TRAINING_ACCURACY, "training accuracy", BLACK, ":"),
+    (ID_ACCURACY, "held-out ID accuracy", GREEN, "-."),
+    (OOD_ACCURACY, "OOD accuracy", BLUE, "-"),
 )
-_PUBLISHED = (("training_accuracy", BLACK), ("bridge_found", ORANGE))  # as the paper's file says
+_PATH = (
+    (OOD_BRIDGE_FOUND_STRICT, "OOD bridge at its site", ORANGE, "-"),
+    (OOD_BRIDGE_FOUND, "OOD bridge anywhere", PINK, "--"),
+)
+_CHANCE = {
+    OOD_BRIDGE_CHANCE_STRICT: ("at its site, by chance", (0, (1, 3))),
+    OOD_BRIDGE_CHANCE: ("anywhere, by chance", ":"),
+}
+# As the paper's file says.
+_PUBLISHED = ((0, "training_accuracy", BLACK), (1, "bridge_found", PINK))
 # A decoder says the bridge after the first relation anyway, as the answer of a fact that it knows:
 # of different models only the place of the answer can be compared.
 _COMPARED = (
     (TRAINING_ACCURACY, "training accuracy"),
-    (OOD_ACCURACY, "OOD answer accuracy"),
+    (OOD_ACCURACY, "OOD accuracy"),
     (OOD_BRIDGE_FOUND_STRICT, "OOD bridge at the answer"),
 )
 
@@ -45,39 +70,66 @@ def curves_figure(
     by: str,
     *,
     paper: dict[str, Any] | None = None,
-    most: int | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Picture:
-    """A panel per group of runs: a median line and a band for each of three curves, and chance.
+    """Two panels per group of runs, what it answers above what can be read of its path.
 
     Args:
       runs, curves: tables of a workdir.
       by: the column of `runs` that groups them.
       paper: the published run by group, where the setting is its own.
-      most: panels; all by default.
+      groups: that are drawn; all by default.
     """
-    metrics = [m for m in (*(drawn[0] for drawn in _DRAWN), OOD_BRIDGE_CHANCE) if m in curves]
-    table = pd.concat([bands(runs, curves, m, by).assign(metric=m) for m in metrics])
-    groups = list(dict.fromkeys(runs[by]))[:most]
-    panels = Panels.wrapped(len(groups), 4.1, 2.9, sharey=True)
-    for axis, group in zip(panels, groups, strict=True):
-        own = table[table[by] == group]
-        for metric, label, colour, dashes in _DRAWN:
-            curve = own[own.metric == metric]
-            band(axis, curve.step / 1000, curve, label=label, color=colour, linestyle=dashes)
-        chance_line(axis, own[own.metric == OOD_BRIDGE_CHANCE])
-        theirs = (paper or {}).get(group, {})
-        for metric, colour in _PUBLISHED if theirs else ():
+    names = list(dict.fromkeys(runs[by])) if groups is None else list(groups)
+    runs = runs[runs[by].isin(names)]
+    # A report's curves have the rate at the site that a run keeps, others the best at each step.
+    path = ((OOD_PATH if OOD_PATH in curves else _PATH[0][0], *_PATH[0][1:]), *_PATH[1:])
+    drawn = [(row, *one) for row, kind in enumerate((_ANSWERS, path)) for one in kind]
+    drawn = [one for one in drawn if one[1] in curves]
+    held = {metric: held_curves(runs, curves, metric, by) for _, metric, *_ in drawn}
+    chance = {metric: bands(runs, curves, metric, by) for metric in _CHANCE if metric in curves}
+    panels = Panels.wrapped(len(names), 3.9, 2.1, rows=2, sharex=True, sharey=True)
+    panels.label(STEPS)
+    about = (OOD_ACCURACY, path[0][0])
+    for i, name in enumerate(names):
+        cell, few = panels.cell(i, rows=2), int((runs[by] == name).sum()) < BAND_FROM
+        for row, metric, label, colour, dashes in drawn:
+            own = held[metric][held[metric][by] == name]
+            # One band a panel: of what the panel is about.
+            each = metric in about or (metric == OOD_BRIDGE_FOUND and few)
+            lines(cell[row], own, metric, each=each, label=label, color=colour, linestyle=dashes)
+        for metric, table in chance.items():
+            chance_line(cell[1], table[table[by] == name], *_CHANCE[metric])
+        theirs = (paper or {}).get(name, {})
+        for row, metric, colour in _PUBLISHED if theirs else ():
             curve = metric.replace("_", " ")
-            published_line(axis, theirs["step"], theirs[metric], curve, colour)
-        num_runs = int(own.n.max()) if len(own) else 0
-        axis.set_title(f"{group} ({num_runs} run{'s' * (num_runs != 1)})")
-        axis.set_xlim(left=0)
+            published_line(cell[row], theirs["step"], theirs[metric], curve, colour)
+        panels.title(cell[0], f"{name} ({_count(runs[runs[by] == name])})")
+        cell[0].set_ylabel("answered" if i % panels.axes.shape[1] == 0 else "")
+        cell[1].set_ylabel("bridge read" if i % panels.axes.shape[1] == 0 else "")
     panels.shares()
-    panels.label(STEPS, "share of queries")
+    panels.axes[0][0].set_xlim(left=0)
     panels.legend()
-    ranges = "full range" if not table.n.max() >= 10 else "10th to 90th percentile"
-    panels.caption(f"line: median over runs; band: {ranges}; EMA weights")
-    return panels.picture(table)
+    panels.caption(_caption(runs, by))
+    drawn_bands = {m: bands(runs, curves, m, by) for m in held} | chance
+    return panels.picture(pd.concat([t.assign(metric=m) for m, t in drawn_bands.items()]))
+
+
+def _count(runs: pd.DataFrame) -> str:
+    diverged = int((runs.status == "diverged").sum())
+    return f"n = {len(runs) - diverged}" + (f", {diverged} diverged" if diverged else "")
+
+
+def _caption(runs: pd.DataFrame, by: str) -> str:
+    sizes = runs.groupby(by).size()
+    what = ["Shares of queries, EMA weights. Thick: median, as far as all runs of the group go"]
+    if (sizes < BAND_FROM).any():
+        what.append("thin: each run")
+    if (sizes >= BAND_FROM).any():
+        what.append("band: 10th to 90th percentile")
+    if (sizes >= 10 * BAND_FROM).any():
+        what.append("dark band: 25th to 75th")
+    return "; ".join(what)
 
 
 def save_curves(results: Results) -> pathlib.Path:
@@ -124,22 +176,21 @@ def comparison_figure(
     regimes = [r for r in dict.fromkeys(populations[0].runs.regime) if all(r in s for s in shared)]
     if not regimes:
         raise UserError("compare: the workdirs have no regime in common; train the same ones")
+    panels = Panels(len(regimes), len(_COMPARED), 3.9, 2.6, sharex=True, sharey=True)
+    cells = ((regime, *compared) for regime in regimes for compared in _COMPARED)
+    for axis, (regime, metric, label) in zip(panels, cells, strict=True):
+        for i, (name, p) in enumerate(zip(names, populations, strict=True)):
+            own = held_curves(p.runs[p.runs.regime == regime], p.curves, metric)
+            style = line(i - 1) | {"linestyle": LINES[i % len(LINES)]}  # the first one black
+            lines(axis, own, metric, label=name, **style)
+        panels.title(axis, f"{regime}: {label}")
     table = pd.concat(
         bands(p.runs, p.curves, metric).assign(model=name, metric=metric)
         for p, name in zip(populations, names, strict=True)
         for metric, _ in _COMPARED
     )
-    panels = Panels(len(regimes), len(_COMPARED), 3.9, 2.8, sharey=True)
-    cells = ((regime, *compared) for regime in regimes for compared in _COMPARED)
-    for axis, (regime, metric, label) in zip(panels, cells, strict=True):
-        own = table[(table.metric == metric) & (table.regime == regime)]
-        for i, name in enumerate(names):
-            curve = own[own.model == name]
-            style = line(i - 1) | {"linestyle": LINES[i % len(LINES)]}  # the first one black
-            band(axis, curve.step / 1000, curve, label=name, **style)
-        axis.set_title(f"{label}, {regime}")
     panels.shares()
     panels.label(STEPS, "share of queries")
     panels.legend()
-    panels.caption(f"line: median over {span(table.n)} seeds; band: their full range; EMA weights")
+    panels.caption(f"Thick: median of {span(table.n)} runs; thin: each run; EMA weights")
     return panels.picture(table)

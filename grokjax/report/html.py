@@ -7,15 +7,17 @@ import html
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from grokjax.base.files import refuse_links, write_atomically
-from grokjax.report.style import Picture
+from grokjax.report.style import PAPER, Picture, looking
 
 REPORT = "report.html"
+NEVER = "not reached"  # of a time that is infinite
+_FOLDED_FROM = 30  # rows, beyond which a table is folded away
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -32,6 +34,8 @@ table {{ border-collapse: collapse; font-size: .85rem; }}
 th, td {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8886;
   white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
+.findings {{ font-size: 1.05rem; padding-left: 1.2rem; }} .findings li {{ margin: .4rem 0; }}
+.findings a {{ font-size: .8rem; }} summary {{ cursor: pointer; }}
 </style></head><body>
 {body}
 </body></html>
@@ -45,9 +49,27 @@ class Illustration(NamedTuple):
     """A picture with the name of its file, an alt text and a caption."""
 
     name: str
-    picture: Picture
+    draw: Callable[[], Picture]  # in whatever look is asked for
     alt: str
     caption: str
+
+
+class Shown(NamedTuple):
+    """A table on the page: which of the stored ones it shows, what of it, and how to read it.
+
+    name: `times` of `times.csv`. Long ones are folded away.
+    """
+
+    name: str
+    table: pd.DataFrame
+    caption: str
+
+
+class Finding(NamedTuple):
+    """A sentence of the answer, and the table that it is read from."""
+
+    text: str
+    table: str
 
 
 class Section(NamedTuple):
@@ -56,29 +78,46 @@ class Section(NamedTuple):
     title: str
     text: str
     pictures: Sequence[Illustration] = ()
-    tables: Sequence[tuple[pd.DataFrame, str]] = ()
+    tables: Sequence[Shown] = ()
 
 
 class Page(NamedTuple):
     """What a report says, and the tables that it leaves as CSV, by name."""
 
     title: str
+    findings: Sequence[Finding]
     lead: str
     sections: Sequence[Section]
     tables: Mapping[str, pd.DataFrame]
 
-    def save(self, folder: str | os.PathLike) -> pathlib.Path:
-        """Writes tables, `figures/` with what each shows, and the page, whose path it returns."""
+    def save(self, folder: str | os.PathLike, figures: str = "screen") -> pathlib.Path:
+        """Writes tables, `figures/` with what each shows, and the page, whose path it returns.
+
+        Args:
+          folder: made if need be.
+          figures: `screen`, or `paper`: then `figures/paper` has each for a paper's column, too.
+        """
         folder = pathlib.Path(folder)
-        refuse_links(folder, "figures", "*.csv", REPORT)
+        refuse_links(folder, "figures", "figures/paper", "*.csv", REPORT)
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in self.tables.items():
-            table.to_csv(folder / f"{name}.csv", index=False)
-        for section in self.sections:
-            for shown in section.pictures:
-                shown.picture.save(folder / "figures" / f"{shown.name}.png")
-        write_atomically(folder / REPORT, render(self))
+            if len(table.columns):
+                table.to_csv(folder / f"{name}.csv", index=False)
+        pictures = {shown.name: shown.draw() for s in self.sections for shown in s.pictures}
+        for name, picture in pictures.items():
+            picture.save(folder / "figures" / f"{name}.png")
+        if figures == "paper":
+            self._save_for_paper(folder / "figures" / "paper")
+        write_atomically(folder / REPORT, render(self, pictures))
         return folder / REPORT
+
+    def _save_for_paper(self, folder: pathlib.Path) -> None:
+        with looking(PAPER):
+            for section in self.sections:
+                for shown in section.pictures:
+                    picture = shown.draw()
+                    for form in PAPER.formats:
+                        picture.save(folder / f"{shown.name}.{form}")
 
 
 def show(table: pd.DataFrame, columns: Mapping[str, Column]) -> pd.DataFrame:
@@ -86,15 +125,14 @@ def show(table: pd.DataFrame, columns: Mapping[str, Column]) -> pd.DataFrame:
 
     Columns that say nothing in any row are left out.
     """
-    if not len(table):
-        return table
     shown = pd.DataFrame(
         {
             heading: table[column].to_numpy() if isinstance(column, str) else list(column(table))
             for heading, column in columns.items()
         }
     )
-    return shown[[name for name in shown if (shown[name].astype(str) != "").any()]]
+    says = [name for name in shown if (shown[name].astype(str) != "").any()]
+    return shown[says] if len(shown) else shown
 
 
 def show_wide(
@@ -111,7 +149,11 @@ def show_wide(
 
 def number(column: str, form: str = ".2f", scale: float = 1.0) -> Texts:
     """Numbers of a stored column; `-` of a NaN."""
-    return lambda table: ["-" if math.isnan(x) else f"{x / scale:{form}}" for x in table[column]]
+
+    def text(x: float) -> str:
+        return "-" if math.isnan(x) else NEVER if math.isinf(x) else f"{x / scale:{form}}"
+
+    return lambda table: [text(float(x)) for x in table[column]]
 
 
 def short(column: str, scale: float = 1.0) -> Texts:
@@ -127,8 +169,12 @@ def interval(mean: str, low: str, high: str, form: str = ".2f") -> Texts:
     """`0.50 [0.40, 0.60]` of three stored columns; no bounds where they are NaN, `-` of a NaN."""
 
     def text(x: float, a: float, b: float) -> str:
+        if math.isnan(x):
+            return "-"
+        if math.isinf(a):  # and so are the others
+            return NEVER
         bounds = "" if math.isnan(a) else f" [{a:{form}}, {b:{form}}]"
-        return "-" if math.isnan(x) else f"{x:{form}}{bounds}"
+        return f"{NEVER if math.isinf(x) else format(x, form)}{bounds}"
 
     return lambda table: [text(*x) for x in table[[mean, low, high]].to_numpy(float)]
 
@@ -143,29 +189,52 @@ def count_of(column: str, total: str) -> Texts:
     return lambda table: [f"{n} of {of}" for n, of in zip(table[column], table[total], strict=True)]
 
 
-def render(page: Page) -> str:
-    """The page's text."""
-    body = [f"<h1>{html.escape(page.title)}</h1>", f"<p>{html.escape(page.lead)}</p>"]
+def render(page: Page, pictures: Mapping[str, Picture]) -> str:
+    """The page's text; pictures by their names."""
+    shown = {table.name for section in page.sections for table in section.tables}
+    body = [f"<h1>{html.escape(page.title)}</h1>"]
+    if page.findings:
+        body.append("<ul class=findings>")
+        body += [f"<li>{html.escape(f.text)}{_link(f.table, shown)}</li>" for f in page.findings]
+        body.append("</ul>")
+    body += [f"<p>{html.escape(p)}</p>" for p in page.lead.split("\n") if p]
+    anchored: set[str] = set()
     for section in page.sections:
         body.append(f"<h2>{html.escape(section.title)}</h2>")
         body += [f"<p>{html.escape(p)}</p>" for p in section.text.split("\n") if p]
-        for _, picture, alt, caption in section.pictures:
-            data = base64.b64encode(picture.png).decode()
-            width = int(96 * picture.figure.get_figwidth())  # of a screen; the file has more
+        for name, _, alt, caption in section.pictures:
+            data = base64.b64encode(pictures[name].png).decode()
+            width = int(96 * pictures[name].figure.get_figwidth())  # of a screen; the file has more
             body.append(
                 f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"'
                 f' width="{width}"><figcaption>{html.escape(caption)}</figcaption></figure>'
             )
-        for table, caption in section.tables:
-            body.append(f'<div class="table">{_table(table)}</div>')
-            body.append(f'<p class="facts">{html.escape(caption)}</p>')
+        for name, table, caption in section.tables:
+            anchor = "" if name in anchored else f' id="{html.escape(name)}"'
+            anchored.add(name)
+            body.append(f"<div{anchor}>{_table(name, table)}")
+            about = html.escape(f"{caption} ({name}.csv)")
+            body.append(f'<p class="facts">{about}</p></div>')
     return _PAGE.format(title=html.escape(page.title), body="\n".join(body))
 
 
-def _table(table: pd.DataFrame) -> str:
+def _link(table: str, shown: Collection[str]) -> str:
+    """To the table on the page, or the name of its file."""
+    name = html.escape(table)
+    return f' <a href="#{name}">{name}</a>' if table in shown else f" ({name}.csv)"
+
+
+def _table(name: str, table: pd.DataFrame) -> str:
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in table)
     rows = "".join(
         "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row) + "</tr>"
         for row in table.itertuples(index=False)
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    text = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    if not len(table):
+        text += "<p>No rows.</p>"
+    text = f'<div class="table">{text}</div>'
+    if len(table) <= _FOLDED_FROM:
+        return text
+    summary = f"{html.escape(name)}: {len(table)} rows"
+    return f"<details><summary>{summary}</summary>{text}</details>"

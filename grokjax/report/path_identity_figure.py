@@ -1,64 +1,69 @@
-"""Path identity: distances between groups of runs, their floors, and each two groups' null."""
+"""Path identity: the distance of every pair of runs of two groups, against margin and floor."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
-from grokjax.report.panels import Panels, heat_map
-from grokjax.report.style import BLUE, GREY, ORANGE, SHARE, Picture, in_style, span
+from grokjax.report.panels import Panels
+from grokjax.report.style import BLUE, GREY, ORANGE, TINY, Picture, in_style, span
 
 
 @in_style
-def path_identity_figure(
-    tables: dict[str, pd.DataFrame],
-    nulls: dict[str, dict[tuple[str, str], np.ndarray]],
-) -> Picture:
-    """Per kind of path: a matrix of distances, floors across its diagonal, and each pair's null.
+def path_identity_figure(table: pd.DataFrame, pairs: pd.DataFrame) -> Picture:
+    """A panel per kind of path, a row per two groups: a point per pair of runs, and the verdict.
 
     Args:
-      tables: from `path_identity`, by what is compared.
-      nulls: distances under permuted labels, for each two groups.
+      table: `path_identity.csv`.
+      pairs: `path_pairs.csv`.
     """
-    panels = Panels(len(tables), 2, 5.0, 2.9)
-    for (left, right), (title, table) in zip(panels.axes, tables.items(), strict=True):
-        _distances(left, table)
-        left.set_title(title)
-        _nulls(right, table, nulls[title])
-    joined = pd.concat([table.assign(paths=title) for title, table in tables.items()])
+    kinds = list(dict.fromkeys(table.paths))
+    twos = list(dict.fromkeys(zip(table.group_a, table.group_b, strict=True)))
+    height = 1.0 + 0.62 * len(twos)
+    panels = Panels.wrapped(len(kinds), 5.4, height, most=2, sharex=True, sharey=True)
+    for axis, kind in zip(panels, kinds, strict=True):
+        for i, (a, b) in enumerate(twos):
+            own = pairs[(pairs.paths == kind) & (pairs.group_a == a) & (pairs.group_b == b)]
+            spread = np.linspace(-0.1, 0.1, len(own)) if len(own) > 1 else np.zeros(len(own))
+            for within, colour, marker in ((True, BLUE, "o"), (False, ORANGE, "^")):
+                here = (own.within.astype(bool) == within).to_numpy()
+                axis.plot(
+                    own.distance[here], (i + spread)[here], marker, color=colour, markersize=4.5,
+                    alpha=0.8, markeredgewidth=0,
+                )  # fmt: skip
+            row = table[(table.paths == kind) & (table.group_a == a) & (table.group_b == b)]
+            for two in row.itertuples():
+                axis.plot(two.floor_median, i, "|", color=GREY, markersize=16, markeredgewidth=2)
+                axis.annotate(
+                    f"{two.verdict}: {two.within:.0f} of {two.num_pairs:.0f} within {two.margin:g}",
+                    (0.02, i - 0.22), xycoords=("axes fraction", "data"), va="bottom",
+                    fontsize=TINY,
+                )  # fmt: skip
+        axis.axvline(float(table.margin.max()), color=BLUE, linestyle="--", linewidth=1)
+        axis.set_title(kind)
+        axis.set_xlim(left=-0.02)
+        axis.grid(False, axis="y")
+    panels.label("distance of two runs (of a path's size)")
+    first = panels.axes[0][0]
+    first.set_yticks(range(len(twos)), [f"{a}\nand {b}" for a, b in twos], fontsize="small")
+    first.set_ylim(len(twos) - 0.6, -0.7)
+    marks: Any = {"linestyle": "", "markeredgewidth": 0}
+    panels.legend(
+        [
+            Line2D([], [], color=BLUE, marker="o", label="pair within the margin", **marks),
+            Line2D([], [], color=ORANGE, marker="^", label="pair beyond it", **marks),
+            Line2D([], [], color=BLUE, linestyle="--", label="margin"),
+            Line2D(
+                [], [], color=GREY, marker="|", markersize=12, markeredgewidth=2, linestyle="",
+                label="floor: two seeds of one group, median",
+            ),
+        ]
+    )  # fmt: skip
     panels.caption(
-        "Left: distance between groups' mean paths relative to a path's size, [95 % interval],"
-        f" permutation p and verdict (margin {joined.margin.iloc[0]:g}); floor: two seeds of one"
-        " group. Right, dot: the distance; bar: 95 % of it under permuted labels; dashed: the"
-        f" margin. {span(pd.concat([joined.n_a, joined.n_b]))} seeds a group"
+        "Distance between the maps of two single runs, one of each group, of the same seeds;"
+        f" {span(table.num_pairs)} pairs"
     )
-    return panels.picture(joined)
-
-
-def _distances(axis: Axes, table: pd.DataFrame) -> None:
-    names = list(dict.fromkeys([*table.group_a, *table.group_b]))
-    grid = pd.DataFrame(np.nan, index=names, columns=names)
-    texts = pd.DataFrame("", index=names, columns=names)
-    for two in table.itertuples():
-        grid.loc[two.group_b, two.group_a] = two.distance
-        interval = f"{two.distance:.2f} [{two.distance_low:.2f}, {two.distance_high:.2f}]"
-        verdict = f"{interval}\np = {two.p_value:.3f}\n{two.verdict}"
-        texts.loc[two.group_b, two.group_a] = verdict
-        texts.loc[two.group_a, two.group_b] = f"floor {two.floor:.2f}"
-    top = max(np.nanmax(grid.to_numpy(), initial=0.0), 2 * float(table.margin.max()))
-    heat_map(axis, grid, SHARE | {"vmax": top}, texts=texts, size=7)
-
-
-def _nulls(axis: Axes, table: pd.DataFrame, nulls: dict[tuple[str, str], np.ndarray]) -> None:
-    for i, two in enumerate(table.itertuples()):
-        null = nulls.get((two.group_a, two.group_b), np.array([]))
-        if len(null):
-            axis.hlines(i, 0, np.percentile(null, 95), color=GREY, linewidth=6, alpha=0.6)
-        axis.plot(two.distance, i, "o", color=ORANGE)
-    labels = [f"{two.group_a}\nvs {two.group_b}" for two in table.itertuples()]
-    axis.set_yticks(range(len(labels)), labels, fontsize=8)
-    axis.set_ylim(len(labels) - 0.5, -0.5)
-    axis.axvline(float(table.margin.max()), color=BLUE, linestyle="--", linewidth=1)
-    axis.set_xlim(left=-0.01)
-    axis.set_xlabel("distance (of a path's size)")
+    return panels.picture(pairs)

@@ -1,64 +1,120 @@
-"""Survival curves: which share of a group's runs has memorised, formed the path, grokked, by when.
+"""Survival curves: which share of a group's runs has memorised, formed the path, answered, by when.
 
 Aalen-Johansen estimates; a diverged run is a competing end.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from grokjax.base.names import ANSWER, EVENT_AT, MEMORISED, PATH
+from grokjax.base.names import ANSWER, MEMORISED, ORDER_LEVELS, PATH
 from grokjax.report.panels import STEPS, Panels
-from grokjax.report.style import Picture, in_style, line
-from grokjax.report.training_runs import MOST_GROUPS, TrainingRuns, causes
+from grokjax.report.style import BAND_FROM, Picture, in_style, styles
+from grokjax.report.training_runs import TrainingRuns, causes
 from grokjax.statistics.survival import CENSORED, aalen_johansen
 
-_TITLES = {MEMORISED: "memorised", PATH: "path readable (OOD)", ANSWER: "answered (OOD)"}
+_TITLES = {MEMORISED: "memorised", PATH: "path readable (OOD)", ANSWER: "answers (OOD)"}
 _MOST_BANDS = 5  # that can be told apart
 
 
 @in_style
-def survival_figure(data: TrainingRuns, threshold: float = EVENT_AT) -> Picture:
-    """P(event by step) per group, a panel per event, with 95 % bands; ticks: censored runs."""
-    events = data.events[data.events.threshold == threshold]
-    panels = Panels(1, len(_TITLES), 3.7, 3.1, sharey=True)
+def survival_figure(
+    data: TrainingRuns, groups: Sequence[str] | None = None, levels: Sequence[float] = ORDER_LEVELS
+) -> Picture:
+    """P(event by step) of each group, a column of panels per event and a row per level."""
+    groups = data.groups if groups is None else groups
+    cells = list(itertools.product(levels, _TITLES))
+    panels = Panels(len(levels), len(_TITLES), 3.7, 2.4, sharex=True, sharey=True)
     tables = []
-    for axis, event in zip(panels, _TITLES, strict=True):
-        for i, group in enumerate(data.groups[:MOST_GROUPS]):
-            own = events[(events.group == group) & (events.event == event)]
-            if len(own):
-                curve = _survival_curve(own, data.step)
-                _draw(axis, curve, own, i, banded=len(data.groups) <= _MOST_BANDS)
-                tables.append(curve.assign(group=group, event=event))
-        axis.set_title(f"{_TITLES[event]} at {threshold:g}")
-        axis.set_xlabel(STEPS)
+    for axis, (level, event) in zip(panels, cells, strict=True):
+        events = data.events[(data.events.threshold == level) & (data.events.event == event)]
+        curves = draw_survival(axis, events, events.step.to_numpy(), groups, unit=1000)
+        tables.append(curves.assign(event=event, level=level))
+        panels.title(axis, f"{_TITLES[event]} at {level:g}")
     panels.shares()
-    panels.axes[0][0].set_ylabel("share of runs")
+    panels.label(STEPS, "share of runs")
     panels.legend()
+    panels.caption(survival_caption(data, groups))
     return panels.picture(pd.concat(tables, ignore_index=True))
 
 
-def _survival_curve(events: pd.DataFrame, last_step: int) -> pd.DataFrame:
-    """`aalen_johansen`, held until the last run that could still have the event leaves."""
+def draw_survival(
+    axis: Axes,
+    events: pd.DataFrame,
+    times: Float[np.ndarray, " N"],
+    groups: Sequence[str],
+    unit: float = 1.0,
+) -> pd.DataFrame:
+    """One event's curve for each group.
+
+    Args:
+      axis: to draw on.
+      events: a row per run: group and status.
+      times: of each row, in whatever is paid: steps, FLOPs, seconds.
+      groups: that are drawn.
+      unit: of the horizontal axis.
+
+    Returns:
+      What is drawn: group, time, probability, low, high, at_risk.
+    """
+    tables = [pd.DataFrame(columns=["group", "time", "probability", "low", "high", "at_risk"])]
+    style = styles(groups)
+    for group in groups:
+        member = (events.group == group).to_numpy()
+        if not member.any():
+            continue
+        own, at = events[member], times[member]
+        curve = _until_nobody_is_left(own, at, float(times.max()))
+        banded = bool(len(own) >= BAND_FROM and len(groups) <= _MOST_BANDS)
+        _draw(axis, curve, at[causes(own) == CENSORED], unit, banded, group, style[group])
+        tables.append(curve.assign(group=group))
+    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+
+
+def survival_caption(data: TrainingRuns, groups: Sequence[str]) -> str:
+    """How the curves are to be read."""
+    sizes = data.runs[data.runs.group.isin(groups)].groupby("group").size()
+    banded = len(groups) <= _MOST_BANDS and (sizes >= BAND_FROM).any()
+    bands = f"; bands: 95 %, from {BAND_FROM} runs on" if banded else "; intervals: in the table"
+    return (
+        "Aalen-Johansen estimates; divergence is a competing end. Tick: a run whose training ended"
+        f" before the event{bands}"
+    )
+
+
+def _until_nobody_is_left(events: pd.DataFrame, times: np.ndarray, last: float) -> pd.DataFrame:
+    """`aalen_johansen`, held until the last run that could still have the event leaves.
+
+    Where none could, nothing changes any more: it is held to the last time of all.
+    """
     cause = causes(events)
-    curve = aalen_johansen(events.step.to_numpy(), cause)
-    known = events.step.max() if (cause == CENSORED).any() else last_step
-    end = pd.DataFrame([curve.iloc[-1].to_dict() | {"time": float(known)}])
+    curve = aalen_johansen(times, cause)
+    known = float(times.max()) if (cause == CENSORED).any() else last
+    end = pd.DataFrame([curve.iloc[-1].to_dict() | {"time": known}])
     return pd.concat([curve, end], ignore_index=True)
 
 
-def _draw(axis: Axes, curve: pd.DataFrame, events: pd.DataFrame, i: int, banded: bool) -> None:
-    x, style = curve.time / 1000, line(i)
-    axis.step(x, curve.probability, where="post", label=events.group.iloc[0], **style)
+def _draw(
+    axis: Axes,
+    curve: pd.DataFrame,
+    censored: np.ndarray,
+    unit: float,
+    banded: bool,
+    label: str,
+    style: dict[str, Any],
+) -> None:
+    x, style = curve.time / unit, {k: v for k, v in style.items() if k != "marker"}
+    axis.step(x, curve.probability, where="post", label=label, **style)
     if banded:
-        # Bands of nobody and of everybody would hide all others: those are in the table.
-        between = (curve.probability > 0) & (curve.probability < 1)
         axis.fill_between(
-            x, curve.low, curve.high, where=between, step="post", color=style["color"],
-            alpha=0.12, linewidth=0,
-        )  # fmt: skip
-    left = events[causes(events) == CENSORED].step / 1000
-    level = np.full(len(left), float(curve.probability.iloc[-1]))
-    axis.plot(left, level, "|", color=style["color"], markersize=7)
+            x, curve.low, curve.high, step="post", color=style["color"], alpha=0.12, linewidth=0
+        )
+    level = np.full(len(censored), float(curve.probability.iloc[-1]))
+    axis.plot(censored / unit, level, "|", color=style["color"], markersize=7)

@@ -2,50 +2,97 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
-from grokjax.base.names import ANSWER, BEST, EVENT_AT
+from grokjax.base.names import (
+    ANSWER,
+    BEST,
+    CONSECUTIVE,
+    EVENT_AT,
+    MEMORISED,
+    ORDER_LEVELS,
+    PATH,
+)
 from grokjax.report import training_comparisons, training_tables
+from grokjax.report.analysis_page import StoredAnalyses
 from grokjax.report.cost_figure import cost_figure
 from grokjax.report.curves_figure import curves_figure
+from grokjax.report.findings import Tables, findings
 from grokjax.report.html import (
     Column,
     Illustration,
     Page,
     Section,
+    Shown,
     around,
     count_of,
+    interval,
     number,
     short,
     show,
 )
-from grokjax.report.phase_diagram import has_phases, phase_diagram
+from grokjax.report.lag_figure import lag_figure
+from grokjax.report.own_metrics import metrics_section, metrics_table
 from grokjax.report.published import published_pretraining
 from grokjax.report.style import span
 from grokjax.report.survival_figure import survival_figure
+from grokjax.report.swept_figure import map_figure, strip_figure, swept_numbers
+from grokjax.report.training_comparisons import NO_BOUND
 from grokjax.report.training_runs import MOST_GROUPS, TrainingRuns
 
+_ORDERED = {
+    f"{name} {level:g}": column
+    for level in ORDER_LEVELS
+    for name, column in (
+        ("path", number(f"path_{level:g}", ",.0f")),
+        ("answer", number(f"answer_{level:g}", ",.0f")),
+        ("order", f"order_label_{level:g}"),
+    )
+}
+_OUTCOMES: dict[str, Column] = {
+    "run": "run_id",
+    "hash": "run_hash",
+    "group": "group",
+    "data seed": "seeds.data",
+    "status": "status",
+    "end": number("end_step", ",.0f"),
+    "memorised": number("memorised", ",.0f"),
+    **_ORDERED,
+    "OOD": number("final_ood_accuracy"),
+    "held-out ID": number("final_iid_accuracy"),
+    "path score": number("path_score"),
+    "by chance": number("strict_chance"),
+    "anywhere": number("any_path_score"),
+    "by chance ": number("any_chance"),
+    "FLOPs": number("flops", ".1e"),
+}
 _TIMES: dict[str, Column] = {
     "group": "group",
     "event": "event",
     "level": number("level", "g"),
-    "runs": "n",
-    "observed": "observed",
+    "had it": count_of("observed", "n"),
     "censored": "censored",
     "diverged": "diverged",
-    "P": around("probability"),
+    "share by the end": around("probability"),
     "median step": around("median", ",.0f"),
-    "earliest": short("earliest"),
-    "latest": short("latest"),
+    "earliest": number("earliest", ",.0f"),
+    "latest": number("latest", ",.0f"),
+    "restricted mean": around("restricted_mean", ",.0f"),
 }
 _ORDER: dict[str, Column] = {
     "group": "group",
-    "path": "reading",
+    "reading": "reading",
     "level": number("level", "g"),
     "order": "order",
     "runs": count_of("count", "n"),
     "share": around("share"),
-    "lag": number("lag_median", ",.0f"),
+    "lag, lowest": number("lag_min", ",.0f"),
+    "median": number("lag_median", ",.0f"),
+    "highest": number("lag_max", ",.0f"),
 }
 _COSTS: dict[str, Column] = {
     "group": "group",
@@ -53,9 +100,32 @@ _COSTS: dict[str, Column] = {
     "OOD accuracy": number("level", "g"),
     "reached": count_of("reached", "n"),
     "median": around("median", ".2e"),
-    "ratio": around("ratio"),
-    "bound": "ratio_bound",
-    "pairs": "num_pairs",
+    "restricted mean": around("restricted_mean", ".2e"),
+    "to the first group": lambda t: _bounded(t, "ratio"),
+    "pairs": number("num_pairs", ".0f"),
+}
+_COMPARED: dict[str, Column] = {
+    "quantity": "quantity",
+    "level": number("level", "g"),
+    "a": "group_a",
+    "b": "group_b",
+    "measure": "measure",
+    "estimate": lambda t: _bounded(t.rename(columns={"bound": "estimate_bound", "low":
+        "estimate_low", "high": "estimate_high"}), "estimate", ".3g"),
+    "n": lambda t: [f"{a}, {b}" for a, b in zip(t.n_a, t.n_b, strict=True)],
+    "method": "method",
+    "p": number("p", ".2g"),
+    "smallest p": number("p_smallest", ".2g"),
+    "p, Holm": number("p_holm", ".2g"),
+}  # fmt: skip
+_VARIANCE: dict[str, Column] = {
+    "group": "group",
+    "quantity": "quantity",
+    "source": "source",
+    "levels": "num_levels",
+    "runs": "n",
+    "share": around("share"),
+    "swept": "swept",
 }
 _MACHINE: dict[str, Column] = {
     "population": "population",
@@ -69,8 +139,18 @@ _MACHINE: dict[str, Column] = {
 }
 
 
-def page(data: TrainingRuns) -> Page:
-    """Everything that a report says of a training."""
+def _bounded(table: pd.DataFrame, name: str, form: str = ".2f") -> list[str]:
+    """An estimate with its interval, after the word that makes it a bound."""
+    texts = interval(name, f"{name}_low", f"{name}_high", form)(table)
+    words = [word if isinstance(word, str) else "" for word in table[f"{name}_bound"]]
+    return [
+        word if word == NO_BOUND else f"{word} {text}".strip()
+        for word, text in zip(words, texts, strict=True)
+    ]
+
+
+def page(data: TrainingRuns, analyses: StoredAnalyses | None = None) -> Page:
+    """Everything that a report says of a training, and of what was analysed of it."""
     tables = {
         "outcomes": data.outcomes,
         "times": training_tables.times_table(data),
@@ -79,9 +159,13 @@ def page(data: TrainingRuns) -> Page:
         "comparisons": training_comparisons.comparison_table(data),
         "variance": training_tables.seed_variance(data),
         "machine": data.machine,
+        "own_metrics": metrics_table(data),
     }
+    analyses = analyses or StoredAnalyses()
     title = f"{data.name}: is grokking worth its compute?"
-    return Page(title, _lead(data), _sections(data, tables), tables)
+    said = [*findings(data, tables), *analyses.findings]
+    sections = [*_sections(data, tables), *analyses.sections, _machine(tables)]
+    return Page(title, said, _lead(data), sections, dict(tables) | dict(analyses.tables))
 
 
 def _lead(data: TrainingRuns) -> str:
@@ -91,118 +175,200 @@ def _lead(data: TrainingRuns) -> str:
         f"{len(data.runs)} runs in {len(data.groups)} groups, up to step {data.step:,} ({states})."
         " Accuracy is of OOD compositions, two facts that were never composed in training unless a"
         " regime says so; the path is the bridge entity read through the logit lens at"
-        f" {_path_site(data)}. Times are censored where a training ended first, and a diverged run"
-        " is a competing end, not a slow one."
+        f" {_path_site(data)}. Each event is there at a level in {CONSECUTIVE} evaluations running."
+        " Times are censored where a training ended first, and a diverged run is a competing end,"
+        " not a slow one."
     )
 
 
 def _path_site(data: TrainingRuns) -> str:
     where = data.config.evaluate.path_position
     if where == BEST:
-        return "the position that reads it best on ID compositions"
+        return "the position and stage of each run that read it best on ID compositions at its end"
     return f"the {where}'s place"
 
 
-def _sections(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> list[Section]:
-    sections = [_curves(data), _times(data, tables)]
-    if has_phases(data):
-        sections.append(_phases(data))
-    sections.append(_costs(data, tables))
-    shown = tables["variance"].round(2).astype(str)
-    caption = "Shares of the variance over runs (method of moments), 95 % bootstrap over levels."
-    text = "What each seed that was swept brings; the rest is interactions and noise."
-    sections.append(Section("Which seed matters", text, (), [(shown, caption)]))
-    return sections
+def shown_groups(groups: Sequence[str], most: int = MOST_GROUPS) -> list[str]:
+    """The groups that figures draw: all, or so many at even distances in their order."""
+    if len(groups) <= most:
+        return list(groups)
+    return [groups[round(i)] for i in np.linspace(0, len(groups) - 1, most)]
 
 
-def _curves(data: TrainingRuns) -> Section:
+def _sections(data: TrainingRuns, tables: Tables) -> list[Section]:
+    groups = shown_groups(list(dict.fromkeys(tables["outcomes"].group)))
+    if not groups:
+        return [Section("The runs", "None has a curve yet.", (), [_runs_table(tables)])]
+    numbers = swept_numbers(data.runs)
+    sections = [_curves(data, groups), _order(data, tables, groups), _times(data, tables, groups)]
+    if numbers:
+        sections.append(_swept(data, tables, numbers))
+    sections += [_costs(data, tables, groups), _compared(tables), _variance(tables)]
+    if len(tables["own_metrics"]):
+        sections.append(metrics_section(data, tables["own_metrics"], groups))
+    runs = "A row a run; an empty time has not come by the run's end."
+    return [*sections, Section("The runs", runs, (), [_runs_table(tables)])]
+
+
+def _curves(data: TrainingRuns, groups: Sequence[str]) -> Section:
     paper = published_pretraining(data.config)
-    picture = curves_figure(data.runs, data.curves, "group", paper=paper, most=MOST_GROUPS)
-    groups = ", ".join(data.groups)
-    alt = f"Accuracy and bridge rate against training step, a panel for each of {groups}"
+    draw = functools.partial(
+        curves_figure, data.runs, data.curves, "group", paper=paper, groups=groups
+    )
+    alt = (
+        "Answers above, bridge below, against training step, a pair of panels for each of"
+        f" {', '.join(groups)}"
+    )
+    text = (
+        "What a group answers, above; what can be read of its path, below. A run that left early"
+        " keeps its last value."
+    )
+    caption = f"{_group_sizes(data)}. {data.origin}{_left_out(data, groups)}"
+    return Section("What happens when", text, [Illustration("report_curves", draw, alt, caption)])
+
+
+def _order(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section:
+    draw = functools.partial(lag_figure, tables["outcomes"], groups)
+    own = tables["order"]
+    own = own[(own.level == ORDER_LEVELS[0]) & (own.reading == "strict") & (own["count"] > 0)]
+    told = (
+        f"{g} {order} {k} of {n}"
+        for g, order, k, n in zip(own.group, own.order, own["count"], own.n, strict=True)
+    )
+    alt = "Answer less path of every run, a row per group: " + ", ".join(told)
+    text = (
+        "Path and answer at one level. Right of zero: the path came first. What the study calls"
+        " fake grokking is answer first."
+    )
+    caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
+    shown = show(tables["order"][tables["order"]["count"] > 0], _ORDER)
+    about = (
+        "Strict: the bridge at the run's site; any: anywhere, the study's reading. Shares with 95 %"
+        " Wilson intervals; lags, in steps, of the runs with both events."
+    )
     return Section(
-        "What happens when",
-        "Median over the runs of a group, with their full range (from 10 runs on: 10th to 90th"
-        " percentile); a run that left early keeps its last value. EMA weights.",
-        [Illustration("report_curves", picture, alt, f"n = {_group_sizes(data)}. {_facts(data)}")],
+        "Path or answer first",
+        text,
+        [Illustration("lag", draw, alt, caption)],
+        [Shown("order", shown, about)],
     )
 
 
-def _times(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> Section:
+def _times(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section:
     times = tables["times"]
-    times = times[times.level == EVENT_AT]
-    grok = times[times.event == ANSWER]
-    parts = (f"{g} {p:.2f}" for g, p in zip(grok.group, grok.probability, strict=True))
+    answer = times[(times.event == ANSWER) & (times.level == EVENT_AT)]
+    parts = (f"{g} {p:.2f}" for g, p in zip(answer.group, answer.probability, strict=True))
     alt = "Share of runs that memorised, formed the path, answered, by step; answered: "
-    caption = f"n = {_group_sizes(data)}. {_facts(data)}"
+    draw = functools.partial(survival_figure, data, groups)
+    horizon = f" to step {times.horizon.iloc[0]:,.0f}" if len(times) else ""
+    about = (
+        "Share by the end: Aalen-Johansen with a 95 % log-log interval. Median step: of that curve."
+        f" Restricted mean:{horizon}, which all runs have trained to; earliest and latest are of"
+        " the runs that had it. Other levels, and the path anywhere: in the file."
+    )
+    caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
     return Section(
-        "Time to memorise, to the path, to grokking",
-        f"Each at {EVENT_AT:g} in three evaluations running. Aalen-Johansen estimates with"
-        " 95 % log-log intervals (up to five groups; for nobody and everybody Wilson's, in the"
-        " table); a tick is a run whose training ended before.",
-        [Illustration("survival", survival_figure(data), alt + ", ".join(parts), caption)],
-        [
-            (
-                show(times, _TIMES),
-                "P: probability by the end of training. Median: of that curve, inf where it"
-                " does not get to a half.",
-            ),
-            (
-                show(tables["order"][tables["order"]["count"] > 0], _ORDER),
-                "In which order path and answer came, both at one level: shares of runs with 95 %"
-                " Wilson intervals. Lag: answer less path, median of the runs with both.",
-            ),
-        ],
+        "Time to memorise, to the path, to the answer",
+        "At two levels, for path and answer alike.",
+        [Illustration("survival", draw, alt + ", ".join(parts), caption)],
+        [Shown("times", show(_told(times), _TIMES), about)],
     )
 
 
-def _phases(data: TrainingRuns) -> Section:
-    picture = phase_diagram(data)
-    grok = picture.data[picture.data.kind.str.startswith("P(answer at")]["mean"]
-    alt = f"Grids of hop-1 by hop-2 ratio; P(answer) from {grok.min():.2f} to {grok.max():.2f}"
-    return Section(
-        "Fake grokking: the phase diagram",
-        "Means of the runs in each cell. Orange: where a logistic regression on both ratios"
-        " and their product puts 0.5.",
-        [Illustration("phase_diagram", picture, alt, f"n in each cell. {_facts(data)}")],
+def _told(times: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a page shows: path and answer at both levels, memorised at the higher one."""
+    at_levels = times.event.isin((PATH, ANSWER)) & times.level.isin(ORDER_LEVELS)
+    return times[at_levels | ((times.event == MEMORISED) & (times.level == EVENT_AT))]
+
+
+def _swept(data: TrainingRuns, tables: Tables, numbers: list[str]) -> Section:
+    outcomes = tables["outcomes"]
+    draw = functools.partial(map_figure if len(numbers) > 1 else strip_figure, data.runs, outcomes)
+    accuracy = outcomes.final_ood_accuracy
+    alt = (
+        f"OOD accuracy and shares of runs by {' and '.join(numbers[:2])}; accuracy from"
+        f" {accuracy.min():.2f} to {accuracy.max():.2f}"
     )
+    text = "Each cell's runs differ in nothing but their seeds."
+    more = f" Also swept: {', '.join(numbers[2:])}." if len(numbers) > 2 else ""
+    name = "map" if len(numbers) > 1 else "strip"
+    title = "The map" if len(numbers) > 1 else "Along the swept number"
+    return Section(title, text, [Illustration(name, draw, alt, f"{data.origin}{more}")])
 
 
-def _costs(data: TrainingRuns, tables: dict[str, pd.DataFrame]) -> Section:
+def _costs(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section:
     costs = tables["costs"]
-    own = costs[(costs.level == costs.level.min()) & (costs.unit == "FLOP")]
+    own = costs[(costs.unit == "FLOP") & (costs.level == ORDER_LEVELS[0])]
     counts = zip(own.group, own.reached, own.n, strict=True)
-    parts = ", ".join(f"{group} {reached} of {n}" for group, reached, n in counts)
-    alt = f"OOD accuracy against FLOPs; runs reaching {costs.level.min():g}: {parts}"
-    caption = f"Median and band as above. {_facts(data)}"
+    told = ", ".join(f"{group} {reached} of {n}" for group, reached, n in counts)
+    alt = f"Share of runs that answer, against FLOPs and device-seconds; {told}"
+    caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
     return Section(
         "Is it worthwhile?",
         "FLOPs are analytic, of matrix products: cycles without gradient count forward only."
         " Evaluation is not in them"
         f" (one evaluation: {data.runs.evaluation_flops.mean():.1e} FLOP a run). Device-seconds"
         " are without compilation, shared by the runs of a program; evaluation is apart.",
-        [Illustration("cost_benefit", cost_figure(data), alt, caption)],
+        [Illustration("cost", functools.partial(cost_figure, data, groups), alt, caption)],
         [
-            (
+            Shown(
+                "costs",
                 show(costs, _COSTS),
-                "Cost of the OOD accuracy: medians of survival curves, inf where half of the runs"
-                " have not got there. Ratio: of restricted means, to the first group; a bound"
-                " where runs ended before.",
-            ),
-            (
-                show(data.machine, _MACHINE),
-                "What each population took, to a session's last checkpoint: device-seconds"
-                " of training and of evaluation (this one's from some that were timed), seconds"
-                " of compilation, memory of the process on a CPU and of one device elsewhere.",
-            ),
+                "Cost until the OOD accuracy. A ratio is of restricted means to the first group's;"
+                " with censored runs it is a bound, and says so.",
+            )
         ],
     )
+
+
+def _compared(tables: Tables) -> Section:
+    table = tables["comparisons"]
+    about = (
+        "Permutations of labels, all of them where they are few. Smallest p: that these data could"
+        " have given. Holm: over the rows that belong to the family."
+    )
+    return Section(
+        "What differs",
+        "A difference is a less b. A p above its smallest attainable value may still mean nothing"
+        " but too few seeds.",
+        (),
+        [Shown("comparisons", show(table, _COMPARED), about)],
+    )
+
+
+def _variance(tables: Tables) -> Section:
+    about = "Shares of the variance over runs, with 95 % intervals; rest: interactions and noise."
+    return Section(
+        "Which seed matters",
+        "What data, initialisation and order each bring, as far as they were swept apart.",
+        (),
+        [Shown("variance", show(tables["variance"], _VARIANCE), about)],
+    )
+
+
+def _machine(tables: Tables) -> Section:
+    about = (
+        "What each population took, to a session's last checkpoint: device-seconds of training and"
+        " of evaluation (this one's from some that were timed), seconds of compilation, memory of"
+        " the process on a CPU and of one device elsewhere."
+    )
+    return Section(
+        "What it took", "", (), [Shown("machine", show(tables["machine"], _MACHINE), about)]
+    )
+
+
+def _runs_table(tables: Tables) -> Shown:
+    about = (
+        "Times in steps. Path score: the bridge at the run's site, its chance level beside it;"
+        " anywhere: the study's any-rate and its chance level."
+    )
+    return Shown("outcomes", show(tables["outcomes"], _OUTCOMES), about)
 
 
 def _group_sizes(data: TrainingRuns) -> str:
     return f"{span(data.runs.groupby('group').size())} runs a group"
 
 
-def _facts(data: TrainingRuns) -> str:
-    seeds = data.runs["seeds.data"].nunique() if "seeds.data" in data.runs else 1
-    return f"{seeds} seeds; {data.origin}"
+def _left_out(data: TrainingRuns, groups: Sequence[str]) -> str:
+    left = len(data.groups) - len(groups)
+    return f". {len(groups)} of {len(data.groups)} groups, at even distances" if left else ""

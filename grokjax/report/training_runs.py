@@ -17,6 +17,7 @@ from grokjax.base.errors import UserError
 from grokjax.base.names import DIVERGED, INTERRUPTED, OBSERVED, ORDER_LEVELS, PENDING, RUNNING
 from grokjax.model.cost import evaluation_flops, train_flops
 from grokjax.report.reuse import keys_in, run_key, siblings
+from grokjax.report.wording import in_words, value_in_words
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import at_kept_site, event_table, order_table
@@ -142,8 +143,7 @@ def read_training(found: StoredRuns) -> TrainingRuns:
     if not populations or not len(found.curves):
         raise UserError(f"{found.workdir}: nothing has been trained yet; run the sweep first")
     runs = found.runs.copy()
-    settings = [c for c in runs if "." in c and c not in SEEDS and c != "data.regime"]
-    runs["group"] = [_label(row, settings) for row in runs.to_dict("records")]
+    runs["group"] = _labels(runs)
     population = runs.population.astype(str) if "population" in runs else pd.Series("", runs.index)
     machine = pd.DataFrame([{"population": n} | _machine_time(r) for n, r in populations.items()])
     for (name, own), took in zip(populations.items(), machine.itertuples(), strict=True):
@@ -207,17 +207,22 @@ def causes(events: pd.DataFrame) -> Int[np.ndarray, " N"]:
     return events.status.map(cause).fillna(CENSORED).to_numpy(int)
 
 
-def _label(row: dict[str, Any], settings: list[str]) -> str:
+def _labels(runs: pd.DataFrame) -> list[str]:
+    """Each run's group in words: its regime where there are several, and what else was swept."""
+    settings = [c for c in runs if "." in c and c not in SEEDS and c != "data.regime"]
+    custom = any(name.startswith("data.hop") for name in settings)
+    several = runs.regime.nunique() > 1 and not custom
+    return [_label(row, settings, several) for row in runs.to_dict("records")]
+
+
+def _label(row: dict[str, Any], settings: list[str], several_regimes: bool) -> str:
     shown = [
-        f"{name.split('.')[-1]} {row[name]:g}"
-        if isinstance(row[name], (int, float)) and not isinstance(row[name], bool)
-        else f"{name.split('.')[-1]} {row[name]}"
+        f"{in_words(name)} {value_in_words(row[name])}"
         for name in settings
         if not (name in RATIOS and row[name] < 0)
     ]
     regime = str(row["regime"])
-    custom = any(name.startswith("data.hop") for name in settings)
-    return ", ".join([*([] if custom else [regime]), *shown]) or regime
+    return ", ".join([*([regime] if several_regimes else []), *shown]) or regime
 
 
 def _num_probes(own: Results) -> float:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import pandas as pd
 
-from grokjax.base.names import CATEGORIES, PATH_AT, TRAIN_INFERRED
+from grokjax.base.names import ATOMIC_NEW, CATEGORIES, PATH_AT, TRAIN_INFERRED
 from grokjax.report.html import (
     Column,
+    Finding,
     Illustration,
     Page,
     Section,
+    Shown,
     around,
     count_of,
     interval,
@@ -34,6 +37,7 @@ from grokjax.report.transfer_runs import EARLY, TransferRuns
 from grokjax.report.transfer_tables import (
     FLOOR,
     MARGIN,
+    REFERENCE,
     accuracy_table,
     break_even_table,
     equivalence_table,
@@ -114,7 +118,45 @@ def page(data: TransferRuns) -> Page:
     if len(halves):
         tables["transfer_halves"] = halves
     title = f"{data.results.config.name}: what does a grokked model do with new facts?"
-    return Page(title, _lead(data), _sections(data, tables), tables)
+    return Page(title, _findings(tables), _lead(data), _sections(data, tables), tables)
+
+
+def _findings(tables: dict[str, pd.DataFrame]) -> list[Finding]:
+    """What is learned, what follows from it, what longer pretraining brings, who transfers alike.
+
+    From each group's end, or its dearest checkpoint; of variants the first.
+    """
+    accuracy = tables["transfer_accuracy"]
+    if not len(accuracy):
+        return [Finding("No run has finished: nothing can be said.", "transfer_accuracy")]
+    own = accuracy[accuracy.variant == accuracy.variant.iloc[0]]
+    last = own.groupby("group", sort=False).checkpoint.transform(
+        lambda names: "end" if "end" in set(names) else names.iloc[-1]
+    )
+    own = own[own.checkpoint == last]
+    found = []
+    for asked in (ATOMIC_NEW, *CATEGORIES):
+        here = own[own.asked == asked]
+        parts = [
+            f"{row.group} {row.accuracy_median:.2f} ({row.accuracy_min:.2f} to"
+            f" {row.accuracy_max:.2f}, n = {row.num_runs})"
+            for row in here.itertuples()
+        ]
+        what = "New facts" if asked == ATOMIC_NEW else NAMES[asked].capitalize()
+        if parts:
+            text = f"{what} answered after finetuning, median and range: {'; '.join(parts)}."
+            found.append(Finding(text, "transfer_accuracy"))
+    equivalence = tables["transfer_equivalence"]
+    if len(equivalence):
+        told = ", ".join(
+            f"{n} {verdict}" for verdict, n in equivalence.verdict.value_counts().items()
+        )
+        text = f"Transfer as {REFERENCE} at its end, over {len(equivalence)} comparisons: {told}."
+        found.append(Finding(text, "transfer_equivalence"))
+    else:
+        text = f"Who transfers as {REFERENCE} cannot be said: it is not among the groups."
+        found.append(Finding(text, "transfer_equivalence"))
+    return found
 
 
 def _lead(data: TransferRuns) -> str:
@@ -140,7 +182,7 @@ def _sections(data: TransferRuns, tables: dict[str, pd.DataFrame]) -> list[Secti
     if has_doses(data):
         alt = "Accuracy of held-out compositions against the share trained on"
         text = "Compositions with new facts in the finetuning data, and the accuracy of the others."
-        picture = Illustration("transfer_dose", dose_figure(data), alt, facts)
+        picture = Illustration("transfer_dose", functools.partial(dose_figure, data), alt, facts)
         parts.append(Section("At which dose", text, [picture]))
     parts += [
         Section(
@@ -148,7 +190,8 @@ def _sections(data: TransferRuns, tables: dict[str, pd.DataFrame]) -> list[Secti
             "Finetuning steps until an accuracy, in three evaluations running.",
             (),
             [
-                (
+                Shown(
+                    "transfer_times",
                     show_wide(times, _RUNS, _at_level, _times),
                     "Runs that got there, and mean steps, restricted to the finetuning's length,"
                     " with bounds; runs that ended first are censored.",
@@ -161,18 +204,20 @@ def _sections(data: TransferRuns, tables: dict[str, pd.DataFrame]) -> list[Secti
             [
                 Illustration(
                     "transfer_worth",
-                    worth_figure(data),
+                    functools.partial(worth_figure, data),
                     _alt_worth(tables["transfer_worth"]),
                     facts,
                 )
             ],
             [
-                (
+                Shown(
+                    "transfer_worth",
                     show(tables["transfer_worth"], _WORTH),
                     "Gain: over the earliest checkpoint of the same runs, paired by seed; bounds of"
                     " fewer than 8 runs are their lowest and highest.",
                 ),
-                (
+                Shown(
+                    "transfer_break_even",
                     show(tables["transfer_break_even"], _BREAK_EVEN),
                     "How many finetunings pay for the longer pretraining: extra pretraining FLOPs"
                     " over the FLOPs that each finetuning saves until the accuracy, median of the"
@@ -186,7 +231,8 @@ def _sections(data: TransferRuns, tables: dict[str, pd.DataFrame]) -> list[Secti
             f" {MARGIN:g}. Floor: neither answers {FLOOR:g}, so that the margin says nothing.",
             (),
             [
-                (
+                Shown(
+                    "transfer_equivalence",
                     show(tables["transfer_equivalence"], _EQUIVALENCE),
                     "Two one-sided sign flips.",
                 )
@@ -199,23 +245,26 @@ def _sections(data: TransferRuns, tables: dict[str, pd.DataFrame]) -> list[Secti
 
 
 def _transfers(data: TransferRuns, table: pd.DataFrame, facts: str) -> Section:
-    picture = transfer_figure(data, published_finetuning(data.results.config))
+    paper = published_finetuning(data.results.config)
+    picture = functools.partial(transfer_figure, data, paper)
     composed = table[table.asked.isin((*CATEGORIES, TRAIN_INFERRED))]
     return Section(
         "What transfers",
         "Finetuned on new facts and some old data, asked for compositions that were never"
         " trained on: of a new fact and then an old one, of an old one and then a new one, of"
-        " two new ones. Median over the runs of a group, with their full range; each group from"
+        " two new ones. Each group from"
         f" the end of its pretraining, {EARLY} from its saturation. EMA weights.",
         [Illustration("transfer", picture, _alt_transfer(table), facts)],
         [
-            (
+            Shown(
+                "transfer_accuracy",
                 show_wide(table, _RUNS, "asked", interval("accuracy", "low", "high")),
                 "Accuracy after finetuning: mean of the runs, lowest and highest of fewer than 8."
                 " id_atomic, train_inferred: old facts and compositions; kept_atomic and"
                 " kept_inferred are those in the finetuning data.",
             ),
-            (
+            Shown(
+                "transfer_accuracy",
                 show_wide(composed, _RUNS, "asked", _bridges),
                 "Bridge found after finetuning, means of the runs: at any stage and position;"
                 " the same by chance; at the one stage and position where the answer is read.",
@@ -266,7 +315,8 @@ def _halves_section(halves: pd.DataFrame) -> Section:
         " the first is high and the second low, the second half is what fails.",
         (),
         [
-            (
+            Shown(
+                "transfer_halves",
                 show(halves.fillna({"variant": ""}), _HALVES),
                 "Mean, lowest and highest of fewer than 8 runs;"
                 f" {halves.num_pairs.mean():.0f} triples a run.",

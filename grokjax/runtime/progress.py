@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,11 @@ _MOST_GROUPS = 4  # that fit a line
 
 
 class Progress:
-    """Step, member-steps per second, time left and the latest accuracies per group."""
+    """Step, member-steps per second, time left and the latest accuracies per group.
+
+    On a terminal one line that is kept current and never longer than the terminal is wide; in a log
+    a whole line now and then.
+    """
 
     def __init__(
         self,
@@ -37,30 +42,55 @@ class Progress:
         self._label, self._unit, self._per = label, unit, per
         self.stream = stream or (sys.stdout if is_primary() else io.StringIO())
         self.terminal = self.stream.isatty()
-        self.headline = ""
+        self.headlines: Sequence[str] = [""]
         self._start = time.monotonic()
         self._last_line = 0.0
-        self._width = 0
+        self._width = 0  # of what stands on the terminal's line
 
-    def update(self, step: int, headline: str | None = None, last: bool = False) -> None:
-        """Shows that `step` is reached; `headline` replaces the metrics shown."""
-        self.headline = self.headline if headline is None else headline
+    def update(
+        self, step: int, headline: str | Sequence[str] | None = None, last: bool = False
+    ) -> None:
+        """Shows that `step` is reached; `headline` replaces the metrics shown.
+
+        Of several headlines, longest first, a terminal gets the first that fits.
+        """
+        if headline is not None:
+            self.headlines = [headline] if isinstance(headline, str) else headline
         now = time.monotonic()
         if not (self.terminal or last or now - self._last_line >= _LOG_EVERY):
             return
         self._last_line = now
-        line = self._line(step, now - self._start)
+        start = self._line(step, now - self._start)
+        lines = [f"{start}  {text}".rstrip() for text in self.headlines]
         if self.terminal:
-            padding = " " * max(self._width - len(line), 0)
-            self._write(f"\r{line}{padding}" + ("\n" if last else ""))
-            self._width = len(line)
+            self._show(next((x for x in lines if len(x) < self._columns()), lines[-1]), last)
         else:
-            self._write(line + "\n")
+            self._write(lines[0] + "\n")
+
+    def note(self, text: str) -> None:
+        """What takes long now: on a terminal until the next line, in a log not at all."""
+        if self.terminal:
+            self._show(text)
 
     def say(self, text: str) -> None:
-        """A line of its own."""
-        self._write(("\n" if self.terminal and self._width else "") + text + "\n")
+        """A line of its own, in place of what a terminal shows now."""
+        if self._width:
+            self._write("\r" + " " * self._width)
+            self._write("\r")
+        self._write(text + "\n")
         self._width = 0
+
+    def _show(self, line: str, last: bool = False) -> None:
+        """Replaces the terminal's line."""
+        line = line[: self._columns() - 1]  # in the last column some terminals wrap
+        self._write(f"\r{line}{' ' * max(self._width - len(line), 0)}" + ("\n" if last else ""))
+        self._width = 0 if last else len(line)
+
+    def _columns(self) -> int:
+        try:
+            return max(os.get_terminal_size(self.stream.fileno()).columns, 20)
+        except (OSError, ValueError):  # a terminal that does not say, or none
+            return 80
 
     def _write(self, text: str) -> None:
         """A reader that has gone away (`| head`) is no reason to stop training."""
@@ -75,7 +105,7 @@ class Progress:
         return (
             f"{self._label} {step:,}/{self.num_steps:,}"
             f"  {rate * self.num_runs * _SECONDS[self._per]:,.0f} {self._unit}/{self._per}"
-            f"  ETA {left}  {self.headline}"
+            f"  ETA {left}"
         )
 
 
@@ -89,28 +119,43 @@ def told(items: Sequence[T], what: str) -> Iterator[T]:
         yield item
 
 
-def headline(groups: Sequence[str], rows: Sequence[dict]) -> str:
+def headlines(groups: Sequence[str], rows: Sequence[dict]) -> list[str]:
     """Per group, or over all of many, mean training and OOD accuracy and bridge found.
 
     Args:
-      groups: each row's group (its regime).
+      groups: each row's group, by what is swept.
       rows: the newest curves, one row per run.
+
+    Returns:
+      The same, in less and less space: in words, as numbers, of all runs together.
     """
-    parts = []
     names = list(dict.fromkeys(groups))
-    if len(names) > _MOST_GROUPS:
-        groups, names = ["all"] * len(groups), ["all"]
-    for group in names:
-        own = [row for row, g in zip(rows, groups, strict=True) if g == group]
+    everybody = {"all": list(rows)} if len(names) > 1 else {}
+    by_group = {
+        name: [row for row, group in zip(rows, groups, strict=True) if group == name]
+        for name in names
+    }
+    few = by_group if len(names) <= _MOST_GROUPS else everybody
+    shown = [" | ".join(_in_words(*group) for group in few.items())]
+    shown.append("train/ood/bridge " + " | ".join(_in_numbers(*group) for group in few.items()))
+    for name, own in (everybody or by_group).items():
+        shown += [f"train/ood/bridge {_in_numbers(name, own)}", _in_numbers("", own)]
+    return shown
 
-        def mean(metric: str, own=own) -> str:
-            values = [row[metric] for row in own if row.get(metric) == row.get(metric)]
-            values = [v for v in values if v is not None]
-            return f"{sum(values) / len(values):.2f}" if values else "-"
 
-        parts.append(
-            f"{group}: train {mean(TRAINING_ACCURACY)}"
-            f" ood {mean(OOD_ACCURACY)}"
-            f" bridge {mean(OOD_BRIDGE_FOUND)}"
-        )
-    return "  |  ".join(parts)
+def _in_words(name: str, rows: Sequence[dict]) -> str:
+    train, ood, bridge = _means(rows)
+    return f"{name}: train {train} ood {ood} bridge {bridge}"
+
+
+def _in_numbers(name: str, rows: Sequence[dict]) -> str:
+    return f"{name} {'/'.join(_means(rows))}".strip()
+
+
+def _means(rows: Sequence[dict]) -> list[str]:
+    means = []
+    for metric in (TRAINING_ACCURACY, OOD_ACCURACY, OOD_BRIDGE_FOUND):
+        found = [row.get(metric) for row in rows]
+        values = [v for v in found if v is not None and v == v]
+        means.append(f"{sum(values) / len(values):.2f}" if values else "-")
+    return means

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from grokjax.base.names import BEST, DECODER, POSITIONS, RECURSIVE
+from grokjax.base.names import BEST, CHECKPOINTS, DECODER, POSITIONS, RECURSIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Setting:
       identity: whether a run with another value is another run.
       added: it came after the first workdirs. A run that has the default is then the run that it
         was before, so that the default must never change.
+      own_file: whether it may also be `FILE.py:NAME`, a function of a file (docs/extending.md).
       also: what else people call it, words with a section where the bare one would mislead.
     """
 
@@ -60,6 +61,7 @@ class Setting:
     traced: bool = False
     identity: bool = True
     added: bool = False
+    own_file: bool = False
     also: str = ""
 
 
@@ -126,6 +128,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             RECURSIVE,
             "the decoder reads hidden_size, num_layers, num_heads, num_loops, dropout and dtype",
             (RECURSIVE, DECODER),
+            own_file=True,
             also="model.name model.type arch architecture",
         ),
         "hidden_size": static(
@@ -176,6 +179,13 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             ("float32", "bfloat16", "float64"),
             also="precision",
         ),
+        "matmul_precision": static(
+            "highest",
+            "of float32 products; default: one bfloat16 pass on TPU, TF32 on GPU, for speed",
+            ("highest", "high", "default"),
+            added=True,
+            also="matmul precision tf32 allow_tf32",
+        ),
         "remat": apart(
             "none",
             "blocks: the backward pass computes the inside of blocks anew, for less memory",
@@ -189,6 +199,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             "adamw",
             "how the gradient's moments become a step",
             ("adamw", "adam_atan2"),
+            own_file=True,
             also="optim kind optimizer.type",
         ),
         "learning_rate": traced(4e-5, "after the warm-up", FINITE, also="lr lrate rate max_lr"),
@@ -202,6 +213,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             "constant",
             "of the rate after the warm-up; cosine falls to 0 at decay_steps",
             ("constant", "cosine"),
+            own_file=True,
             also="lr_schedule scheduler",
         ),
         "decay_steps": traced(0, "the step at which a cosine ends", FINITE),
@@ -210,6 +222,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             "constant",
             "a factor of the weight decay, as schedule is of the rate",
             ("constant", "cosine"),
+            own_file=True,
             also="wd_schedule",
         ),
         "decay_vectors": traced(True, "whether biases and norms decay too"),
@@ -268,6 +281,13 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             COUNT,
             also="devices num_devices",
         ),
+        "mirror": apart(
+            "",
+            "wandb: curves go to Weights & Biases as well; needs grokjax[wandb]",
+            ("", "wandb"),
+            added=True,
+            also="wandb use_wandb",
+        ),
     },
     "evaluate": {
         "batch_size": static(1024, "queries of one forward pass", COUNT, also="batch"),
@@ -283,6 +303,13 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         "H_cycles": static(0, "of the evaluated model; 0: as in training", FINITE),
         "L_cycles": static(0, "of the evaluated model; 0: as in training", FINITE),
         "num_loops": static(0, "of the evaluated model; 0: as in training", FINITE),
+        "metrics": static(
+            "",
+            "more columns of curves.csv, divided by commas",
+            ("", "answer_log_probability", "answer_rank"),
+            added=True,
+            own_file=True,
+        ),
         "raw_weights": static(
             False, "also reports the weights that are not averaged, in columns raw/..."
         ),
@@ -309,7 +336,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         "checkpoint": traced("", "filled in: which of `checkpoints` that step is"),
         "group": traced("", "filled in: the source's regime, or a control's name"),
         "checkpoints": traced(
-            "before,saturation,path,grokked,end",
+            ",".join(CHECKPOINTS),
             "what to finetune: the last before memorisation, at it, at the path, at grokking, last",
             identity=False,
         ),

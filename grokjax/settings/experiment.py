@@ -20,11 +20,13 @@ from grokjax.settings.config import (
     Row,
     Settings,
     default_config,
+    flatten,
     from_json,
     rows_of,
     set_setting,
 )
 from grokjax.settings.declarations import SECTIONS, SETTINGS
+from grokjax.settings.own_functions import resolve
 from grokjax.settings.rows import Sweep
 from grokjax.settings.suggestions import meant_setting, nearest_setting, unknown_setting
 from grokjax.settings.validation import validate
@@ -91,7 +93,15 @@ def read_experiment(
         with _running(module):
             module.sweep(sweep, argument) if takes_argument else module.sweep(sweep)
         _refuse_varied(sweep.rows, overrides, file)
-    return config, sweep.rows
+    return config, _with_hashes(config, sweep.rows, pathlib.Path(str(module.__file__)))
+
+
+def _with_hashes(config: ConfigDict, rows: list[Row], experiment: pathlib.Path) -> list[Row]:
+    """Files of people's own that settings name, by the versions that they have now."""
+    for name, value in flatten(config).items():
+        if name in SETTINGS and (resolved := resolve(name, value, experiment)) != value:
+            set_setting(config, name, resolved)
+    return [{name: resolve(name, v, experiment) for name, v in row.items()} for row in rows]
 
 
 def with_overrides(path: str | None, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:

@@ -44,7 +44,8 @@ def _table(prefix: str, settings: dict[str, Setting]) -> str:
 def _must_be(setting: Setting) -> str:
     allowed = setting.allowed
     if isinstance(allowed, tuple):
-        return ", ".join(f"`{choice}`" for choice in allowed)
+        named = ", ".join(f"`{choice}`" for choice in allowed if choice)
+        return named + ", or [`FILE.py:NAME`](extending.md)" * setting.own_file
     kind = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}
     of_type = kind[type(setting.default)]
     if allowed is None:

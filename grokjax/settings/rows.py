@@ -79,6 +79,26 @@ def swept_settings(config: ConfigDict) -> list[str]:
     return [name for name in named if any(run[name] != runs[0][name] for run in runs)]
 
 
+def swept_values(run: Mapping[str, Any]) -> dict[str, str]:
+    """What is swept besides regime and seeds, with short names: {"weight_decay": "0.3"}.
+
+    Args:
+      run: a row of `runs.csv`.
+    """
+
+    def text(value: Any) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value).partition("@")[0]
+
+    named = [name for name in run if name in SETTINGS and name not in (*SEEDS, "data.regime")]
+    return {name.rpartition(".")[2]: text(run[name]) for name in named}
+
+
+def group_label(run: Mapping[str, Any]) -> str:
+    """What tells a run's group from others, its seeds left out: `natural, weight_decay 0.3`."""
+    swept = [f"{name} {value}" for name, value in swept_values(run).items()]
+    return ", ".join([str(run["regime"]), *swept])
+
+
 def _check_traced(name: str, number: int) -> None:
     if name in TRACED:
         return

@@ -11,6 +11,7 @@ from grokjax.base.errors import UserError
 from grokjax.base.names import DECODER
 from grokjax.settings.config import check_row, flatten
 from grokjax.settings.declarations import SETTINGS, Range
+from grokjax.settings.own_functions import is_own, own_name, values_of
 from grokjax.settings.rows import expand
 from grokjax.settings.suggestions import unknown_setting
 
@@ -55,7 +56,18 @@ def _validate_values(config: ConfigDict) -> None:
                 if not allowed.holds(value):
                     raise UserError(f"{name}: {value} must be {allowed.wanted}")
             elif value not in allowed:
-                raise UserError(f"{name}: '{value}' is none of {', '.join(allowed)}")
+                _validate_choice(name, value, allowed, setting.own_file)
+
+
+def _validate_choice(name: str, value: str, allowed: tuple[str, ...], own_file: bool) -> None:
+    choices = ", ".join(filter(None, allowed)) + ", or FILE.py:NAME" * own_file
+    parts = values_of(value) if "" in allowed else [value]
+    for part in parts:
+        if part not in allowed and not (own_file and is_own(part)):
+            raise UserError(f"{name}: '{part}' is none of {choices}")
+    called = [own_name(part) for part in parts]
+    if len(set(called)) < len(called):
+        raise UserError(f"{name}: '{value}' names one twice; give each a name of its own")
 
 
 def _validate_differences(rows: Sequence[Mapping[str, Any]], flat: Mapping[str, Any]) -> None:

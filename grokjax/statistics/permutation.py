@@ -6,6 +6,7 @@ stratum (a data seed): its runs share a graph, and are compared with each other 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Hashable, Sequence
@@ -104,9 +105,15 @@ def _all_sums(parts: Sequence[tuple[np.ndarray, int]]) -> Float[np.ndarray, " P"
     """The sum under every labelling: of each stratum's own, in all combinations."""
     sums = np.zeros(1)
     for scores, size in parts:
-        chosen = np.array(list(itertools.combinations(range(len(scores)), size)))
+        chosen = _chosen(len(scores), size)
         sums = (sums[:, None] + scores[chosen].sum(axis=1)[None]).ravel()
     return sums
+
+
+@functools.lru_cache(maxsize=32)
+def _chosen(num: int, size: int) -> Int[np.ndarray, "C size"]:
+    """All choices of so many of so many."""
+    return np.array(list(itertools.combinations(range(num), size)))
 
 
 def _sampled_sums(parts: Sequence[tuple[np.ndarray, int]], seed: int) -> Float[np.ndarray, " P"]:

@@ -17,6 +17,7 @@ from scipy import stats
 from grokjax.statistics.intervals import Interval, mean_interval, wilson
 
 CENSORED, EVENT, COMPETING = 0, 1, 2
+_ROUNDING = 1e-9  # of a probability that is a sum of shares
 _NORMAL = 1.959964  # standard deviations to either side that hold 95 %
 _SURVIVAL = ["time", "survival", "low", "high", "at_risk"]
 _PROBABILITY = ["time", "probability", "low", "high", "at_risk"]
@@ -97,7 +98,7 @@ def _log_log(p: float, variance: float, n: int) -> tuple[float, float]:
 
     Where all or none of n had the event, the scale has none; Wilson's does.
     """
-    if not 0 < p < 1 or variance == 0:
+    if not _ROUNDING < p < 1 - _ROUNDING or variance == 0:
         whole = wilson(round(p * n), n)
         return whole.low, whole.high
     width = _NORMAL * math.sqrt(variance) / abs(p * math.log(p))

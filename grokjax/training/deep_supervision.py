@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int16, UInt32
 
 from grokjax.data.dataset import QueryTable
-from grokjax.model import Buffers, ModelConfig, Output, initial_carry
+from grokjax.model import Buffers, ModelConfig, initial_carry
 from grokjax.training.order import items_at
 
 _EXPLORATION = 2  # folded into a run's key
@@ -68,7 +68,12 @@ def continue_or_replace(
 
 
 def halt(
-    config: ModelConfig, going: Halting, output: Output, key: Array, step: Int[Array, ""] | int
+    config: ModelConfig,
+    going: Halting,
+    q_logits: Float[Array, "B 2"],
+    states: tuple[Array, Array],
+    key: Array,
+    step: Int[Array, ""] | int,
 ) -> Halting:
     """After a step: at the last one, or when the model says so and exploration lets it.
 
@@ -81,8 +86,8 @@ def halt(
     explores = jax.random.uniform(explore_key, shape) < config.halt_exploration
     least = jax.random.randint(least_key, shape, 2, config.halt_max_steps + 1)
     steps = going.steps + 1
-    wants = (output.q_logits[:, 0] > 0) & (steps >= jnp.where(explores, least, 0))
-    z_H, z_L = jax.lax.stop_gradient(output.carry)
+    wants = (q_logits[:, 0] > 0) & (steps >= jnp.where(explores, least, 0))
+    z_H, z_L = jax.lax.stop_gradient(states)
     return dataclasses.replace(
         going, states=(z_H, z_L), steps=steps, halted=wants | (steps >= config.halt_max_steps)
     )

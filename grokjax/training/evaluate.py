@@ -15,6 +15,7 @@ from grokjax.data.dataset import Batch, Probes, make_batch
 from grokjax.data.vocabulary import PAD
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
+from grokjax.training.own import metrics
 
 COMPOSITION_METRICS = (
     names.BRIDGE_FOUND,
@@ -36,6 +37,7 @@ class EvaluateConfig:
     end_id: int
     path_stage: str = BEST
     path_position: str = "answer"  # BEST, or one of POSITIONS; of a decoder, where it says it
+    metrics: str = ""  # more of them, as `evaluate.metrics` names them
 
 
 @jax.tree_util.register_dataclass
@@ -50,6 +52,7 @@ class Hits:
     chance: Float[Array, " N"]
     bridge_by_site: Bool[Array, "N G P"]  # first choice there
     chance_by_site: Float[Array, "N G P"]  # share of the decoys that are
+    own: dict[str, Float[Array, " N"]]  # by metric
 
 
 def evaluate(
@@ -89,8 +92,8 @@ def evaluate(
         names.BRIDGE_FOUND_STRICT: hits.bridge_by_site[:, stage, place],
         names.BRIDGE_CHANCE: hits.chance,
         names.BRIDGE_CHANCE_STRICT: hits.chance_by_site[:, stage, place],
-    }
-    metrics: dict[str, Array] = {}
+    } | hits.own
+    measured: dict[str, Array] = {}
     for name, of_type in is_type.items():
         for metric, value in values.items():
             if metric in COMPOSITION_METRICS:
@@ -100,17 +103,17 @@ def evaluate(
                 where = of_type & (strict & is_chosen if is_strict else has_bridge)
             else:
                 where = of_type
-            metrics[f"{name}/{metric}"] = _mean_where(value, where)
-    trained = [metrics[f"{n}/{names.EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
+            measured[f"{name}/{metric}"] = _mean_where(value, where)
+    trained = [measured[f"{n}/{names.EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
     if trained:
-        metrics[names.TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
-    metrics["path_stage"] = stage
-    metrics["path_position"] = jnp.asarray(_position(config, place))
+        measured[names.TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
+    measured["path_stage"] = stage
+    measured["path_position"] = jnp.asarray(_position(config, place))
     if not is_declared and names.TEST_INFERRED_OOD in is_type:
         of_type = (is_type[names.TEST_INFERRED_OOD] & strict)[:, None, None]
         by_site = jnp.sum(hits.bridge_by_site & of_type, axis=0) / jnp.sum(of_type)
-        metrics |= _named_sites(config, by_site)
-    return metrics
+        measured |= _named_sites(config, by_site)
+    return measured
 
 
 def _named_sites(config: EvaluateConfig, by_site: Float[Array, "G P"]) -> dict[str, Array]:
@@ -129,6 +132,7 @@ def _named_sites(config: EvaluateConfig, by_site: Float[Array, "G P"]) -> dict[s
 def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes: Probes) -> Hits:
     """Runs every probe query, `batch_size` at a time."""
     num_queries = probes.table.query.shape[0]
+    own = metrics(config.metrics)
     columns = (probes.table.query, probes.bridge, probes.decoy)
 
     def one_batch(columns):
@@ -161,6 +165,7 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
                 ).astype(jnp.float32),
                 axis=0,
             ),
+            own={name: metric(output, batch, query) for name, metric in own.items()},
         )
 
     hits = jax.lax.map(one_batch, in_batches(columns, config.batch_size))

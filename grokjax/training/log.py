@@ -25,10 +25,11 @@ from grokjax.data.dataset import Dataset
 from grokjax.data.graph import regime_name, resolve_augmentation
 from grokjax.model.cost import peak_bytes
 from grokjax.runtime.processes import barrier, is_primary
-from grokjax.runtime.progress import headline
+from grokjax.runtime.progress import headlines
 from grokjax.settings.config import flatten
 from grokjax.settings.identity import settings_hash
-from grokjax.settings.rows import swept_settings
+from grokjax.settings.rows import group_label, swept_settings
+from grokjax.training.mirror import Mirror
 from grokjax.training.population import Population
 from grokjax.training.tensorboard import TensorBoardWriters
 from grokjax.workdir.tables import (
@@ -65,6 +66,7 @@ class Log:
     ):
         self._population, self._workdir = population, workdir
         self._table = run_table(config, runs, datasets)
+        self._labels = [group_label(row) for row in self._table]
         self._writes = is_primary()
         if self._writes:
             write_runs(workdir, self._table)
@@ -74,9 +76,12 @@ class Log:
             hparams = [{n: row[n] for n in names} for row in self._table]
             rows = self.rows_before() if start_step and (workdir / CURVES).exists() else []
             shown = [_without_sites(row) for row in rows]
-            self._board = TensorBoardWriters(
+            board = TensorBoardWriters(
                 workdir / "tensorboard", self._table, hparams, start_step, shown
             )
+            self._boards: list[TensorBoardWriters | Mirror] = [board]
+            if config.train.mirror:
+                self._boards.append(Mirror(config, workdir, self._table, hparams))
         barrier("tables")
         self._start_step = start_step
         self._start = time.perf_counter() - population.compile_seconds  # spent before this log
@@ -99,17 +104,20 @@ class Log:
         self._pending = None
         if rows and self._writes:
             self._curves.append(rows)
-            self._board.append([_without_sites(row) for row in rows])
+            for board in self._boards:
+                board.append([_without_sites(row) for row in rows])
         return rows
 
     def flush(self, step: int) -> None:
         """Event files and timing reach the disk before a checkpoint that comes after them."""
         if self._writes:
-            self._board.flush()
+            for board in self._boards:
+                board.flush()
             write_timing(self._workdir, [*self._sessions, self._session(step)])
 
-    def headline(self, rows: list[dict]) -> str:
-        return headline([self._table[row["run_id"]]["regime"] for row in rows], rows)
+    def headlines(self, rows: list[dict]) -> list[str]:
+        """What progress shows of evaluations, by what is swept."""
+        return headlines([self._labels[row["run_id"]] for row in rows], rows)
 
     def rows_before(self) -> list[dict]:
         """Evaluations of the processes before, up to the step that this one starts from."""
@@ -138,7 +146,8 @@ class Log:
         if not self._writes:
             return
         write_runs(self._workdir, _with_end(self._table, DONE if finished else INTERRUPTED))
-        self._board.close()
+        for board in self._boards:
+            board.close()
 
     def _session(self, step: int) -> dict[str, Any]:
         """What this process has spent so far."""

@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -23,9 +24,11 @@ from grokjax.settings.identity import settings_hash
 from grokjax.settings.rows import expand
 from grokjax.training.early_stopping import Stopping
 from grokjax.training.log import Log, run_table, write_final_runs
+from grokjax.training.mirror import check_mirror
+from grokjax.training.own_checks import check_measured
 from grokjax.training.population import Population
 from grokjax.training.resolve import check_settings
-from grokjax.training.starting_state import starting_state
+from grokjax.training.starting_state import restore_or_start
 from grokjax.training.step import RunState, status_code
 from grokjax.training.stored_weights import analysis_weights
 from grokjax.workdir.checkpoints import Checkpoints, log_spaced_steps
@@ -47,6 +50,7 @@ def train(
     setup_devices()
     join_processes()
     check_settings(config)
+    check_mirror(config)
     setup_precision(config.model.dtype)
     path = on_all(lambda: open_workdir(workdir, config))
     runs = expand(config)
@@ -81,7 +85,13 @@ def train(
             barrier("final")
             progress.say(f"{path}: {describe_end(step, all_ended)}")
             return
+        progress.note("compiling the training program ...")
         needs = on_all(lambda: check_memory(config, population, state, num_steps - step))
+        first = None
+        if step == 0 and config.evaluate.metrics:
+            first = population.evaluate(state)
+            found = jax.device_get(population.for_all(first))
+            on_all(lambda: check_measured(config, found, [d.counts for d in datasets]))
 
         # From here on things are written: settings, tables, what the first evaluation finds.
         progress.say(describe_data(datasets))
@@ -95,8 +105,9 @@ def train(
         analysis_steps = log_spaced_steps(
             num_steps, config.checkpoint.analysis_steps_per_decade, eval_every
         )
+        progress.note("compiling the evaluation ...")
         if step == 0:
-            log.expect(0, population.evaluate(state), None)
+            log.expect(0, first or population.evaluate(state), None)
             saved.save_analysis(0, analysis_weights(state))
 
         # Chunk after chunk. The host reads an evaluation while the devices train the next chunk.
@@ -125,21 +136,11 @@ def train(
                 log.flush(step)
                 saved.save(step, state)
             on_step(step)
-            progress.update(step, log.headline(rows) if rows else None, last=is_last)
+            progress.update(step, log.headlines(rows) if rows else None, last=is_last)
         log.close(step, finished=step == num_steps)
     barrier("written")
     if step < num_steps and interrupted:
         raise Interrupted(f"{path}: saved at step {step:,}; the same command goes on from there")
-
-
-def restore_or_start(
-    saved: Checkpoints, population: Population, runs: Sequence[ConfigDict]
-) -> tuple[int, RunState]:
-    """The newest whole checkpoint, or the state before the first step."""
-    restored = saved.restore_latest(population.abstract_state(), population.own_runs)
-    if restored is None:
-        return 0, starting_state(population, runs)
-    return restored[0], population.place_own(restored[1])
 
 
 def refuse_lost_checkpoints(path: pathlib.Path, config: ConfigDict) -> None:

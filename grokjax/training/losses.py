@@ -28,8 +28,9 @@ def token_losses(
     """Cross-entropy of each position, 0 where the label is ignored; float32 or wider."""
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     log_p = LOG_PROBABILITIES[kind](wide)
-    picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-    return jnp.where(labels > 0, -picked, 0.0)
+    # No gather: its gradient would be a scatter into an array of zeros.
+    is_label = jax.nn.one_hot(labels, log_p.shape[-1], dtype=bool)
+    return jnp.where(labels > 0, -jnp.sum(jnp.where(is_label, log_p, 0.0), axis=-1), 0.0)
 
 
 def sequence_losses(

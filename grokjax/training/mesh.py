@@ -67,23 +67,63 @@ def arrange(num_runs: int, batch_devices: int, devices: Sequence[Any]) -> np.nda
     return grid
 
 
-def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable:
+def platform_of(mesh: Mesh) -> str:
+    """Of its devices, as JAX names it: cpu, gpu or tpu; they need not be here."""
+    return str(mesh.devices.flat[0].platform)
+
+
+def over_runs(
+    function: Callable,
+    mesh: Mesh,
+    donate: tuple[int, ...] = (),
+    at_once: int | None = None,
+    shares_batch: bool = False,
+) -> Callable:
     """Maps a function of one run over the leading run axis of all its arguments, compiled.
 
     Every device holds whole runs; the step communicates only where a run's batch is split.
+
+    Args:
+      function: of one run; where it shares the batch, it names the axis "batch" in what it sums.
+      mesh: from `make_mesh`.
+      donate: places of arguments that are consumed.
+      at_once: runs of a device that are computed together; all when None. On a CPU it is one: it
+        keeps a core busy, and its state stays in the cache, where all runs' do not.
+      shares_batch: whether the function divides its batch itself; else XLA does as it likes.
     """
     mapped = jax.shard_map(
-        _map_runs(function, mesh), mesh=mesh, in_specs=BY_RUN, out_specs=BY_RUN, axis_names={"run"}
+        one_by_one(function) if platform_of(mesh) == "cpu" else map_runs(function, at_once),
+        mesh=mesh,
+        in_specs=BY_RUN,
+        out_specs=BY_RUN,
+        axis_names={"run", "batch"} if shares_batch else {"run"},
+        check_vma=False,  # kernels do not say how their results vary
     )
     return jax.jit(mapped, donate_argnums=donate)
 
 
-def _map_runs(function: Callable, mesh: Mesh) -> Callable:
-    """`vmap`; or one run after the other."""
-    # On CPU one run keeps a core busy, and its state stays in the cache, where all runs' do not.
-    if mesh.devices.flat[0].platform == "cpu":
-        return lambda *args: jax.lax.map(lambda arg: function(*arg), args)
-    return jax.vmap(function)
+def one_by_one(function: Callable) -> Callable:
+    """One run after the other, each as if it were alone."""
+    return lambda *args: jax.lax.map(lambda arg: function(*arg), args)
+
+
+def map_runs(function: Callable, at_once: int | None) -> Callable:
+    """`vmap`, over all runs or over one group of them after the other."""
+
+    def mapped(*args: Any) -> Any:
+        num_runs = jax.tree.leaves(args)[0].shape[0]
+        if at_once is None or num_runs <= at_once:
+            return jax.vmap(function)(*args)
+        size = group_size(num_runs, at_once)
+        return jax.lax.map(lambda arg: function(*arg), args, batch_size=size)
+
+    return mapped
+
+
+def group_size(num_runs: int, at_most: int) -> int:
+    """Without a remainder, whose program would be another one, if that costs less than half."""
+    whole = max(size for size in range(1, at_most + 1) if num_runs % size == 0)
+    return whole if 2 * whole >= at_most else at_most
 
 
 def pad_runs(tree: Any, mesh: Mesh) -> Any:

@@ -8,6 +8,7 @@ learning rate. Registers have sign-SGD.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +19,8 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from grokjax.model import Params
+from grokjax.settings.own_functions import is_own
+from grokjax.training.own import own_moments, own_schedule
 
 ATAN2_SCALE = 4 / math.pi  # a, so that a constant gradient moves by the learning rate
 _TINY = 1e-30  # OrthoGrad's guard against weights, or gradients, of zero
@@ -74,15 +77,11 @@ def make_optimizer(
     unless `decay_vectors` is off). The update takes `present`, bool[num_identifiers]: identifiers
     that the batch holds.
     """
-    moments = {
-        "adamw": optax.scale_by_adam(h.beta1, h.beta2, h.eps),  # type: ignore[arg-type]
-        "adam_atan2": scale_by_atan2(h.beta1, h.beta2),
-    }[config.name]
     network = optax.chain(
         *([grokfast(h.grokfast_alpha, h.grokfast_lambda)] if config.grokfast else []),
         *([optax.clip_by_global_norm(h.clip_norm)] if config.clip else []),  # type: ignore[arg-type]
         *([orthograd(jnp.asarray(h.orthograd) > 0)] if config.orthograd else []),
-        moments,
+        moments(config.name, h),
         decay_weights(
             lambda n: h.weight_decay * schedule(config.weight_decay_schedule, h)(n), h.decay_vectors
         ),
@@ -95,6 +94,15 @@ def make_optimizer(
         {"network": network, "registers": registers},
         lambda params: {name: "registers" if name == "registers" else "network" for name in params},
     )
+
+
+def moments(name: str, h: Hyperparameters) -> optax.GradientTransformation:
+    """What makes a step of a gradient, before weight decay and learning rate."""
+    if is_own(name):
+        return own_moments(name, h)
+    if name == "adam_atan2":
+        return scale_by_atan2(h.beta1, h.beta2)
+    return optax.scale_by_adam(h.beta1, h.beta2, h.eps)  # type: ignore[arg-type]
 
 
 def learning_rate(config: OptimizerConfig, h: Hyperparameters) -> optax.Schedule:
@@ -110,7 +118,12 @@ def warmup(peak: Number, steps: Number, start: Number = 1) -> optax.Schedule:
 
 
 def schedule(kind: str, h: Hyperparameters) -> optax.Schedule:
-    """A factor of 1, or half a cosine from 1 at the end of the warm-up to 0 at `decay_steps`."""
+    """A factor of 1, or half a cosine from 1 at the end of the warm-up to 0 at `decay_steps`.
+
+    Or a file's, by the number of updates before and the run's numbers.
+    """
+    if is_own(kind):
+        return own_schedule("optimizer.schedule", kind, h)
     if kind == "constant":
         return lambda count: 1.0
 
@@ -156,7 +169,8 @@ def orthograd(on: Bool[Array, ""]) -> optax.GradientTransformation:
     """
 
     def project(grad, weight):
-        along = jnp.vdot(weight, grad) / (jnp.vdot(weight, weight) + _TINY)
+        exact = functools.partial(jnp.vdot, precision="highest")
+        along = exact(weight, grad) / (exact(weight, weight) + _TINY)
         across = grad - along * weight
         length, before = jnp.linalg.norm(across), jnp.linalg.norm(grad)
         return jnp.where(on, across * (before / (length + _TINY)), grad)

@@ -24,6 +24,12 @@ from grokjax.base.errors import UserError
 from grokjax.base.names import RUNNING, STOPPED
 from grokjax.data.dataset import Dataset, Probes, QueryTable, stack_datasets
 from grokjax.runtime.processes import are_several
+from grokjax.training.choices import (
+    choose_layout,
+    evaluation_bytes,
+    runs_at_once,
+    training_bytes,
+)
 from grokjax.training.evaluate import EvaluateConfig, evaluate
 from grokjax.training.mesh import (
     BY_RUN,
@@ -33,10 +39,12 @@ from grokjax.training.mesh import (
     padded_rows,
     place,
     place_rows,
+    platform_of,
     put_rows,
     take_rows,
 )
 from grokjax.training.optim import Hyperparameters
+from grokjax.training.own_checks import check_own_functions
 from grokjax.training.resolve import (
     evaluated_model,
     hyperparameters,
@@ -66,21 +74,39 @@ def make_train_chunk(
 ) -> Callable[[RunState, Hyperparameters, QueryTable], tuple[RunState, StepMetrics]]:
     """(state, hyper, tables) -> (state after `num_steps`, mean metrics [R]). Consumes the state."""
 
+    num_shares = mesh.shape["batch"]
+    if config.batch_size % num_shares:
+        raise UserError(
+            f"train.batch_size: {config.batch_size} is no multiple of the {num_shares} devices"
+            " that share a batch (train.batch_devices)"
+        )
+    # Dropout draws one mask for a whole batch, so XLA has to divide what follows from it.
+    by_hand = num_shares > 1 and not config.model.dropout
+    share = config.batch_size // num_shares
+    model = choose_layout(config.model, platform_of(mesh), share, whole=num_shares == 1 or by_hand)
+    axis = "batch" if by_hand else None
+    config = dataclasses.replace(config, model=model, batch_axis=axis)
+
     def split_batch(query: Array) -> Array:
-        if mesh.shape["batch"] == 1:
+        if num_shares == 1 or by_hand:
             return query
         return jax.lax.with_sharding_constraint(query, PartitionSpec("batch"))
 
     def chunk(state, hyper, table):
         return train_chunk(config, num_steps, state, hyper, table, split_batch)
 
-    return over_runs(chunk, mesh, donate=(0,))
+    at_once = runs_at_once(platform_of(mesh), training_bytes(model, share))
+    return over_runs(chunk, mesh, donate=(0,), at_once=at_once, shares_batch=by_hand)
 
 
 def make_evaluate(
     config: EvaluateConfig, mesh: Mesh, raw_weights: bool = False
 ) -> Callable[[RunState, Probes], dict[str, Array]]:
     """(state, probes) -> metrics, [R] each: of the EMA weights and, if asked, `raw/...`."""
+
+    whole = mesh.shape["batch"] == 1
+    model = choose_layout(config.model, platform_of(mesh), config.batch_size, whole)
+    config = dataclasses.replace(config, model=model)
 
     def measure(state: RunState, probes: Probes) -> dict[str, Array]:
         metrics = evaluate(config, state.ema_params, state.buffers, probes)
@@ -89,7 +115,8 @@ def make_evaluate(
             metrics |= {f"raw/{name}": value for name, value in raw.items()}
         return metrics | {"step": state.step, "status": state.status}
 
-    return over_runs(measure, mesh)
+    at_once = runs_at_once(platform_of(mesh), evaluation_bytes(model, config.batch_size))
+    return over_runs(measure, mesh, at_once=at_once)
 
 
 class Population:
@@ -125,8 +152,11 @@ class Population:
             vocabulary.end_id,
             config.evaluate.path_stage,
             config.evaluate.path_position,
+            config.evaluate.metrics,
         )
         self.raw_weights = config.evaluate.raw_weights
+        numbers = hyperparameters(runs, model.param_dtype)
+        check_own_functions(config, model, numbers, config.train.num_steps)
         self.mesh = make_mesh(self.num_runs, config.train.batch_devices, devices)
         tables, probes = stack_datasets(datasets)
         if self.train_config.batch_size * int(tables.size.max()) >= 2**32:
@@ -136,7 +166,7 @@ class Population:
             )
         seeds = tuple(jnp.array([run.seeds[kind] for run in runs]) for kind in ("init", "order"))
         self.hyper, self.tables, self.probes, self._seeds = place(
-            (hyperparameters(runs, model.param_dtype), tables, probes, seeds), self.mesh
+            (numbers, tables, probes, seeds), self.mesh
         )
         self._rows = padded_rows(self.num_runs, self.mesh)
         # Of these the process holds neighbouring ones.

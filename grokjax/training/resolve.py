@@ -38,7 +38,7 @@ def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
     """The static model settings of a config; `vocab_size` is the dataset's."""
     settings = config.model.to_dict()
     settings["vocab_size"] = settings["vocab_size"] or vocab_size
-    return ModelConfig(**settings, split_batch=config.train.batch_devices > 1)
+    return ModelConfig(**settings)
 
 
 def evaluated_model(config: ConfigDict, model: ModelConfig) -> ModelConfig:
@@ -48,7 +48,7 @@ def evaluated_model(config: ConfigDict, model: ModelConfig) -> ModelConfig:
         for name in ("H_cycles", "L_cycles", "num_loops")
         if config.evaluate[name]
     }
-    return dataclasses.replace(model, **depth, remat="none", split_batch=False)
+    return dataclasses.replace(model, **depth, remat="none")
 
 
 def optimizer_config(config: ConfigDict, runs: Sequence[ConfigDict]) -> OptimizerConfig:

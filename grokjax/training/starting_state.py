@@ -1,4 +1,7 @@
-"""Where a population starts: drawn anew, or from the stored weights of the runs it finetunes."""
+"""Where a training starts: at its newest checkpoint, or at step 0.
+
+At step 0 weights are drawn anew or, for finetuning, are the stored ones of other runs.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,30 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.runtime.processes import on_all
+from grokjax.settings.own_functions import is_own, refuse
 from grokjax.training.population import Population
 from grokjax.training.step import RunState
 from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.arrays import with_rows
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.tables import RUNS, read_table
+
+
+def restore_or_start(
+    saved: Checkpoints, population: Population, runs: Sequence[ConfigDict]
+) -> tuple[int, RunState]:
+    """The newest whole checkpoint, or the state before the first step."""
+    try:
+        restored = saved.restore_latest(population.abstract_state(), population.own_runs)
+    except UserError as error:
+        kind = population.train_config.model.kind
+        if is_own(kind) and "another model" in str(error):
+            said = f"draws another tree than was stored: {error}"
+            raise refuse("model.kind", kind, said) from None
+        raise
+    if restored is None:
+        return 0, starting_state(population, runs)
+    return restored[0], population.place_own(restored[1])
 
 
 def starting_state(population: Population, runs: Sequence[ConfigDict]) -> RunState:

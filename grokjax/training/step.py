@@ -38,6 +38,8 @@ class TrainConfig:
     loss: str
     end_id: int  # token id of </a>
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    # The mesh axis whose devices share each batch, within `shard_map`: a step sums over it.
+    batch_axis: str | None = None
 
     @property
     def halts(self) -> bool:
@@ -105,17 +107,19 @@ def loss_and_output(
     """The loss of a batch, and the forward pass that it comes from.
 
     Recursive model: sum over the batch of each sequence's mean loss and half its halting loss,
-    divided by the batch size. Decoder: mean over the answer's tokens in the batch.
+    divided by the batch size. Decoder: mean over the answer's tokens in the batch. Of a batch that
+    devices share, it is the own rows' part of the sum.
     """
     output = forward(config.model, params, buffers, batch, carry=carry, key=key)
     if not config.model.predicts_input:
         labels = losses.answer_labels(batch.labels, batch.answer_position)
         each = losses.token_losses(config.loss, output.logits, labels)
-        return jnp.sum(each) / jnp.maximum(jnp.sum(labels > 0), 1), output
+        return jnp.sum(each) / jnp.maximum(_over_devices(config, jnp.sum(labels > 0)), 1), output
     answer = losses.sequence_losses(config.loss, output.logits, batch.labels)
     correct = losses.sequences_correct(output.logits, batch.labels)
     halting = losses.halting_losses(output.q_logits[:, 0], correct)
-    return jnp.sum(answer + _HALTING_WEIGHT * halting) / batch.labels.shape[0], output
+    batch_size = _over_devices(config, batch.labels.shape[0])
+    return jnp.sum(answer + _HALTING_WEIGHT * halting) / batch_size, output
 
 
 def apply_batch(
@@ -125,13 +129,18 @@ def apply_batch(
     batch: Batch,
     carry: tuple[Array, ...] | None = None,
 ) -> tuple[RunState, StepMetrics, Output]:
-    """One optimiser step on a given batch: gradient, the optimiser's update, EMA."""
+    """One optimiser step on a given batch: gradient, the optimiser's update, EMA.
+
+    Of devices that share the batch each has all of it, and the output of its own rows.
+    """
     key = None
     if config.model.dropout:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
+    own_batch, own_carry = _own_rows(config, (batch, carry))
     (loss, output), grads = jax.value_and_grad(loss_and_output, argnums=1, has_aux=True)(
-        config, state.params, state.buffers, batch, carry, key
+        config, state.params, state.buffers, own_batch, own_carry, key
     )
+    loss, grads = _over_devices(config, (loss, grads))
     present = jnp.zeros(config.model.num_identifiers, bool).at[batch.identifiers].set(True)
     updates, opt_state = make_optimizer(config.optimizer, hyper).update(
         grads, state.opt_state, state.params, present=present
@@ -173,7 +182,8 @@ def train_step(
     going = continue_or_replace(config.model, state.buffers, state.carry, state.key, table)
     batch = make_batch(split_batch(going.query), config.end_id)
     stepped, metrics, output = apply_batch(config, state, hyper, batch, going.states)
-    carry = halt(config.model, going, output, state.key, state.step)
+    q_logits, states = _rows_of_all(config, (output.q_logits, output.carry))
+    carry = halt(config.model, going, q_logits, states, state.key, state.step)
     running = stepped.status == status_code(RUNNING)
     carry = jax.tree.map(lambda n, o: jnp.where(running, n, o), carry, state.carry)
     return dataclasses.replace(stepped, carry=carry), metrics
@@ -206,6 +216,27 @@ def draw_queries(
     steps = state.step + jnp.arange(num_steps)
     rows = jax.vmap(lambda s: batch_indices(state.key, s, config.batch_size, size))(steps)
     return jnp.asarray(table.query)[rows]
+
+
+def _over_devices(config: TrainConfig, tree: Any) -> Any:
+    """Sums over the devices that share a batch."""
+    return tree if config.batch_axis is None else jax.lax.psum(tree, config.batch_axis)
+
+
+def _own_rows(config: TrainConfig, tree: Any) -> Any:
+    """Of a whole batch, the rows that are this device's."""
+    if config.batch_axis is None:
+        return tree
+    share = config.batch_size // jax.lax.axis_size(config.batch_axis)
+    first = jax.lax.axis_index(config.batch_axis) * share
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, share), tree)
+
+
+def _rows_of_all(config: TrainConfig, tree: Any) -> Any:
+    """The whole batch, of what each device knows of its own rows."""
+    if config.batch_axis is None:
+        return tree
+    return jax.lax.all_gather(tree, config.batch_axis, axis=0, tiled=True)
 
 
 def _keep_if_finite(old: RunState, new: RunState, metrics: StepMetrics) -> RunState:

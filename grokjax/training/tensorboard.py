@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from tensorboard.plugins.hparams.summary_v2 import (
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from grokjax.base.names import OOD_ACCURACY, OOD_BRIDGE_FOUND, TRAINING_ACCURACY
+from grokjax.settings.rows import swept_values
 
 _HEAD, _FRAME = 12, 16  # bytes of a record before its content, and around it
 HEADLINE_METRICS = (TRAINING_ACCURACY, OOD_ACCURACY, OOD_BRIDGE_FOUND)
@@ -55,7 +57,7 @@ class TensorBoardWriters:
             due.setdefault(int(row["run_id"]), []).append(row)
         mended = 0
         for run, values in zip(runs, hparams, strict=True):
-            folder = root / run_folder(run)
+            folder = run_folder(root, run)
             before = sorted(folder.glob("events.out.tfevents.*"))
             rows = due.get(run["run_id"], [])
             is_whole = is_kept(before, start_step, [int(r["step"]) for r in rows])
@@ -150,9 +152,18 @@ def _seconds(path: pathlib.Path) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def run_folder(run: Mapping[str, Any]) -> str:
-    """`003-both_hop_full`: sorts by run and says what it is."""
-    return f"{run['run_id']:03d}-{run['regime']}"
+def run_folder(root: pathlib.Path, run: Mapping[str, Any]) -> pathlib.Path:
+    """`003-both_hop_full-weight_decay=0.3`: sorts by run and says what it is.
+
+    A folder that an older version has begun keeps its name.
+    """
+    start = f"{run['run_id']:03d}-"
+    begun = sorted(path for path in root.glob(f"{start}*") if path.is_dir())
+    if begun:
+        return begun[0]
+    swept = (f"-{name}={value}" for name, value in swept_values(run).items())
+    name = re.sub(r"[^\w.=+-]+", "_", "".join([str(run["regime"]), *swept]))
+    return root / f"{start}{name[:150]}"
 
 
 def _hparams_summaries(name: str, values: Mapping[str, Any]) -> list[Summary]:

@@ -1,8 +1,8 @@
 """Finetuning stored models: a population of many sources (docs/protocol.md, section 2.5).
 
 A finetuning run is a run like any other, whose data has new facts and whose first state holds a
-source's weights (`starts.py`). What is planned here are its settings: every source run, at several
-of its checkpoints, and a control that was pretrained on atomic facts alone.
+source's weights (`training/starting_state.py`). What is planned here are its settings: every source
+run, at several of its checkpoints, and a control that was pretrained on atomic facts alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import given_path, refuse_links, write_atomically
+from grokjax.base.names import CHECKPOINTS, END
 from grokjax.data.graph import HOP_SETTINGS
 from grokjax.data.loading import load_datasets
 from grokjax.results import Results, train_and_evaluate
@@ -31,7 +32,6 @@ from grokjax.sweeps.results import load
 from grokjax.training.resolve import check_settings
 from grokjax.transfer.halves import measure_halves
 from grokjax.transfer.sources import (
-    CHECKPOINTS,
     Source,
     describe_sources,
     find_sources,
@@ -81,14 +81,14 @@ def transfer(
     config = plan_transfer(experiment, overrides, sources)
     skipped = _no_control(config)
     if config.transfer.control_atomic and skipped:
-        tables.append(looked_for_in_vain(CONTROL, "end", skipped))
+        tables.append(looked_for_in_vain(CONTROL, END, skipped))
     elif config.transfer.control_atomic:
         load_datasets(expand(config))  # what is wrong with them, before a control trains for long
         settings, natural = control_config(
             [s.settings for s in sources], config.transfer.control_steps
         )
         control = train_and_evaluate(settings, path / CONTROL)
-        own, table = find_sources(control, ("end",), CONTROL)
+        own, table = find_sources(control, (END,), CONTROL)
         sources += [dataclasses.replace(s, settings=natural[s.run_id]) for s in own]
         tables.append(table)
         config = plan_transfer(experiment, overrides, sources)
@@ -106,8 +106,8 @@ def _no_control(config: ConfigDict) -> str:
     """Why none can be trained, if so."""
     if config.data.folder:
         return "the sources' data are a folder's, atomic facts alone cannot be asked of it"
-    if not any("end" in run.transfer.checkpoints.split(",") for run in expand(config)):
-        return "end is not among transfer.checkpoints"
+    if not any(END in run.transfer.checkpoints.split(",") for run in expand(config)):
+        return f"{END} is not among transfer.checkpoints"
     return ""
 
 

@@ -12,17 +12,28 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.base.names import ANSWER, DIVERGED, EVENT_AT, GROKKED, MEMORISED, PATH, PATH_AT
+from grokjax.base.names import (
+    ANSWER,
+    BEFORE,
+    CHECKPOINTS,
+    DIVERGED,
+    END,
+    EVENT_AT,
+    GROKKED,
+    MEMORISED,
+    PATH,
+    PATH_AT,
+    SATURATION,
+)
 from grokjax.results import Results
 from grokjax.settings.config import Row
 from grokjax.statistics.events import at_kept_site, order_table
 
-CHECKPOINTS = ("before", "saturation", "path", "grokked", "end")
 _EVENT_OF = {  # what each waits for, and the column of `order_table` that has its step
-    "before": (MEMORISED, MEMORISED),
-    "saturation": (MEMORISED, MEMORISED),
-    "path": (PATH, f"{PATH}_{PATH_AT:g}"),
-    "grokked": (GROKKED, f"{ANSWER}_{EVENT_AT:g}"),
+    BEFORE: (MEMORISED, MEMORISED),
+    SATURATION: (MEMORISED, MEMORISED),
+    PATH: (PATH, f"{PATH}_{PATH_AT:g}"),
+    GROKKED: (GROKKED, f"{ANSWER}_{EVENT_AT:g}"),
 }
 _COLUMNS = ["group", "run_id", "checkpoint", "step", "event_step", "skipped"]
 
@@ -56,9 +67,8 @@ def find_sources(
 ) -> tuple[list[Source], pd.DataFrame]:
     """The stored steps of every run that are such checkpoints.
 
-    `before` is the last one before training accuracy reaches 0.95; `saturation`, `path` and
-    `grokked` are the first from the event on (0.95; a path score of 0.5; 0.95 of the OOD
-    compositions; three evaluations running); `end` is the last.
+    `before` is the last one before the run memorises; `saturation`, `path` and `grokked` are the
+    first from where it memorises, has a path and groks (`names.EVENT_METRICS`); `end` is the last.
 
     Args:
       results: of the source population. Diverged runs are passed over.
@@ -108,13 +118,13 @@ def _locate(
     """(step of the event, stored step, why there is none)."""
     if run.status == DIVERGED or run.run_id not in events.index:
         return math.nan, math.nan, DIVERGED if run.status == DIVERGED else "not trained"
-    if checkpoint == "end":
+    if checkpoint == END:
         return math.nan, stored[-1], ""
     event, column = _EVENT_OF[checkpoint]
     at = float(events.loc[run.run_id, column])
     if not math.isfinite(at):
         return at, math.nan, f"{event}: never observed"
-    steps = stored[stored < at][-1:] if checkpoint == "before" else stored[stored >= at][:1]
+    steps = stored[stored < at][-1:] if checkpoint == BEFORE else stored[stored >= at][:1]
     return (at, steps[0], "") if len(steps) else (at, math.nan, "no checkpoint stored there")
 
 

@@ -22,6 +22,7 @@ from grokjax.workdir.tables import CURVES, RUNS, TIMING
 
 SCHEMA_VERSION = 1
 _FILES = ("config.json", RUNS, CURVES, "checkpoints")
+_MAY_CHANGE = "train.mirror:"  # where curves go besides
 _WRITTEN = (*_FILES, "tensorboard", TIMING, "figures")
 
 
@@ -58,7 +59,7 @@ def open_workdir(path: str | os.PathLike, config: ml_collections.ConfigDict) -> 
             f"workdir {workdir}: holds weights of {imported_from}, not a training that could go on;"
             " give another --workdir"
         )
-    differences = config_difference(before, config)
+    differences = [d for d in config_difference(before, config) if not d.startswith(_MAY_CHANGE)]
     steps, wanted = before.train.num_steps, config.train.num_steps
     if wanted > steps:
         differences = [d for d in differences if not d.startswith("train.num_steps:")]

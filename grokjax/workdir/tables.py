@@ -203,10 +203,10 @@ def usable_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.status != DIVERGED]
 
 
-def bands(
+def held_curves(
     runs: pd.DataFrame, curves: pd.DataFrame, metric: str, by: str = "regime"
 ) -> pd.DataFrame:
-    """Median and band of a metric over the usable runs of each group, at each step.
+    """A metric of the usable runs of each group, at each step where it was measured.
 
     Runs that left early keep their last value while others of the group train: without them the
     median would be that of the slow ones.
@@ -217,12 +217,27 @@ def bands(
       by: the column of `runs` that groups them.
 
     Returns:
-      Columns `by`, step, median, low, high, n. The band is the full range of up to 9 runs, and
-      the 10th to 90th percentile of more. No rows where there is nothing to show.
+      Columns `by`, run_id, step and the metric.
     """
     usable = usable_runs(runs)[list(dict.fromkeys(["run_id", by, "status"]))]
     own = curves.merge(usable, on="run_id").dropna(subset=[metric])
-    own = pd.concat([own[[by, "step", metric]], *_held(own, metric, by)])
+    columns = list(dict.fromkeys([by, "run_id", "step", metric]))
+    return pd.concat([own[columns], *_held(own, metric, by)], ignore_index=True)
+
+
+def bands(
+    runs: pd.DataFrame, curves: pd.DataFrame, metric: str, by: str = "regime"
+) -> pd.DataFrame:
+    """Median and band of a metric over the usable runs of each group, at each step.
+
+    Args:
+      runs, curves, metric, by: as `held_curves` takes them.
+
+    Returns:
+      Columns `by`, step, median, low, high, n. The band is the full range of up to 9 runs, and
+      the 10th to 90th percentile of more. No rows where there is nothing to show.
+    """
+    own = held_curves(runs, curves, metric, by)
     grouped = own.groupby([by, "step"])[metric]
     n = grouped.size().astype(float)
     quantiles = [0.0, 0.1, 0.5, 0.9, 1.0]
@@ -244,7 +259,9 @@ def bands(
 
 def _held(own: pd.DataFrame, metric: str, by: str) -> Iterator[pd.DataFrame]:
     """The last value of each run that left early, at the later steps of its group."""
-    for _, run in own[own.status == STOPPED].groupby("run_id"):
+    for run_id, run in own[own.status == STOPPED].groupby("run_id"):
         last = run.loc[run.step.idxmax()]
         steps = own.step[(own[by] == last[by]) & (own.step > last.step)].unique()
-        yield pd.DataFrame({by: last[by], "step": steps, metric: last[metric]})
+        held = pd.DataFrame({by: last[by], "run_id": run_id, "step": steps, metric: last[metric]})
+        if len(held):
+            yield held

@@ -3,131 +3,134 @@
 import numpy as np
 import pytest
 
-from grokjax.analysis.path_identity import _square, _two_groups, path_identity, permuted_distances
+from grokjax.analysis.path_identity import (
+    LENS,
+    PATCHING,
+    Paths,
+    compare_paths,
+    path_identity,
+    verdict,
+)
 from grokjax.statistics.bootstrap import rate_interval, ratio_interval
 
+SEEDS = [*"12345678"]
+TWO_BY_EIGHT = {"groups": ["a"] * 8 + ["b"] * 8, "blocks": SEEDS * 2}
 
-def groups_of(rng, shift, n=6, num_sites=40, noise=0.05):
-    base = np.zeros(num_sites)
-    base[:10] = 1.0
+
+def two_groups(rng, shift=0.0, n=8, num_sites=40, noise=0.02):
+    """Runs of one seed alike but for noise; b's differ from a's at ten sites."""
+    base = np.ones((n, num_sites)) + 0.5 * rng.normal(size=(n, num_sites))
     other = base.copy()
-    other[10:20] = shift
-    paths = np.concatenate([base + noise * rng.normal(size=(n, num_sites)) for _ in range(1)])
-    return np.concatenate([paths, other + noise * rng.normal(size=(n, num_sites))])
+    other[:, :10] += shift
+    noisy = [x + noise * rng.normal(size=x.shape) for x in (base, other)]
+    return np.concatenate(noisy)
 
 
-LABELS = ["a"] * 6 + ["b"] * 6
+def only(found):
+    (row,) = found.table.itertuples()
+    return row
 
 
-def test_different_paths_are_told_apart_and_measured():
-    table = path_identity(groups_of(np.random.default_rng(0), 0.5), LABELS)
-    (row,) = table.itertuples()
-    # The mean paths differ by 0.5 at 10 sites of 40; the size is that of their mean path.
-    size = np.sqrt((10 * 1.0 + 10 * 0.25**2) / 40)
-    assert row.size == pytest.approx(size, abs=0.02)
-    assert row.distance == pytest.approx(0.25 / size, rel=0.1)
-    assert row.distance_low < 0.25 / size < row.distance_high
-    assert row.floor == pytest.approx(0.05 * np.sqrt(2) / size, rel=0.15)
-    assert row.effect_size == pytest.approx(row.distance / row.floor)
-    assert row.p_value == pytest.approx(2 / 924) and row.num_permutations == 924
-    assert row.verdict == "different" and (row.n_a, row.n_b) == (6, 6)
+def test_the_same_path_is_told_by_every_pair():
+    row = only(path_identity(two_groups(np.random.default_rng(0)), **TWO_BY_EIGHT))
+    assert row.verdict == "same path" and (row.within, row.num_pairs) == (8, 8)
+    assert row.share == 1 and row.share_low == pytest.approx(0.676, abs=1e-3)
+    assert row.distance_max < 0.05 < row.floor_median and row.paired
+    assert row.outside == row.dropped == ""
 
 
-def test_the_same_path_is_equivalent_and_p_alone_would_not_say_so():
-    (row,) = path_identity(groups_of(np.random.default_rng(1), 0.0), LABELS).itertuples()
-    assert row.p_value > 0.05 and row.distance < row.floor and row.verdict == "equivalent"
-    noisy = groups_of(np.random.default_rng(1), 0.0, noise=3.0)
-    (row,) = path_identity(noisy, LABELS).itertuples()
-    assert row.p_value > 0.05 and row.verdict == "undecided"
+def test_one_seed_in_eight_that_goes_another_way_shows():
+    """Its mean map hardly moves: a whole path's size off, an eighth of it in the mean."""
+    paths = two_groups(np.random.default_rng(1))
+    paths[11, :20] -= 2.0
+    found = path_identity(paths, runs=range(100, 116), **TWO_BY_EIGHT)
+    row = only(found)
+    mean_a, mean_b = paths[:8].mean(axis=0), paths[8:].mean(axis=0)
+    between_means = np.sqrt(np.mean((mean_a - mean_b) ** 2)) / row.size
+    assert between_means < row.margin < row.distance_max
+    assert row.verdict == "same path but for some" and (row.within, row.num_pairs) == (7, 8)
+    assert row.outside.startswith("103 and 111 (1.") and row.p_value > 0.05
+    pairs = found.pairs.set_index("run_a")
+    assert pairs.within.sum() == 7 and not pairs.within["103"] and pairs.block["103"] == "4"
 
 
-def test_a_small_difference_is_different_and_within_the_margin():
-    paths = groups_of(np.random.default_rng(2), 0.1, noise=0.02)
-    (row,) = path_identity(paths, LABELS, margin=0.25).itertuples()
-    assert row.verdict == "different, within the margin"
-    (row,) = path_identity(paths, LABELS, margin=0.05).itertuples()
-    assert row.verdict == "different"
+def test_different_paths_are_told_apart():
+    row = only(path_identity(two_groups(np.random.default_rng(2), 1.0), **TWO_BY_EIGHT))
+    assert row.verdict == "different" and row.within == 0 and row.share_high < 0.5
+    # The distance of every pair: 1.0 at 10 sites of 40, over the runs' own size.
+    assert row.distance_median == pytest.approx(0.5 / row.size, rel=0.05)
+    assert row.p_value == row.p_smallest == 2 / 256 and row.num_permutations == 256
+    small = path_identity(two_groups(np.random.default_rng(2), 0.2), **TWO_BY_EIGHT)
+    assert only(small).verdict == "same path" and only(small).p_value == 2 / 256
+    assert only(
+        path_identity(two_groups(np.random.default_rng(2), 0.2), margin=0.05, **TWO_BY_EIGHT)
+    ).verdict == "different"  # fmt: skip
+
+
+def test_few_pairs_decide_nothing():
+    for n, expected in ((3, "undecided"), (4, "same path")):
+        labels = {"groups": ["a"] * n + ["b"] * n, "blocks": SEEDS[:n] * 2}
+        found = path_identity(two_groups(np.random.default_rng(3), n=n), **labels)
+        assert only(found).verdict == expected
+    assert verdict(6, 8, 8)[1] == "undecided" and verdict(0, 0, 0)[1] == "undecided"
+    alone = path_identity(np.ones((3, 4)), ["a", "a", "b"])
+    assert only(alone).verdict == "undecided" and np.isnan(only(alone).p_value)
+    assert alone.nulls == {"paths": {}}
+
+
+def test_dropped_runs_are_named():
+    paths = two_groups(np.random.default_rng(4))
+    paths[2] = np.nan
+    row = only(path_identity(paths, runs=range(16), **TWO_BY_EIGHT))
+    assert row.num_pairs == 7 and (row.n_a, row.n_b) == (7, 7)
+    assert row.dropped == ("run 2 (a): has no path to compare; run 10 (b): no partner in a")
+    nowhere = np.concatenate([paths, np.full((16, 1), np.nan)], axis=1)  # a site that no run has
+    again = only(path_identity(nowhere, runs=range(16), **TWO_BY_EIGHT))
+    assert (again.distance_median, again.dropped) == (row.distance_median, row.dropped)
+
+
+def test_groups_that_share_no_seed_are_compared_all_with_all():
+    """Sixteen pairs of four runs each are not sixteen times the evidence."""
+    rng = np.random.default_rng(5)
+    paths = np.ones((8, 20)) + 0.02 * rng.normal(size=(8, 20))
+    labels, blocks = ["a"] * 4 + ["b"] * 4, [*"12345678"]
+    row = only(path_identity(paths, labels, blocks=blocks))
+    assert not row.paired and row.num_pairs == row.within == 16
+    assert row.share_low == pytest.approx(0.510, abs=1e-3)  # of four
+    assert row.num_permutations == 70
+
+
+def test_runs_of_one_seed_and_group_are_one_replicate_of_the_test():
+    paths = two_groups(np.random.default_rng(6), 1.0)
+    doubled = np.concatenate([paths, paths[8:]])
+    labels, blocks = [*TWO_BY_EIGHT["groups"], *["b"] * 8], SEEDS * 3
+    row = only(path_identity(doubled, labels, blocks=blocks))
+    assert row.num_permutations == 256 and (row.n_a, row.n_b, row.num_pairs) == (8, 8, 16)
+    assert row.share_high == pytest.approx(0.324, abs=1e-3)  # of eight
 
 
 @pytest.mark.parametrize("blocks", [None, [*"12345", *"12345"]], ids=["unpaired", "paired"])
-def test_under_the_null_p_is_uniform_and_the_distance_unbiased(blocks):
-    rng = np.random.default_rng(3)
-    p, squares = [], []
+def test_under_the_null_p_is_uniform(blocks):
+    rng = np.random.default_rng(7)
+    p = []
     for _ in range(300):
         paths = 1.0 + rng.normal(size=(10, 5))
-        labels = ["a"] * 5 + ["b"] * 5
-        (row,) = path_identity(paths, labels, blocks=blocks).itertuples()
-        p.append(row.p_value)
-        (two,) = _two_groups(paths, labels, blocks)
-        squares.append(_square(two))
+        p.append(only(path_identity(paths, ["a"] * 5 + ["b"] * 5, blocks=blocks)).p_value)
     assert np.mean(np.array(p) <= 0.1) == pytest.approx(0.1, abs=0.05)
-    assert np.mean(squares) == pytest.approx(0.0, abs=3 * np.std(squares) / np.sqrt(300))
 
 
-@pytest.mark.parametrize("blocks", [None, [*"123456", *"123456"]], ids=["unpaired", "paired"])
-def test_the_interval_covers_the_true_distance(blocks):
-    rng = np.random.default_rng(4)
-    covered = 0
-    for _ in range(200):
-        paths = groups_of(rng, 0.5, noise=0.3)
-        (row,) = path_identity(paths, LABELS, blocks=blocks).itertuples()
-        truth = 0.25 / np.sqrt((10 + 10 * 0.25**2) / 40)
-        covered += row.distance_low <= truth <= row.distance_high
-    assert 0.88 <= covered / 200 <= 1.0
-
-
-def test_what_blocks_share_cancels():
-    """Seeds that differ widely hide a small difference between groups, unless runs are paired."""
-    rng = np.random.default_rng(6)
-    base = np.ones(40) + rng.normal(size=(8, 40))
-    shift = np.where(np.arange(40) < 10, 0.4, 0.0)
-    paths = np.concatenate([base, base + shift + 0.02 * rng.normal(size=(8, 40))])
-    labels, blocks = ["a"] * 8 + ["b"] * 8, [*"12345678", *"87654321"]
-    order = [*range(8), *range(15, 7, -1)]  # b's runs in the order of their blocks' names
-    (row,) = path_identity(paths[order], labels, blocks=blocks).itertuples()
-    assert row.paired and row.verdict.startswith("different") and row.num_permutations == 256
-    assert row.distance * row.size == pytest.approx(0.2, rel=0.05)
-    assert row.distance_high - row.distance_low < 0.1
-    (row,) = path_identity(paths, labels).itertuples()
-    assert not row.paired and row.p_value > 0.5
-
-
-def seeded(rng, groups, num_seeds, shift, noise=0.6):
-    """Runs whose seeds decide most of their path: groups (name, its part of the shift)."""
-    base = np.ones((num_seeds, 60)) + noise * rng.normal(size=(num_seeds, 60))
-    rows, labels, blocks = [], [], []
-    for name, part in groups:
-        for seed in range(num_seeds):
-            rows.append(base[seed] + part * shift * (np.arange(60) < 30))
-            rows[-1] = rows[-1] + 0.1 * rng.normal(size=60)
-            labels.append(name)
-            blocks.append(str(seed))
-    return np.array(rows), labels, blocks
-
-
-def test_a_missing_partner_or_a_second_run_of_a_seed_hides_no_difference():
-    """Runs of shared seeds are never taken for independent ones."""
-    rng = np.random.default_rng(7)
-    for _ in range(20):
-        paths, labels, blocks = seeded(rng, [("a", 0), ("b", 1)], 8, 0.6)
-        truth = path_identity(paths, labels, blocks=blocks).distance[0]
-        missing = paths.copy()
-        missing[0] = np.nan  # one run of a: the other pairs remain
-        (row,) = path_identity(missing, labels, blocks=blocks).itertuples()
-        assert row.paired and (row.n_a, row.n_b) == (7, 7) and "different" in row.verdict
-        assert row.distance == pytest.approx(truth, rel=0.25)
-        # Two regimes of the same seeds in one group: means of a seed, paired with the other's.
-        paths, labels, blocks = seeded(rng, [("a", 0), ("b", 1), ("b", 1)], 8, 0.6)
-        (row,) = path_identity(paths, labels, blocks=blocks).itertuples()
-        assert row.paired and (row.n_a, row.n_b) == (8, 8) and "different" in row.verdict
-
-
-def test_one_block_in_common_is_too_few():
+def test_both_readings_stand_side_by_side():
+    """The lens sees no difference, the patches do: neither verdict goes without the other."""
     rng = np.random.default_rng(8)
-    table = path_identity(rng.normal(size=(6, 9)), [*"aaabbb"], blocks=[*"123", *"345"])
-    assert table.n_a[0] == 1 and np.isnan(table.distance[0]) and table.verdict[0] == "undecided"
-    apart = path_identity(rng.normal(size=(6, 9)), [*"aaabbb"], blocks=[*"123", *"456"])
-    assert not apart.paired[0] and apart.n_a[0] == 3 and np.isfinite(apart.distance[0])
+    kinds = {
+        "effects": Paths(PATCHING, two_groups(rng, 1.0)),
+        "bridge, ID": Paths(LENS, two_groups(rng)),
+        "bridge, OOD": Paths(LENS, two_groups(rng, noise=0.4)),
+    }
+    table = compare_paths(kinds, **TWO_BY_EIGHT).table.set_index("paths")
+    assert table.verdict.tolist()[:2] == ["different", "same path"]
+    assert table.other_verdict["bridge, ID"] == "different"
+    assert table.other_verdict["effects"] == table.verdict["bridge, OOD"] != "same path"
 
 
 def test_seeds_are_drawn_and_not_runs():
@@ -145,23 +148,6 @@ def test_seeds_are_drawn_and_not_runs():
     seeds, runs = (rate_interval(rate, np.full(12, 100), s) for s in ([*"aaabbbcccddd"], None))
     assert seeds.n == 4 and runs.n == 12
     assert runs.high[0] - runs.low[0] < 0.75 * (seeds.high[0] - seeds.low[0])
-
-
-def test_too_few_runs_give_no_verdict():
-    table = path_identity(np.ones((3, 4)), ["a", "a", "b"])
-    assert table.verdict.tolist() == ["undecided"] and np.isnan(table.distance[0])
-    two = path_identity(np.random.default_rng(0).normal(size=(4, 9)), ["a", "a", "b", "b"])
-    assert two.distance_high[0] == np.inf and two.verdict[0] == "undecided"
-    assert permuted_distances(np.ones((3, 4)), ["a", "a", "b"]) == {}
-
-
-def test_undefined_runs_and_sites_are_left_out():
-    paths = groups_of(np.random.default_rng(5), 0.5)
-    broken = np.concatenate([paths, np.full((1, 40), np.nan)])
-    broken = np.concatenate([broken, np.full((13, 1), np.nan)], axis=1)
-    (with_broken,) = path_identity(broken, [*LABELS, "b"]).itertuples()
-    (plain,) = path_identity(paths, LABELS).itertuples()
-    assert with_broken == plain
 
 
 def test_a_ratio_of_means_drops_no_pair():

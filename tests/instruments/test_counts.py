@@ -148,6 +148,16 @@ def test_a_custom_kernel_is_priced_by_what_it_declares(text, declared):
     assert counts.custom_kernels == counts.kernels == 1
 
 
+@pytest.mark.parametrize("quote", ['"', r"\22"])
+def test_a_kernel_may_declare_what_each_program_of_its_grid_computes(quote):
+    said = "{grid_x = 3 : i32, grid_y = 2 : i32, grid_z = 1 : i32, "
+    said += f"metadata = '{{{quote}flops_of_a_program{quote}: {quote}700{quote}}}'}}"
+    text = TRITON.replace("\n}\n", f", backend_config={said}\n}}\n")
+    counts = Program(text).counts()
+    assert counts.flops == counts.declared_flops == 700 * 6 and counts.custom_kernels == 1
+    assert counts.bytes == 2 * 4 * 256 * 128
+
+
 def test_one_that_declares_nothing_has_its_operands_alone():
     counts = Program(TRITON).counts()
     assert counts.custom_kernels == 1 and counts.flops == counts.declared_bytes == 0

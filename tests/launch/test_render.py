@@ -10,7 +10,9 @@ import sys
 import pytest
 from jobset_schema import JOBSET, problems
 from launching import beat, planned
+from tiny import ROOT
 
+from grokjax.settings import read_experiment
 from grokjax.sweeps.plan import population_folder
 from launch import books, gke, slurm
 from launch.__main__ import main
@@ -292,6 +294,21 @@ def test_a_plan_is_for_the_machines_of_the_job(tmp_path, monkeypatch, capsys):
     assert main([*command, *slices, "--target=v5e:4x4:2"]) == 2
     assert "--target=v5e:4x4:2: changes a plan; give --config=FILE" in capsys.readouterr().err
     assert len(seen.read_text().splitlines()) == 1
+
+
+@pytest.mark.targets_full
+def test_the_documented_slices_have_room(tmp_path, monkeypatch, capsys):
+    """docs/operations.md, word for word but for its folder: each row's runs fit its v5e chips."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    command = text[text.index("python -m launch gke") :].split("\npython", 1)[0]
+    words = command.replace("\\\n", " ").replace("/data", str(tmp_path)).split()[3:]
+    monkeypatch.chdir(ROOT)
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr()
+    rows = json.loads(said.out[said.out.index("{") :])["items"]
+    _, plan = read_experiment("experiments/regimes.py")
+    chips = 2 * 4 * 4
+    assert 1 <= len(rows) <= -(-len(plan) // chips)  # no chip has nothing to do
 
 
 def test_jobsets_are_created_once(workdir, tmp_path, monkeypatch, capsys):

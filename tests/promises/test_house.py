@@ -10,8 +10,8 @@ from tiny import ROOT
 
 # From the top down: a room imports itself and those that come after it.
 ROOMS = (
-    *("__main__", "cli", "__init__", "arguments"),
-    *("report", "transfer", "sweeps", "interop", "instruments", "analysis", "results"),
+    *("__main__", "cli", "api", "__init__", "completion", "arguments"),
+    *("report", "transfer", "interop", "sweeps", "instruments", "analysis", "results"),
     *("training", "statistics", "workdir", "runtime", "model", "data", "settings", "base"),
 )
 # Found when asked for: what an analysis returns plots itself, and the report draws.

@@ -50,7 +50,11 @@ def test_a_population_is_read_and_extended(older, tmp_path):
     assert set(extended.curves.step) == {0, 10, 20, 30, 40}
     pd.testing.assert_frame_equal(extended.curves[extended.curves.step <= 20], read.curves)
     numbers = extended.curves.select_dtypes("number").columns
-    close(extended.curves[numbers].to_numpy(), fresh.curves[numbers].to_numpy())
+    # Before, the site of the strict path could be `Init`, where it is not looked for any more.
+    old = [name for name in numbers if not name.endswith("_strict")]
+    close(extended.curves[old].to_numpy(), fresh.curves[old].to_numpy())
+    later = [curves[numbers][curves.step > 20] for curves in (extended.curves, fresh.curves)]
+    close(*(curves.to_numpy() for curves in later))
     close(extended.parameters(1, 20), last)
     close(extended.parameters(1), fresh.parameters(1))
 
@@ -66,5 +70,6 @@ def test_a_sweep_goes_on_with_what_it_lacks(older):
         p.run_hashes for p in plan.populations
     ]
     assert swept.runs.status.tolist() == ["done"] * 4
-    pd.testing.assert_frame_equal(swept.curves[swept.curves.run_id < 2], read.curves)
+    columns = read.curves.columns  # what has been measured since is not known of older runs
+    pd.testing.assert_frame_equal(swept.curves[swept.curves.run_id < 2][columns], read.curves)
     assert swept.parameters(3)["params"].keys() == read.parameters(1)["params"].keys()

@@ -17,9 +17,9 @@ from conftest import tiny_config
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.report import phase_diagram, training_comparisons, training_runs, training_tables
+from grokjax.report import training_comparisons, training_runs, training_tables
 from grokjax.report.curves_figure import curves_figure
-from grokjax.report.html import Page, Section, render
+from grokjax.report.html import Finding, Page, Section, Shown, render
 from grokjax.report.published import published_pretraining
 from grokjax.report.survival_figure import survival_figure
 from grokjax.report.training_runs import TrainingRuns, read_training
@@ -252,36 +252,6 @@ def test_the_order_of_path_and_answer_is_told_with_its_horizon():
     assert list(RUNS.outcomes) == training_runs.OUTCOMES
 
 
-def test_a_boundary_lies_between_what_happens_and_what_does_not():
-    x = np.array([(a, b) for a in (0, 0.5, 1) for b in (0, 0.5, 1)] * 4, float)
-    weights = phase_diagram.fit_boundary(x, (x.sum(axis=1) > 1.2).astype(float))
-    p = 1 / (1 + np.exp(-phase_diagram._design(np.array([[0, 0], [0.5, 0.5], [1, 1]])) @ weights))
-    assert p[0] < 0.1 and p[2] > 0.9 and p[0] < p[1] < p[2]
-    assert phase_diagram.fit_boundary(x, np.ones(len(x))) is None
-
-
-def test_phase_diagram_cells():
-    rows = [
-        (f"{a}/{b}", seed, "done", 200, 300 if a else NEVER, 400 if a and b else NEVER)
-        for a in (0, 1)
-        for b in (0, 1)
-        for seed in (0, 1)
-    ]
-    data = make_runs(rows)
-    assert not phase_diagram.has_phases(data)
-    data.runs["data.hop1_ratio"] = [float(r[0].split("/")[0]) for r in rows]
-    data.runs["data.hop2_ratio"] = [float(r[0].split("/")[1]) for r in rows]
-    assert phase_diagram.has_phases(data)
-    cells = phase_diagram.phase_diagram(data).data
-    grok = cells[cells.kind == "P(answer at 0.95)"].pivot(
-        index="data.hop1_ratio", columns="data.hop2_ratio", values="mean"
-    )
-    assert grok.to_numpy().tolist() == [[0, 0], [0, 1]]
-    assert set(cells["size"]) == {2}
-    mean = cells[cells.kind == "mean OOD accuracy at the end"]["mean"]
-    assert mean.tolist() == [0, 0, 0, 1]
-
-
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     config = tiny_config(train__num_steps=20, checkpoint__every=10)
@@ -300,13 +270,13 @@ def test_the_page_holds_all_and_needs_nobody(swept, capsys):
     page = (swept.workdir / "report.html").read_text()
     assert str(swept.workdir / "report.html") in capsys.readouterr().out
     images = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,', page)
-    assert len(images) == 4 and all(len(alt) > 20 for alt in images)
-    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
-    for expected in ("phase diagram", "Is it worthwhile?", "hop1_ratio 1", "jax 0."):
+    assert len(images) == 5 and all(len(alt) > 20 for alt in images)
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
+    for expected in ("The map", "Is it worthwhile?", "hop 1 ratio 1", "jax 0."):
         assert expected in page
     for name in ("outcomes", "times", "order", "costs", "comparisons", "variance", "machine"):
         assert len(pd.read_csv(swept.workdir / f"{name}.csv"))
-    for picture in ("survival", "phase_diagram", "cost_benefit", "report_curves"):
+    for picture in ("survival", "lag", "map", "cost", "report_curves"):
         path = swept.workdir / "figures" / f"{picture}.png"
         assert matplotlib.image.imread(path).std() > 0.02 and path.with_suffix(".csv").exists()
 
@@ -335,15 +305,11 @@ def test_an_untrained_sweep_says_so(swept, tmp_path):
 
 
 def test_text_is_escaped():
-    page = render(
-        Page(
-            "<b>",
-            "a & b",
-            [Section("<i>", "x < y", (), [(pd.DataFrame({"<u>": ["<s>"]}), "")])],
-            {},
-        )
-    )
-    assert "<b>" not in page and "&lt;s&gt;" in page and "a &amp; b" in page
+    shown = Shown("<t>", pd.DataFrame({"<u>": ["<s>"]}), "<c>")
+    section = Section("<i>", "x < y", (), [shown])
+    page = render(Page("<b>", [Finding("<f>", "<t>")], "a & b", [section], {}), {})
+    assert not re.search(r"<(b|s|f|t|u|c|i)>", page)
+    assert "&lt;s&gt;" in page and "a &amp; b" in page
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -135,7 +135,7 @@ def test_what_is_compared_is_larger_than_the_margin():
 def test_pictures_show_what_the_tables_say(data):
     grid = transfer_figures.transfer_figure(data)
     last = grid.data[(grid.data.group == "natural") & (grid.data.step == 90)]
-    shown = last[(last.curve == "final answer") & (last.asked == "old_then_new")].iloc[0]
+    shown = last[(last.curve == "answer") & (last.asked == "old_then_new")].iloc[0]
     assert shown["median"] == pytest.approx(0.6) and shown.n == 2  # from the end alone
     assert "seeds" not in transfer_page.caption(data)
     assert "new then old 5 to 7" in transfer_page.caption(data)
@@ -156,7 +156,7 @@ def test_the_published_curves_are_drawn_where_the_setting_is_theirs(data):
     figure = transfer_figures.transfer_figure(data, paper).figure
     lines = figure.axes[0].get_lines()
     drawn = {line.get_label(): line.get_ydata() for line in lines}
-    curve = drawn["published run, final answer"]
+    curve = drawn["published run, answer"]
     assert list(curve) == paper["natural"]["final_answer_accuracy"]["new_then_old"]
     config.transfer.num_kept = 100
     assert published_finetuning(config) is None

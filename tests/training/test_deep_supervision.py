@@ -10,8 +10,6 @@ import pytest
 from grokjax.data.dataset import QueryTable, make_batch
 from grokjax.model import (
     ModelConfig,
-    Output,
-    Trace,
     forward,
     forward_all_steps,
     init,
@@ -43,9 +41,7 @@ def buffers():
 
 def output_saying(q, batch=B):
     state = jnp.full((batch, 5, 16), 7.0)
-    q_logits = jnp.stack([q, jnp.zeros_like(q)], axis=1)
-    trace = Trace(state[None], 2 * state[None], ("Init",))
-    return Output(jnp.zeros((batch, 5, 31)), q_logits, (state, 2 * state), state, trace, {})
+    return jnp.stack([q, jnp.zeros_like(q)], axis=1), (state, 2 * state)
 
 
 def test_rows_halt_and_others_stay(buffers):
@@ -57,7 +53,7 @@ def test_rows_halt_and_others_stay(buffers):
     np.testing.assert_array_equal(going.states[0], fresh[0])
     assert len(set(going.query[:, 0].tolist())) == B
     wants = jnp.where(jnp.arange(B) < 3, 1.0, -1.0)
-    carry = halt(never_explores, going, output_saying(wants), key, 0)
+    carry = halt(never_explores, going, *output_saying(wants), key, 0)
     assert carry.halted.tolist() == [True] * 3 + [False] * 5
     second = continue_or_replace(MODEL, buffers, carry, key, table)
     np.testing.assert_array_equal(second.query[3:], going.query[3:])
@@ -67,9 +63,9 @@ def test_rows_halt_and_others_stay(buffers):
     np.testing.assert_array_equal(second.states[0][:3], fresh[0][:3])
     assert second.steps.tolist() == [0] * 3 + [1] * 5
     stubborn = jnp.full(B, -1.0)
-    carry = halt(never_explores, second, output_saying(stubborn), key, 1)
+    carry = halt(never_explores, second, *output_saying(stubborn), key, 1)
     third = continue_or_replace(MODEL, buffers, carry, key, table)
-    carry = halt(never_explores, third, output_saying(stubborn), key, 2)
+    carry = halt(never_explores, third, *output_saying(stubborn), key, 2)
     assert carry.halted.tolist() == [False] * 3 + [True] * 5  # at halt_max_steps = 3
 
 
@@ -92,12 +88,12 @@ def test_exploration_keeps_some_from_halting(buffers):
     many = 4000
     going = first_halting(MODEL, buffers, many)
     eager = output_saying(jnp.ones(many), many)
-    assert not halt(always, going, eager, jax.random.key(0), 0).halted.any()
+    assert not halt(always, going, *eager, jax.random.key(0), 0).halted.any()
     after_two = dataclasses.replace(going, steps=jnp.ones(many, jnp.int32))
-    share = halt(always, after_two, eager, jax.random.key(0), 0).halted.mean()
+    share = halt(always, after_two, *eager, jax.random.key(0), 0).halted.mean()
     assert abs(share - 0.5) < 0.05
     tenth = dataclasses.replace(MODEL, halt_exploration=0.1)
-    share = halt(tenth, going, eager, jax.random.key(0), 0).halted.mean()
+    share = halt(tenth, going, *eager, jax.random.key(0), 0).halted.mean()
     assert abs(share - 0.9) < 0.03
 
 

@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec
 from grokjax.base.errors import UserError
 from grokjax.base.names import DIVERGED, RUNNING
 from grokjax.data.loading import load_dataset
+from grokjax.instruments.counts import Program
+from grokjax.model import num_parameters
 from grokjax.settings.rows import expand
 from grokjax.training.mesh import make_mesh, over_runs, pad_runs
 from grokjax.training.population import Population
@@ -98,12 +100,43 @@ def test_nothing_is_communicated():
         assert collective not in text
 
 
-def test_a_split_batch_gives_the_same_run():
-    whole = population(by_seed(1), 1)
-    split = population(by_seed(1), 4, train__batch_devices=4)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"model__mixer": "mlp"},
+        {"model__halt_max_steps": 3, "model__halt_exploration": 0.5},
+        {"model__kind": "decoder"},
+    ],
+    ids=["attention", "mlp", "halting", "decoder"],
+)
+def test_a_split_batch_gives_the_same_run(settings):
+    whole = population(by_seed(1), 1, **settings)
+    split = population(by_seed(1), 4, train__batch_devices=4, **settings)
     assert dict(split.mesh.shape) == {"run": 1, "batch": 4}
     assert "all-reduce" in split.train_program(split.init(), STEPS).as_text()
     assert_same(trained(whole), trained(split), rtol=1e-5, atol=1e-5)
+
+
+def test_a_split_batch_has_the_dropout_of_a_whole_one():
+    dropout = {"model__kind": "decoder", "model__dropout": 0.2}
+    whole = population(by_seed(1), 1, **dropout)
+    split = population(by_seed(1), 4, train__batch_devices=4, **dropout)
+    assert_same(trained(whole, 5), trained(split, 5), rtol=1e-5, atol=1e-5)
+
+
+def test_devices_that_share_a_batch_exchange_gradients_and_sums_alone():
+    """Each number of the gradient once, in float32: no activations, no weights."""
+    split = population(by_seed(1), 4, train__batch_devices=4)
+    counts = Program(split.train_program(split.init(), STEPS).as_text()).counts().per(STEPS)
+    assert {opcode for opcode, _, _ in counts.collectives} == {"all-reduce"}
+    assert counts.collective_bytes < 1.1 * 4 * num_parameters(split.train_config.model)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    split = population(by_seed(1), 4, train__batch_devices=4, train__batch_size=18)
+    with pytest.raises(UserError, match=r"train\.batch_size: 18 is no multiple of the 4 devices"):
+        split.train_program(split.init(), STEPS)
 
 
 def test_a_diverged_run_leaves_its_neighbours_alone():

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
-from grokjax.training.tensorboard import TensorBoardWriters
+from grokjax.training.tensorboard import TensorBoardWriters, run_folder
 
 RUNS = [{"run_id": 0, "regime": "natural"}, {"run_id": 1, "regime": "both_hop_full"}]
 HPARAMS = [{"regime": r["regime"], "seeds.init": i} for i, r in enumerate(RUNS)]
@@ -37,6 +37,17 @@ def test_every_run_under_its_own_name(tmp_path):
     reader = read(tmp_path)
     assert reader.Tags()["scalars"] == ["loss"]
     assert [(e.step, e.value) for e in reader.Scalars("loss")] == [(0, 1.0), (10, 11.0)]
+
+
+def test_a_name_says_what_is_swept(tmp_path):
+    run = {"run_id": 7, "regime": "natural", "seeds.data": 1, "optimizer.weight_decay": 0.3}
+    run |= {"optimizer.schedule": "my/own.py:linear@0123456789ab", "status": "running"}
+    assert (
+        run_folder(tmp_path, run).name == "007-natural-weight_decay=0.3-schedule=my_own.py_linear"
+    )
+    (tmp_path / "007-natural").mkdir()  # of a workdir from before
+    assert run_folder(tmp_path, run).name == "007-natural"
+    assert run_folder(tmp_path, run | {"run_id": 8}).name.startswith("008-natural-weight_decay=0.3")
 
 
 @pytest.mark.parametrize("saved, again", [(10, [20, 30]), (0, [0, 10, 20, 30])])

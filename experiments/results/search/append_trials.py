@@ -1,4 +1,4 @@
-"""Appends the runs of a sweep's workdir to `natural.csv`, a row each, as far as they were trained.
+"""Appends a sweep's runs to `natural.csv`, a row each, and their curves to `natural_curves.csv`.
 
     python experiments/results/search/append_trials.py runs/natural
 
@@ -22,6 +22,7 @@ from grokjax.statistics.events import first_crossing
 from grokjax.workdir.tables import read_timing
 
 TABLE = pathlib.Path(__file__).parent / "natural.csv"
+CURVES = TABLE.with_name("natural_curves.csv")
 LAST = {
     "training_accuracy": names.TRAINING_ACCURACY,
     "id_accuracy": f"{names.TEST_INFERRED_IID}/{names.ANSWER_ACCURACY}",
@@ -37,6 +38,7 @@ EVENTS = {
     "ood_0.5_step": (names.OOD_ACCURACY, 0.5),
     "ood_0.9_step": (names.OOD_ACCURACY, 0.9),
 }
+CURVE = ("training_accuracy", "id_accuracy", "ood_accuracy", "bridge_found_strict")
 # Besides the settings that the table has: those that a trial changed.
 SETTINGS = (
     "model.num_heads",
@@ -55,11 +57,10 @@ SETTINGS = (
 )
 
 
-def trials(workdir: pathlib.Path, setting_columns: list[str]) -> pd.DataFrame:
-    """A row per trained run of the workdir's sweep: settings, what it came to, cost."""
-    sweep = grokjax.load(workdir)
-    rows = []
-    for _, population in sweep.populations().items():
+def trials(workdir: pathlib.Path, setting_columns: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row per trained run of the workdir's sweep: settings, what it came to, cost; the curves."""
+    rows, curves = [], []
+    for population in grokjax.load(workdir).populations().values():
         sessions = read_timing(population.workdir)
         minutes = sum(s["seconds"] for s in sessions) / 60 / len(population.runs)
         for run in population.runs.itertuples():
@@ -78,22 +79,27 @@ def trials(workdir: pathlib.Path, setting_columns: list[str]) -> pd.DataFrame:
             row["minutes"] = round(minutes, 1)
             row |= {"status": run.status, "run_hash": run.run_hash}
             rows.append(row)
-    return pd.DataFrame(rows)
+            columns = {name: own[LAST[name]].round(3) for name in CURVE}
+            curves.append(pd.DataFrame({"run_hash": run.run_hash, "step": own.step} | columns))
+    return pd.DataFrame(rows), pd.concat(curves)
 
 
 def main(workdir: str) -> None:
     before = pd.read_csv(TABLE, dtype=str, keep_default_na=False)
     known = [name for name in before if "." in name and not name.endswith("_step")]
     settings = [*known, *(name for name in SETTINGS if name not in known)]
-    new = trials(pathlib.Path(workdir), settings).astype(str)
-    both = pd.concat([before, new], ignore_index=True).fillna("")
+    new, curves = trials(pathlib.Path(workdir), settings)
+    both = pd.concat([before, new.astype(str)], ignore_index=True).fillna("")
     both["_steps"] = both.step.astype(int)
     is_named = both.run_hash != ""
-    longest = (
-        both[is_named].sort_values("_steps", kind="stable").drop_duplicates("run_hash", keep="last")
-    )
+    longest = both[is_named].sort_values("_steps", kind="stable")
+    longest = longest.drop_duplicates("run_hash", keep="last")
     kept = both.loc[both[~is_named].index.union(longest.index)].drop(columns="_steps")
     kept.to_csv(TABLE, index=False, lineterminator="\n")
+    if CURVES.exists():
+        curves = pd.concat([pd.read_csv(CURVES, dtype={"run_hash": str}), curves])
+    curves = curves.drop_duplicates(["run_hash", "step"], keep="last")
+    curves.to_csv(CURVES, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

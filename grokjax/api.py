@@ -1,0 +1,89 @@
+"""docs/api.md, made from the docstrings of the public names: `python -m grokjax.api > FILE`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_HEAD = """\
+# The API
+
+Made from docstrings: `python -m grokjax.api > docs/api.md`. Other names may change without notice.
+Settings have [a page of their own](settings.md), functions of your own [another](extending.md).
+"""
+_ROOMS = ("grokjax", "grokjax.settings", "grokjax.analysis")
+
+
+def page() -> str:
+    """The whole page."""
+    parts, told = [_HEAD], set()
+    for room in _ROOMS:
+        module = importlib.import_module(room)
+        new = [name for name in sorted(module.__all__) if name not in told]
+        told |= set(new)
+        parts.append(f"## `{room}`\n\n{_text(module.__doc__)}\n")
+        parts += [_entry(name, getattr(module, name)) for name in new]
+    return "\n".join(parts)
+
+
+def _entry(name: str, value: Any) -> str:
+    if inspect.isclass(value):
+        return "\n".join(_class(name, value))
+    if callable(value):
+        return f"### `{name}{_signature(value)}`\n\n{_text(value.__doc__)}\n"
+    return f"### `{name}`\n\n`{value!r}`\n"
+
+
+def _class(name: str, value: type) -> Iterator[str]:
+    doc = value.__doc__ or ""
+    if doc.startswith(f"{name}("):  # a dataclass without one of its own
+        doc = ""
+    yield f"### class `{name}`\n\n{_text(doc)}\n"
+    for member, own in inspect.getmembers(value):
+        if member.startswith("_") or not _is_ours(value, member):
+            continue
+        doc = _text(inspect.getdoc(own))
+        if not doc:
+            continue
+        signature = _signature(own) if inspect.isfunction(own) else ""
+        yield f"#### `{name}.{member}{signature}`\n\n{doc}\n"
+
+
+def _is_ours(value: type, member: str) -> bool:
+    owner = next(base for base in value.__mro__ if member in vars(base))
+    return owner.__module__.startswith("grokjax")
+
+
+def _signature(function: Any) -> str:
+    """Without annotations, which the text explains."""
+    signature = inspect.signature(function)
+    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    plain = [p for p in plain if p.name != "self"]
+    text = str(signature.replace(parameters=plain, return_annotation=signature.empty))
+    return re.sub(r"<function [^>]*>", "...", re.sub(r" at 0x[0-9a-f]+", "", text))
+
+
+def _text(doc: str | None) -> str:
+    """A docstring as Markdown: its sections become lists."""
+    lines: list[str] = []
+    section = False
+    for line in inspect.cleandoc(doc or "").splitlines():
+        if re.fullmatch(r"(Args|Returns|Raises|Attributes):", line):
+            lines += [f"*{line[:-1]}*", ""]
+            section = True
+        elif section and re.match(r"  \S", line):
+            is_item = re.match(r"  [\w, *]+: ", line) is not None
+            lines.append(("- " if is_item else "") + line.strip())
+        elif section and line.startswith("   "):
+            lines[-1] += " " + line.strip()
+        else:
+            section = section and not line
+            lines.append(line)
+    return "\n".join(lines).strip()
+
+
+if __name__ == "__main__":
+    print(page(), end="")
