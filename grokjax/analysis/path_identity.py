@@ -230,7 +230,7 @@ def _two_groups(
         every = [path for x in (of_a, of_b) for own in x.values() for path in own.values()]
         size = float(np.sqrt(np.mean(np.square(every)))) if every else math.nan
         num = len(means)
-        stacked = np.array(means).reshape(num, -1)
+        stacked = np.array(means).reshape(num, int(defined.sum()))
         squares = np.zeros((num, num))
         if stacked.size:
             squares = np.mean((stacked[:, None] - stacked[None]) ** 2, axis=-1)

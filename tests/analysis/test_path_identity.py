@@ -184,3 +184,12 @@ def test_rates():
     assert interval.low[0] < 0.5 and interval.high[0] > 0.7  # queries add to what seeds differ in
     one = rate_interval(rate[:1], np.array([100]))
     assert one.mean[0] == 0.5 and np.isnan(one.low).all()
+
+
+def test_a_path_that_no_run_has_is_not_compared():
+    """An analysis of few queries may leave a whole kind of path undefined."""
+    nothing = {"x": Paths(LENS, np.full((4, 3), np.nan))}
+    found = compare_paths(nothing, ["a", "a", "b", "b"], blocks=["0", "1"] * 2)
+    assert found.table.num_pairs.tolist() == [0] and not len(found.pairs)
+    assert found.table.verdict.tolist() == ["undecided"]
+    assert found.table.dropped.iloc[0].count("has no path to compare") == 4
