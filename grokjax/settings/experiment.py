@@ -39,7 +39,7 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
     """The config of an experiment file, its sweep's rows in `config.runs`.
 
     Args:
-      path: `experiments/x.py`, or `experiments/x.py:ARG` to pass ARG to its functions. A file that
+      path: `my_sweep.py`, or `my_sweep.py:ARG` to pass ARG to its functions. A file that
         has ARGUMENTS takes those alone. Or a workdir's `config.json`: the settings that it has.
       overrides: {setting: value}, or flags `--config.SECTION.NAME=VALUE` as on a command line.
 
