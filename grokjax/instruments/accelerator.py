@@ -18,8 +18,8 @@ import pathlib
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,6 @@ from grokjax.instruments.compile import versions
 from grokjax.instruments.counts import Counts, Program
 from grokjax.instruments.official_step import official_step
 from grokjax.instruments.targets import LAUNCH
-from grokjax.interop.parity import compare
 from grokjax.model import ModelConfig
 from grokjax.model.cost import forward_flops, matmul_ceiling, train_flops
 from grokjax.runtime.devices import setup_devices
@@ -47,11 +46,17 @@ _EVERY = 0.05  # seconds between readings of the power
 _COLUMNS = ("section", "case", "quantity", "value", "unit", "at_second")
 
 
-def main(out: str | os.PathLike, minutes: float = 9.0, quick: bool = False) -> None:
+def main(
+    out: str | os.PathLike,
+    compare: Callable[[pathlib.Path], Sequence[Difference]],
+    minutes: float = 9.0,
+    quick: bool = False,
+) -> None:
     """Measures what fits the time.
 
     Args:
       out: a folder that gets `measured.csv` and `machine.json`; rows are added to what it has.
+      compare: our numbers with a golden file's, as `interop/parity.py` does.
       minutes: after which nothing more is begun.
       quick: tiny sizes, to see on any machine that all of it runs.
     """
@@ -59,7 +64,7 @@ def main(out: str | os.PathLike, minutes: float = 9.0, quick: bool = False) -> N
     device = jax.devices()[0]
     records = Records(pathlib.Path(out), minutes)
     records.describe(device)
-    bench = _Bench(device, quick)
+    bench = _Bench(device, compare, quick)
     for section in (
         bench.parity,
         bench.ceilings,
@@ -72,6 +77,17 @@ def main(out: str | os.PathLike, minutes: float = 9.0, quick: bool = False) -> N
         for case in section():
             records.measure(section.__name__, case)
     print(f"{records.path}: {records.num_measured} measured, {records.num_skipped} skipped")
+
+
+class Difference(Protocol):
+    """Of one quantity, ours and the official code's."""
+
+    @property
+    def quantity(self) -> str: ...
+    @property
+    def relative(self) -> float: ...
+    @property
+    def ok(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +163,10 @@ class Records:
 class _Bench:
     """The cases, in sections; what one measures of the machine the next ones compare with."""
 
-    def __init__(self, device: Any, quick: bool):
-        self._device, self._quick = device, quick
+    def __init__(
+        self, device: Any, compare: Callable[[pathlib.Path], Sequence[Difference]], quick: bool
+    ):
+        self._device, self._compare, self._quick = device, compare, quick
         self._flops: dict[str, float] = {}  # measured, by dtype and precision
         self._bandwidth = 0.0
 
@@ -164,7 +182,7 @@ class _Bench:
                 yield Case(file.stem, 20, functools.partial(self._parity, file.stem))
 
     def _parity(self, name: str) -> dict[str, tuple[Any, str]]:
-        differences = compare(_GOLDEN / f"{name}.npz")
+        differences = self._compare(_GOLDEN / f"{name}.npz")
         worst = max(differences, key=lambda d: d.relative)
         return {
             "within tolerance": (sum(d.ok for d in differences), f"of {len(differences)}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -91,7 +91,7 @@ def _order(outcomes: pd.DataFrame) -> Finding:
             for order in ORDERS
         }
         by_order["mixed:"] = [g for g, found in only.items() if len(found) > 1]
-        shown = "; ".join(f"{what} {_names(who)}" for what, who in by_order.items() if who)
+        shown = "; ".join(f"{what} {_names(who, only)}" for what, who in by_order.items() if who)
     else:
         shown = _shortened(_clauses(outcomes, told))
     return Finding(f"Path or answer first (both at {_LEVEL}): {shown}.", "order")
@@ -132,9 +132,10 @@ def _in_distribution(outcomes: pd.DataFrame) -> list[Finding]:
     found = []
     if members:
         own = known[known.group.isin(members)]
+        who = _names(members, [*map(str, same.index)])
         text = (
-            f"{_names(members)} {'has' if len(members) == 1 else 'have'} made OOD queries"
-            f" in-distribution: OOD accuracy equals held-out ID accuracy within {_SAME:g} in"
+            f"{who} {'has' if len(members) == 1 else 'have'} made OOD queries in-distribution:"
+            f" OOD accuracy equals held-out ID accuracy within {_SAME:g} in"
             f" {len(own)} of {len(own)} runs (medians {_medians(own)})."
         )
         found.append(Finding(text, "outcomes"))
@@ -298,7 +299,10 @@ def _per_group(table: pd.DataFrame, event: str, told: Callable[[pd.DataFrame], s
         ("some of", share[(share > 0) & (share < 1)]),
         ("none of", share[share == 0]),
     )
-    return "; ".join(f"{what} {_names([*map(str, own.index)])}" for what, own in parts if len(own))
+    among = [*map(str, share.index)]
+    return "; ".join(
+        f"{what} {_names([*map(str, own.index)], among)}" for what, own in parts if len(own)
+    )
 
 
 def _clauses(table: pd.DataFrame, told: Callable[[pd.DataFrame], str]) -> list[str]:
@@ -316,13 +320,29 @@ def _shortened(parts: list[str]) -> str:
     )
 
 
-def _names(groups: list[str] | Mapping[str, None]) -> str:
-    """`a, b and 4 other groups`."""
+def _names(groups: Iterable[str], among: Iterable[str] = ()) -> str:
+    """`a, b, c and 4 others`; or `phi 2 or 3`, where that tells them from all that they are among.
+
+    Args:
+      groups: whose names.
+      among: all groups, if there may be something that just these have in common.
+    """
+    groups, among = list(groups), list(among)
+    if len(among) > _MOST_CLAUSES and 1 < len(groups) < len(among):
+        for setting in _settings(groups[0]):
+            values = dict.fromkeys(_settings(g).get(setting) for g in groups)
+            if {g for g in among if _settings(g).get(setting) in values} == set(groups):
+                return f"{setting} {' or '.join(map(str, values))}".strip()
     named = [_bracketed(g) for g in groups]
     left = len(named) - _MOST_NAMES
     if left > 1:
         named = [*named[:_MOST_NAMES], f"{left} others"]
     return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
+
+
+def _settings(group: str) -> dict[str, str]:
+    """`phi 2, layers 3` taken apart; a regime has no setting's name."""
+    return {part.rpartition(" ")[0]: part.rpartition(" ")[2] for part in group.split(", ")}
 
 
 def _bracketed(group: str) -> str:

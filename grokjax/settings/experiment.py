@@ -39,8 +39,8 @@ def load_experiment(path: str, overrides: Mapping[str, Any] | Sequence[str] = ()
     """The config of an experiment file, its sweep's rows in `config.runs`.
 
     Args:
-      path: `my_sweep.py`, or `my_sweep.py:ARG` to pass ARG to its functions. A file that
-        has ARGUMENTS takes those alone. Or a workdir's `config.json`: the settings that it has.
+      path: `experiments/small.py`; or `experiments/regimes.py:ARG` to pass ARG to its functions
+        (a file that has ARGUMENTS takes those alone); or a workdir's `config.json`.
       overrides: {setting: value}, or flags `--config.SECTION.NAME=VALUE` as on a command line.
 
     Raises:

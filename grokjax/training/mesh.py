@@ -87,14 +87,12 @@ def over_runs(
       function: of one run; where it shares the batch, it names the axis "batch" in what it sums.
       mesh: from `make_mesh`.
       donate: places of arguments that are consumed.
-      at_once: runs of a device that are computed together; all when None. On a CPU always one: it
+      at_once: runs of a device that are computed together; all when None. On a CPU it is one: it
         keeps a core busy, and its state stays in the cache, where all runs' do not.
       shares_batch: whether the function divides its batch itself; else XLA does as it likes.
     """
-    if platform_of(mesh) == "cpu":
-        at_once = 1
     mapped = jax.shard_map(
-        map_runs(function, at_once),
+        one_by_one(function) if platform_of(mesh) == "cpu" else map_runs(function, at_once),
         mesh=mesh,
         in_specs=BY_RUN,
         out_specs=BY_RUN,
@@ -104,14 +102,19 @@ def over_runs(
     return jax.jit(mapped, donate_argnums=donate)
 
 
+def one_by_one(function: Callable) -> Callable:
+    """One run after the other, each as if it were alone."""
+    return lambda *args: jax.lax.map(lambda arg: function(*arg), args)
+
+
 def map_runs(function: Callable, at_once: int | None) -> Callable:
-    """`vmap`, or one group of runs after the other."""
+    """`vmap`, over all runs or over one group of them after the other."""
 
     def mapped(*args: Any) -> Any:
         num_runs = jax.tree.leaves(args)[0].shape[0]
-        if at_once is None or 1 < num_runs <= at_once:
+        if at_once is None or num_runs <= at_once:
             return jax.vmap(function)(*args)
-        size = None if at_once == 1 else group_size(num_runs, at_once)
+        size = group_size(num_runs, at_once)
         return jax.lax.map(lambda arg: function(*arg), args, batch_size=size)
 
     return mapped

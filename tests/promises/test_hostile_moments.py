@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from tiny import ROOT
 
-SHORT = ("together", "clock", "one_of_two")
+SHORT = ("together", "clock")
 DISK = ("stall", "refuse")  # need the right to mount
 
 

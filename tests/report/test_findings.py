@@ -65,7 +65,8 @@ def test_a_reader_is_told_who_which_first_when_and_at_what_cost(tmp_path, capsys
 def test_many_groups_are_told_in_few_words(tmp_path, capsys):
     said, _, _ = report(tmp_path, capsys, ratios(2), by_ratios)
     order = next(line for line in said.splitlines() if line.startswith("Path or answer first"))
-    assert "answer first in all runs of (" in order and "path first in all runs of (" in order
+    assert "path first in all runs of hop 1 ratio 0.5 or 1" in order
+    assert "answer first in all runs of (hop 1 ratio 0, hop 2 ratio 1)" in order
     assert "cheapest and dearest" in said and max(map(len, said.splitlines())) < 450
 
 

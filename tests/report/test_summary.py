@@ -123,7 +123,7 @@ def test_populations_are_compared_by_name(tmp_path):
     own = data[(data.metric == OOD_ACCURACY) & (data.regime == "both_hop_full")]
     end = own[own.step == 400].set_index("model")["median"]
     np.testing.assert_allclose([end["ordinary"], end["looped"]], [0.91, 0.455])
-    with pytest.raises(UserError, match="own"):
+    with pytest.raises(UserError, match="NAME=WORKDIR"):
         curves_figure.comparison_figure([a, a])
     a.runs["regime"] = "other"
     with pytest.raises(UserError, match="no regime in common"):

@@ -19,7 +19,7 @@ FILES = sorted((ROOT / "experiments").glob("*.py"))
 SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced", "medium"]}
 SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "optimizers", "sharing")
 SIZES["small"] = [""]
-SIZES["natural"] = ["", "fresh", "graph", "model", "changes"]
+SIZES["natural"] = ["", "graph", "model", "changes"]
 SIZES["transfer"] = ["", "small", "dose"]  # of a run that is trained already
 SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]
 

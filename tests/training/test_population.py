@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from grokjax.base.errors import UserError
 from grokjax.base.names import DIVERGED, RUNNING
 from grokjax.data.loading import load_dataset
-from grokjax.instruments.hlo import Program
+from grokjax.instruments.counts import Program
 from grokjax.model import num_parameters
 from grokjax.settings.rows import expand
 from grokjax.training.mesh import make_mesh, over_runs, pad_runs
