@@ -311,10 +311,11 @@ def checkpoints(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if args.accelerator:
         from grokjax.instruments import accelerator
+        from grokjax.interop.parity import compare
 
         if args.out is None:
             raise UserError("--out: missing; give a folder for what --accelerator measures")
-        accelerator.main(args.out, args.minutes, args.quick)
+        accelerator.main(args.out, compare, args.minutes, args.quick)
         return
     from grokjax.instruments.bench import main as run_benchmarks
 

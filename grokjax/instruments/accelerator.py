@@ -18,7 +18,7 @@ import pathlib
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,6 @@ from grokjax.instruments.compile import versions
 from grokjax.instruments.counts import Counts, Program
 from grokjax.instruments.official_step import official_step
 from grokjax.instruments.targets import LAUNCH
-from grokjax.interop.parity import compare
 from grokjax.model import ModelConfig
 from grokjax.model.cost import forward_flops, matmul_ceiling, train_flops
 from grokjax.runtime.devices import setup_devices
@@ -47,11 +46,17 @@ _EVERY = 0.05  # seconds between readings of the power
 _COLUMNS = ("section", "case", "quantity", "value", "unit", "at_second")
 
 
-def main(out: str | os.PathLike, minutes: float = 9.0, quick: bool = False) -> None:
+def main(
+    out: str | os.PathLike,
+    compare: Callable[[pathlib.Path], Sequence[Any]],
+    minutes: float = 9.0,
+    quick: bool = False,
+) -> None:
     """Measures what fits the time.
 
     Args:
       out: a folder that gets `measured.csv` and `machine.json`; rows are added to what it has.
+      compare: golden file -> differences, as `interop.parity` has it.
       minutes: after which nothing more is begun.
       quick: tiny sizes, to see on any machine that all of it runs.
     """
@@ -59,7 +64,7 @@ def main(out: str | os.PathLike, minutes: float = 9.0, quick: bool = False) -> N
     device = jax.devices()[0]
     records = Records(pathlib.Path(out), minutes)
     records.describe(device)
-    bench = _Bench(device, quick)
+    bench = _Bench(device, quick, compare)
     for section in (
         bench.parity,
         bench.ceilings,
@@ -147,8 +152,8 @@ class Records:
 class _Bench:
     """The cases, in sections; what one measures of the machine the next ones compare with."""
 
-    def __init__(self, device: Any, quick: bool):
-        self._device, self._quick = device, quick
+    def __init__(self, device: Any, quick: bool, compare: Callable[[pathlib.Path], Sequence[Any]]):
+        self._device, self._quick, self._compare = device, quick, compare
         self._flops: dict[str, float] = {}  # measured, by dtype and precision
         self._bandwidth = 0.0
 
@@ -164,7 +169,7 @@ class _Bench:
                 yield Case(file.stem, 20, functools.partial(self._parity, file.stem))
 
     def _parity(self, name: str) -> dict[str, tuple[Any, str]]:
-        differences = compare(_GOLDEN / f"{name}.npz")
+        differences = self._compare(_GOLDEN / f"{name}.npz")
         worst = max(differences, key=lambda d: d.relative)
         return {
             "within tolerance": (sum(d.ok for d in differences), f"of {len(differences)}"),
