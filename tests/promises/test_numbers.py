@@ -1,0 +1,51 @@
+"""Every number in README and docs/results.md is that of a committed table."""
+
+import re
+
+import numbers_of_pages as numbers
+import pytest
+from tiny import ROOT
+
+# Sentences on the tables below; and of machines, told with the command that measured.
+_APART = ("## 1. What reproduces", "## 8. Speed", "## 9. Kills, divisions, Slurm")
+
+
+@pytest.mark.parametrize("page", numbers.PAGES)
+def test_numbers_are_the_tables(page):
+    text = (ROOT / page).read_text()
+    assert numbers.BLOCK.search(text)
+    for _, name, written, _ in numbers.BLOCK.findall(text):
+        assert written == numbers.MAKERS[name](), (
+            f"{page}, {name}: python tests/support/numbers_of_pages.py"
+        )
+
+
+def test_each_is_shown_somewhere():
+    shown = [
+        m[1] for page in numbers.PAGES for m in numbers.BLOCK.findall((ROOT / page).read_text())
+    ]
+    assert sorted(shown) == sorted(numbers.MAKERS)
+
+
+def test_no_table_of_measurements_stands_outside():
+    text = (ROOT / "docs" / "results.md").read_text()
+    for heading in _APART:
+        start = text.index(heading)
+        end = text.find("\n## ", start + 1)
+        text = text[:start] + (text[end:] if end > 0 else "")
+    left = numbers.BLOCK.sub("", text)
+    rows = [line for line in left.splitlines() if line.startswith("|")]
+    measured = [row for row in rows if re.search(r"\d\.\d", row)]
+    assert not measured, measured
+
+
+def test_a_changed_table_is_noticed(monkeypatch):
+    before = numbers.small_accuracies()
+    real = numbers.table
+
+    def other(experiment, name):
+        found = real(experiment, name)
+        return found.assign(final_ood_accuracy=0.5) if name == "outcomes" else found
+
+    monkeypatch.setattr(numbers, "table", other)
+    assert numbers.small_accuracies() != before
