@@ -183,6 +183,10 @@ class SwiGLU(nn.Module):
         product = _matmul if self.axis == -1 else _matmul_first
 
         def plain(y: Array) -> Array:
+            if self.axis == -1 and self.layout.flat:
+                # Rows throughout: a TPU fills its lanes with those of all positions.
+                rows = y.reshape(-1, width)
+                return (_gated(rows @ gate, rows @ up) @ down).reshape(y.shape)
             both = (product(y, kernel, self.layout.flat) for kernel in (gate, up))
             return product(_gated(*both), down, self.layout.flat)
 
