@@ -4,11 +4,12 @@ import dataclasses
 
 import pandas as pd
 import pytest
+from tiny import ROOT
 
 from grokjax.arguments import parse
 from grokjax.base.errors import UserError
 from grokjax.instruments import budgets
-from grokjax.instruments.budgets import BUDGETS, Budget, problems, read_table
+from grokjax.instruments.budgets import BUDGETS, Budget, page, problems, read_table
 from grokjax.instruments.compile import versions
 from grokjax.instruments.targets import machine
 from grokjax.settings import load_experiment
@@ -28,6 +29,22 @@ def test_rows_are_commands():
         assert machine(args.target)[1] >= (args.devices or 1)
         config = load_experiment(args.config, overrides)
         assert config == load_experiment(budget.config, dict(budget.settings))
+
+
+def test_the_committed_table_is_of_these_rows_and_within_them():
+    """That all rows are there, `targets` and `targets_full` see."""
+    assert COMMITTED and list(COMMITTED) == [b.name for b in BUDGETS if b.name in COMMITTED]
+    for budget in (b for b in BUDGETS if b.name in COMMITTED):
+        row = COMMITTED[budget.name]
+        assert row["command"] == budget.command and row["jax"]
+        assert not problems(budget, row), budget.name
+
+
+def test_the_page_has_the_committed_table():
+    """When it fails: python -m grokjax.instruments.budgets, into docs/accelerators.md"""
+    text = (ROOT / "docs" / "accelerators.md").read_text()
+    _, _, rest = text.partition("<!-- counts: python -m grokjax.instruments.budgets -->\n")
+    assert rest.partition("\n<!-- end -->")[0] == page(COMMITTED.values())
 
 
 @pytest.mark.parametrize("name", ["bytes_per_run", "cycles_per_run", "kernels"])
@@ -65,7 +82,7 @@ def test_the_command_keeps_what_it_has_counted(tmp_path, capsys):
 
 
 def holds(budget):
-    wrong = problems(budget, budgets.measure(budget), COMMITTED.get(budget.name))
+    wrong = problems(budget, budgets.measure(budget), COMMITTED[budget.name])
     assert not wrong, "; ".join(wrong)
 
 
@@ -86,4 +103,4 @@ def test_a_doubled_program_breaks_its_budget():
     """Twice the runs, under the name of the first row: the comparison sees it."""
     short = next(b for b in BUDGETS if b.short)
     twice = dataclasses.replace(short, num_runs=2 * short.num_runs)
-    assert problems(short, budgets.measure(twice), COMMITTED.get(short.name))
+    assert problems(short, budgets.measure(twice), COMMITTED[short.name])
