@@ -3,9 +3,9 @@
 import pathlib
 
 from grokjax.interop.golden import (
+    arrays_under,
     batch,
     gradients,
-    group,
     hyperparameters,
     model_config,
     params_and_buffers,
@@ -13,9 +13,9 @@ from grokjax.interop.golden import (
 from grokjax.interop.weights import read_arrays
 
 __all__ = [
+    "arrays_under",
     "batch",
     "gradients",
-    "group",
     "hyperparameters",
     "load",
     "model_config",
