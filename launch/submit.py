@@ -51,9 +51,7 @@ def launch(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     workdir = args.workdir
     if args.dry_run:
         plan = _plan_elsewhere(args, overrides)
-        rows = survey(workdir, plan, {})
-        print(table(rows), file=sys.stderr)
-        return _submit(args, plan, rows)
+        return _submit(args, plan, survey(workdir, plan, {}))
     with locked(workdir):
         check_workdir(workdir)
         _plan(args, overrides, workdir)
@@ -160,6 +158,8 @@ def _submit(args: argparse.Namespace, plan: Plan, rows: Sequence[Row]) -> int:
     names = unfinished(rows)
     taken = sum(row.is_taken for row in rows)
     said = f"{args.workdir}: {len(names)} rows to submit, {taken} running or waiting"
+    if args.dry_run:
+        said = f"{table(rows)}\n{said}"
     if not names:
         print(said)
         return 0

@@ -151,7 +151,10 @@ def analyze_and_report(
     if runs is not None:
         by_folder = {results.workdir: name for name, results in populations.items()}
         own: dict[str, list[int]] = {}
+        known = set(found.runs.run_id)
         for run_id in runs:
+            if run_id not in known:
+                raise UserError(f"--runs={run_id}: no such run; they are 0 to {max(known)}")
             results, own_id = found.locate(run_id)
             own.setdefault(by_folder[results.workdir], []).append(own_id)
         asked = dict(own)

@@ -121,11 +121,12 @@ class Panels:
         self.figure.supxlabel("\n".join(lines), fontsize="small", **place)
 
     def colour_bar(self, image: AxesImage, unit: str, null: float = math.nan) -> None:
-        """One for all panels, at their right; a line where the null is."""
+        """One for all panels, at their right; a line where the null is, if it is on the scale."""
         bar = self.figure.colorbar(
             image, ax=list(self), label=unit, shrink=0.7, aspect=25, pad=0.015
         )
-        if math.isfinite(null):
+        lowest, highest = bar.ax.get_ylim()
+        if lowest <= null <= highest:
             bar.ax.axhline(null, color=ORANGE, linewidth=2)
             bar.ax.annotate(
                 "null ", (0, null), xycoords=("axes fraction", "data"), ha="right", va="center",

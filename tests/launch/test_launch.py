@@ -200,7 +200,7 @@ def test_one_population_alone(workdir, capsys):
     assert "nothing is left to do" in capsys.readouterr().out
     for extra, message in (
         (["--population=1"], "not in the plan, which goes up to 001"),
-        (["--population=000", "--config=x.py"], "--config: a population's settings"),
+        (["--population=000", "--config=x.py"], "--config=x.py: no such file"),
         (["--population=000", "--config.train.num_steps=3"], "num_steps=3: a population's"),
         ([], "--config: missing"),
     ):

@@ -222,10 +222,12 @@ def test_json_is_read_with_suspicion(tmp_path):
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__"}
+# Of the very bytes whose hash is part of the identity; `test_own_functions.py` has who may.
+OF_NAMED_FILES = {("own_functions.py", "exec"), ("own_functions.py", "compile")}
 
 
 def test_no_code_of_ours_unpickles_or_evaluates():
-    """What is executed is an experiment file, which the user names, and nothing else."""
+    """What is executed is an experiment file, which the user names, and the files that it names."""
     for path in (ROOT / "grokjax").rglob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -234,7 +236,8 @@ def test_no_code_of_ours_unpickles_or_evaluates():
                 assert not names & {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                assert called not in FORBIDDEN, f"{path.name}: {called}"
+                if (path.name, called) not in OF_NAMED_FILES:
+                    assert called not in FORBIDDEN, f"{path.name}: {called}"
                 assert called != "pd.read_pickle"
                 if called == "np.load":
                     assert "allow_pickle=False" in ast.unparse(node), path.name
