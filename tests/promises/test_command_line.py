@@ -212,7 +212,8 @@ def test_checkpoints_are_listed(tmp_path, capsys):
     assert main(["checkpoints", str(workdir), "--verify"]) == 1
     text = capsys.readouterr().out
     assert f"damaged  {data.relative_to(workdir / 'checkpoints/state/20')} is damaged" in text
-    assert "30    partial  a save was cut off" in text and "4 good, 1 damaged, 1 partial" in text
+    assert "30    partial  has no manifest: its save was cut off" in text
+    assert "4 good, 1 damaged, 1 partial" in text
     assert main(["checkpoints", str(tmp_path / "nowhere")]) == 2
     assert "has no checkpoints" in capsys.readouterr().err
 
