@@ -170,11 +170,17 @@ def test_small_samples_are_not_asymptotic():
 
 
 def test_identical_rows_are_one_run(tmp_path):
-    """Given twice to `grokjax train`, and beside it the same run by another name of its regime."""
+    """By another name of its regime a run is still that run, in its workdir and beside it."""
     config = tiny_config(train__num_steps=20, checkpoint__every=10)
+    natural = {"data.hop1_ratio": -1.0, "data.hop2_ratio": -1.0}
+    nothing_added = {"data.hop1_ratio": 0.0, "data.hop2_ratio": 0.0}
     for name, rows in {
-        "w": [{"seeds.init": 0}, {"seeds.init": 0}, {"seeds.init": 1}],
-        "elsewhere": [{"data.hop1_ratio": 0.0, "data.hop2_ratio": 0.0}],
+        "w": [
+            {"seeds.init": 0} | natural,
+            {"seeds.init": 0} | nothing_added,
+            {"seeds.init": 1} | natural,
+        ],
+        "elsewhere": [nothing_added],
     }.items():
         own = config.copy_and_resolve_references()
         own.runs = tuple(rows)

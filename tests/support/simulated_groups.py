@@ -96,7 +96,9 @@ def paths(rng, others, noise=0.05):
     again = base.copy()
     again[:others] = np.roll(again[:others], 10, axis=1)
     both = np.concatenate([base, again]) + noise * rng.normal(size=(2 * N, 40))
-    (row,) = path_identity(both, ["a"] * N + ["b"] * N, blocks=SEEDS).table.itertuples()
+    (row,) = path_identity(
+        both, ["a"] * N + ["b"] * N, blocks=list(map(str, SEEDS))
+    ).table.itertuples()
     return row
 
 
