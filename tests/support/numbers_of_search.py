@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from markdown_of_tables import listed, markdown, table
 
-_SEARCHED_FROM = {  # what a trial of the search differs from, in the order that differences are told
+# What a trial of the search differs from, in the order that differences are told.
+_SEARCHED_FROM = {
     "data.num_entities": 30, "data.out_degree": 8, "data.ood_fraction": 0.25,
     "model.hidden_size": 32, "model.num_heads": 4, "model.H_cycles": 4,
     "train.batch_size": 32, "train.loss": "softmax", "optimizer.learning_rate": 0.01,
