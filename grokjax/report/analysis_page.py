@@ -24,13 +24,12 @@ from grokjax.analysis.path_identity import (
 from grokjax.analysis.store import Analysis, analysis_folder, load_analysis, read_settings
 from grokjax.base.errors import UserError
 from grokjax.base.names import (
-    EVENT_AT,
-    GROKKED,
     TEST_INFERRED_IID,
     TEST_INFERRED_OOD,
     TRAIN_INFERRED,
 )
 from grokjax.report import analysis_figures
+from grokjax.report.analysed_groups import check_group_by, group_runs
 from grokjax.report.html import (
     Column,
     Finding,
@@ -169,34 +168,6 @@ def analyze_and_report(
         measured = analyze(results.workdir, runs=run_ids, steps=of, config=config, out=folder)
         to = analysis_folder(results, folder)
         print(write_analysis(results, measured, to, group_by=group_by, margin=margin))
-
-
-def group_runs(results: Results, analysis: Analysis, by: str) -> list[str]:
-    """A label per analysed run.
-
-    Args:
-      results: of the workdir.
-      analysis: of it.
-      by: a column of runs.csv, or "grokked": whether OOD answers reach `EVENT_AT` at the last step.
-
-    Raises:
-      UserError: there is no such column.
-    """
-    check_group_by(results, by)
-    run_ids = analysis.lens.run.to_numpy()
-    if by == GROKKED:
-        accuracy = analysis.last().lens.answer_accuracy.sel(type=TEST_INFERRED_OOD).isel(step=0)
-        named = {True: "grokked", False: "not grokked"}
-        return ["unknown" if np.isnan(x) else named[x >= EVENT_AT] for x in accuracy.to_numpy()]
-    values = results.runs.set_index("run_id", drop=False)[by]
-    return [str(values[run]) for run in run_ids]
-
-
-def check_group_by(results: Results, by: str) -> None:
-    """Refuses what runs cannot be grouped by, before anything is measured."""
-    if by != GROKKED and by not in results.runs:
-        known = ", ".join([GROKKED, *results.runs.columns])
-        raise UserError(f"--group-by={by}: no such column; choose of {known}")
 
 
 def check_margin(margin: float) -> None:

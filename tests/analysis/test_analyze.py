@@ -1,5 +1,7 @@
 """`grokjax analyze` on a trained workdir."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +11,11 @@ from conftest import FINETUNING, tiny_config
 import grokjax
 from grokjax import analysis
 from grokjax.analysis import AnalysisConfig, all_sites, draw_pairs, load_analysis, tables
-from grokjax.analysis.store import SUMS, part_path
+from grokjax.analysis.store import SUMS, Analysis, part_path
 from grokjax.base.errors import UserError
+from grokjax.base.names import OOD_ACCURACY, TEST_INFERRED_OOD
 from grokjax.cli import main
-from grokjax.report.analysis_page import group_runs
+from grokjax.report.analysed_groups import group_runs
 from grokjax.results import train_and_evaluate
 from grokjax.settings import grid, product, seeds
 
@@ -161,6 +164,26 @@ def test_every_model_and_one_run_alone(tmp_path, changes, capsys):
     assert set(found.patching.component.values) >= {"z_H", "mlp", "mixer"}
     assert ("heads" in found.patching.component) == (config.model.kind == "decoder")
     assert found.lens.stage.values.tolist() == list(results.model.evaluation_stages)
+
+
+def test_grokked_is_what_events_say(trained):
+    """Three evaluations running by the step that is analysed, and not one high reading there."""
+    accuracy = {0: (1, 1, 1, 1), 1: (0, 0, 1, 1), 2: (0, 1, 1, 1), 3: (0, 0, 0, 0)}
+    rows = [
+        {"run_id": run, "step": step, OOD_ACCURACY: float(value)}
+        for run, values in accuracy.items()
+        for step, value in zip((10, 20, 30, 40), values, strict=True)
+    ]
+    results = dataclasses.replace(trained, curves=pd.DataFrame(rows))
+
+    def groups(step):
+        answers = (("run", "step", "type"), np.ones((4, 1, 1)))
+        coordinates = {"run": range(4), "step": [step], "type": [TEST_INFERRED_OOD]}
+        lens = xr.Dataset({"answer_accuracy": answers}, coordinates)
+        return group_runs(results, Analysis(lens, lens, {}), "grokked")
+
+    no, yes = "not grokked", "grokked"
+    assert groups(40) == [yes, no, yes, no] and groups(10) == [yes, no, no, no]
 
 
 @pytest.mark.slow
