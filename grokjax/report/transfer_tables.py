@@ -45,6 +45,16 @@ MARGIN = 0.1  # of an accuracy: within it, two groups transfer alike
 FLOOR = 2 * MARGIN
 EQUIVALENT, DIFFERENT, NOT_SHOWN, AT_FLOOR = "equivalent", "different", "not shown", "floor"
 REFERENCE = "both_hop_full"
+# Columns of tables that may have no row.
+BREAK_EVEN = (
+    "group", "variant", "asked", "level", "early", "late", "num_pairs", "only_late", "only_early",
+    "neither", "pays", "break_even",
+)  # fmt: skip
+EQUIVALENCE = (
+    "group", "checkpoint", "variant", "asked", "accuracy", "reference_accuracy", "num_pairs",
+    "difference", "low", "high", "interval", "margin", "p_equivalent", "p_smallest", "p_different",
+    "verdict",
+)  # fmt: skip
 
 
 def accuracy_table(data: TransferRuns) -> pd.DataFrame:
@@ -189,7 +199,7 @@ def break_even_table(data: TransferRuns, levels: Sequence[float] = LEVELS) -> pd
                         "break_even": float(np.median(times)) if len(times) else math.nan,
                     }
                 )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=BREAK_EVEN)
 
 
 def _paired(own: pd.DataFrame, early: str, late: str) -> pd.DataFrame:
@@ -229,7 +239,7 @@ def equivalence_table(data: TransferRuns, margin: float = MARGIN) -> pd.DataFram
                 accuracy.loc[pairs[c]].to_numpy(float) for c in ("run_id", "run_id_base")
             )
             rows.append(cell | {"asked": asked} | compared(own_accuracy, base_accuracy, margin))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=EQUIVALENCE)
 
 
 def compared(
