@@ -179,7 +179,7 @@ def test_sweeps_are_compared_exported_and_analysed(sweep, tmp_path, capsys):
     assert len(stored) == 2
     assert set(pd.read_csv(tmp_path / "analysis/000/lens_runs.csv").run) == {1}
     assert set(pd.read_csv(tmp_path / "analysis/001/lens_runs.csv").run) == {0}
-    assert "--run=9" in refused(capsys, "analyze", whole, "--runs=9", *options)
+    assert "--runs=9: no such run" in refused(capsys, "analyze", whole, "--runs=9", *options)
 
 
 def test_a_dry_run_shows_what_is_done(sweep, tmp_path, capsys, workers_environment):
