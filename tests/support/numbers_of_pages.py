@@ -151,7 +151,7 @@ def small_costs() -> str:
     )
     rows = []
     for regime, row in costs.iterrows():
-        missing = row.num_runs - row.reached
+        missing = int(row.num_runs - row.reached)
         ratio = ""
         if regime != "natural":
             bound = "at most " if not missing else "no bound: "
@@ -159,7 +159,8 @@ def small_costs() -> str:
         rows.append(
             [
                 regime,
-                f"{row.reached} of {row.num_runs}" + (f", {missing} had not" if missing else ""),
+                f"{row.reached:.0f} of {row.num_runs:.0f}"
+                + (f", {missing} had not" if missing else ""),
                 f"{row.flops:.1e}",
                 f"{restricted[regime]:.1e}",
                 ratio,
