@@ -36,7 +36,7 @@ from grokjax.base.errors import UserError
 from grokjax.base.files import refuse_links
 from grokjax.data.dataset import Dataset, stack_datasets
 from grokjax.data.loading import load_datasets
-from grokjax.results import Results, load
+from grokjax.results import Results, StoredRuns, load
 from grokjax.runtime.devices import setup_devices, setup_precision
 from grokjax.runtime.interrupt import Interrupt, Interrupted
 from grokjax.runtime.progress import Progress
@@ -222,8 +222,13 @@ def _known_runs(results: Results, runs: Sequence[int] | None) -> list[int]:
         if not usable:
             raise UserError(f"{results.workdir}: all of its runs have diverged")
         return usable
-    known = set(results.runs.run_id)
-    for run_id in runs:
+    check_run_ids(results, runs)
+    return sorted(set(runs))
+
+
+def check_run_ids(found: StoredRuns, run_ids: Sequence[int]) -> None:
+    """Refuses runs that there are not, of a population or of a sweep."""
+    known = set(found.runs.run_id)
+    for run_id in run_ids:
         if run_id not in known:
             raise UserError(f"--runs={run_id}: no such run; they are 0 to {max(known)}")
-    return sorted(set(runs))

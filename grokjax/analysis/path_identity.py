@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Real
 
-from grokjax.data.graph import random_stream
+from grokjax.base.draws import random_stream
 from grokjax.statistics.intervals import Interval, wilson
 
 MARGIN = 0.25  # a quarter of the paths' own size

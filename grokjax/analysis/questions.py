@@ -59,13 +59,6 @@ def question(dataset: Dataset, head: str, relation1: str, relation2: str) -> Int
     return np.array([start, first, bridge, second, tail(bridge, second)], np.int32)
 
 
-def names_of(dataset: Dataset, row: Int[np.ndarray, 5]) -> str:
-    """`Alice, mother (Carol), employer: Acme`."""
-    name = dataset.vocabulary.name
-    head, relation1, bridge, relation2, answer = (name(i) for i in row)
-    return f"{head}, {relation1} ({bridge}), {relation2}: {answer}"
-
-
 def read_question(
     model: ModelConfig, weights: Any, dataset: Dataset, row: Int[np.ndarray, 5]
 ) -> pd.DataFrame:

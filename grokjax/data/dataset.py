@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, Int16
 from ml_collections import ConfigDict
 
 from grokjax.base import names
+from grokjax.base.draws import random_stream
 from grokjax.base.errors import UserError
 from grokjax.base.names import POSITIONS
 from grokjax.data.graph import (
@@ -26,7 +27,6 @@ from grokjax.data.graph import (
     Splits,
     make_graph,
     make_splits,
-    random_stream,
     resolve_augmentation,
 )
 from grokjax.data.vocabulary import MAX_TOKENS, PAD, SPECIAL_TOKENS, Vocabulary, make_vocabulary

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from grokjax.base.draws import random_stream
 from grokjax.base.errors import UserError
 from grokjax.base.files import MAX_JSON_BYTES, given_path, write_atomically
 from grokjax.data.chains import Chains, shuffled
@@ -23,7 +24,6 @@ from grokjax.data.graph import (
     FactRows,
     Splits,
     compose,
-    random_stream,
     resolve_augmentation,
 )
 from grokjax.data.triples import (

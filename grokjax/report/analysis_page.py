@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from grokjax.analysis import onset, tables
-from grokjax.analysis.analyze import AnalysisConfig, analyze
+from grokjax.analysis.analyze import AnalysisConfig, analyze, check_run_ids
 from grokjax.analysis.path_identity import (
     LENS,
     MARGIN,
@@ -150,10 +150,8 @@ def analyze_and_report(
     if runs is not None:
         by_folder = {results.workdir: name for name, results in populations.items()}
         own: dict[str, list[int]] = {}
-        known = set(found.runs.run_id)
+        check_run_ids(found, runs)
         for run_id in runs:
-            if run_id not in known:
-                raise UserError(f"--runs={run_id}: no such run; they are 0 to {max(known)}")
             results, own_id = found.locate(run_id)
             own.setdefault(by_folder[results.workdir], []).append(own_id)
         asked = dict(own)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from grokjax.data.graph import random_stream
+from grokjax.base.draws import random_stream
 
 NUM_RESAMPLES = 1000
 _LEVELS = (2.5, 97.5)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from grokjax.data.graph import random_stream
+from grokjax.base.draws import random_stream
 
 BOOTSTRAP, RANGE, WILSON = "bootstrap", "range", "wilson"
 BOOTSTRAP_FROM = 8  # runs; fewer are told by their lowest and highest

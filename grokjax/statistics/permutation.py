@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from grokjax.data.graph import random_stream
+from grokjax.base.draws import random_stream
 from grokjax.statistics.survival import COMPETING, EVENT
 
 MOST_LABELLINGS = 200_000  # that are listed; of more, a sample is drawn

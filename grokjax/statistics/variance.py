@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from grokjax.data.graph import random_stream
+from grokjax.base.draws import random_stream
 from grokjax.statistics.intervals import BOOTSTRAP, Interval
 
 REST = "rest"  # interactions and noise

@@ -17,8 +17,6 @@ from grokjax.base.errors import UserError
 from grokjax.settings.config import to_json
 from grokjax.settings.rows import group_label
 
-WANDB = "wandb"
-
 
 def check_mirror(config: ConfigDict) -> None:
     """Refuses a mirror that is not installed, before anything is written.
