@@ -95,7 +95,7 @@ class Attention(nn.Module):
             for name in ("query", "key", "value", "out")
         )
         if self.layout.attention == "columns":
-            return self._in_columns(x, jnp.concatenate([query, key, value], axis=1), out, tap)
+            return self._in_columns(x, (query, key, value), out, tap)
         heads = (self.num_heads, d // self.num_heads)
         if self.layout.attention == "rows":
             joint = _matmul(x, jnp.concatenate([query, key, value], axis=1), flat)
@@ -129,19 +129,20 @@ class Attention(nn.Module):
     def _in_columns(
         self,
         x: Float[Array, "S B D"],
-        kernel: Float[Array, "D Q"],
+        kernels: tuple[Float[Array, "D D"], ...],
         out: Float[Array, "D D"],
         tap: Tap,
     ) -> Float[Array, "S B D"]:
         """The same on [H, K, S, B]: a TPU has 128 lanes, heads are narrower than a batch."""
         s, b, d = x.shape
-        joint = jnp.einsum("sbi,io->osb", x, kernel)
-        query, key, value = joint.reshape(3, self.num_heads, d // self.num_heads, s, b)
+        heads = (self.num_heads, d // self.num_heads, s, b)
+        rows = x.reshape(-1, d)  # a product that turns its result by itself costs more
+        query, key, value = ((rows @ kernel).T.reshape(heads) for kernel in kernels)
         scores = _sum_of_products(query[:, :, :, None], key[:, :, None], axis=1)  # [H, S, T, B]
         weights = self._weights(scores, query.shape[1], axis=2)
         mixed = _sum_of_products(weights[:, None], value[:, :, None], axis=3)  # [H, K, S, B]
         mixed = tap("heads", mixed.transpose(2, 3, 0, 1)).transpose(2, 3, 0, 1)
-        return jnp.einsum("osb,oi->sbi", mixed.reshape(d, s, b), out)
+        return (mixed.reshape(d, -1).T @ out).reshape(x.shape)
 
     def _weights(self, scores: Array, head_dim: int, axis: int) -> Array:
         wide = jnp.promote_types(self.dtype, jnp.float32)
