@@ -13,6 +13,7 @@ from grokjax.base.names import (
     BRIDGE_FOUND,
     BRIDGE_FOUND_STRICT,
     CATEGORIES,
+    END,
 )
 from grokjax.report.panels import Panels, chance_line, lines, published_line
 from grokjax.report.style import BLACK, BLUE, ORANGE, PINK, Picture, in_style, styles
@@ -75,7 +76,7 @@ def _drawn_runs(data: TransferRuns) -> list[pd.DataFrame]:
         "group", sort=False
     ):
         names = in_order(own)
-        chosen = own[own.checkpoint == ("end" if "end" in names else names[-1])]
+        chosen = own[own.checkpoint == (END if END in names else names[-1])]
         runs = data.results.runs[data.results.runs.run_id.isin(chosen.run_id)]
         parts.append(runs.assign(group=group))
     return parts
@@ -125,7 +126,7 @@ def has_doses(data: TransferRuns) -> bool:
 def dose_figure(data: TransferRuns) -> Picture:
     """Accuracy of held-out compositions against the share of their kind that was trained on."""
     table = runs_table(data)
-    table = table[table.checkpoint == "end"]
+    table = table[table.checkpoint == END]
     style = styles(table.group)
     panels = Panels(1, len(CATEGORIES), 3.4, 3.0, sharey=True)
     for axis, asked in zip(panels, CATEGORIES, strict=True):

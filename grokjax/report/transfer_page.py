@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from grokjax.base.names import ATOMIC_NEW, CATEGORIES, PATH_AT, TRAIN_INFERRED
+from grokjax.base.names import ATOMIC_NEW, CATEGORIES, END, PATH_AT, TRAIN_INFERRED
 from grokjax.report.html import (
     Column,
     Finding,
@@ -131,7 +131,7 @@ def _findings(tables: dict[str, pd.DataFrame]) -> list[Finding]:
         return [Finding("No run has finished: nothing can be said.", "transfer_accuracy")]
     own = accuracy[accuracy.variant == accuracy.variant.iloc[0]]
     last = own.groupby("group", sort=False).checkpoint.transform(
-        lambda names: "end" if "end" in set(names) else names.iloc[-1]
+        lambda names: END if END in set(names) else names.iloc[-1]
     )
     own = own[own.checkpoint == last]
     found = []
@@ -334,9 +334,7 @@ def caption(data: TransferRuns) -> str:
 
 
 def _alt_transfer(table: pd.DataFrame) -> str:
-    own = table[
-        table.asked.isin(CATEGORIES) & ((table.checkpoint == "end") | (table.group == EARLY))
-    ]
+    own = table[table.asked.isin(CATEGORIES) & ((table.checkpoint == END) | (table.group == EARLY))]
     parts = zip(own.group, own.asked, own.accuracy, strict=True)
     told = ", ".join(f"{group} {asked.replace('_', ' ')} {a:.2f}" for group, asked, a in parts)
     return f"Curves per group and category against finetuning step; final accuracies: {told}"

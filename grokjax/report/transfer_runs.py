@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from grokjax.base.errors import UserError
+from grokjax.base.names import PATH, SATURATION
 from grokjax.data.graph import HOP_SETTINGS
 from grokjax.model.cost import train_flops
 from grokjax.results import Results, load
@@ -84,8 +85,8 @@ def read_transfers(results: Results) -> TransferRuns:
         }
         checkpoints = t.checkpoint.split("+")
         rows += [row | {"checkpoint": name} for name in checkpoints]
-        if t.group == "natural" and "saturation" in checkpoints and "path" not in checkpoints:
-            rows.append(row | {"group": EARLY, "checkpoint": "saturation"})
+        if t.group == "natural" and SATURATION in checkpoints and PATH not in checkpoints:
+            rows.append(row | {"group": EARLY, "checkpoint": SATURATION})
     members = pd.DataFrame(rows).sort_values("group", key=lambda g: g == EARLY, kind="stable")
     first = ["group", "checkpoint", "variant"]
     return TransferRuns(results, members[[*first, *members.columns.drop(first)]])

@@ -17,6 +17,7 @@ from grokjax.base.names import (
     BRIDGE_FOUND,
     BRIDGE_FOUND_STRICT,
     CATEGORIES,
+    END,
     EVENT_AT,
     ID_ATOMIC,
     TEST_INFERRED_IID,
@@ -225,11 +226,11 @@ def equivalence_table(data: TransferRuns, margin: float = MARGIN) -> pd.DataFram
       neither answers `FLOOR`, `equivalent` (p_equivalent below 0.05), `different` (p_different
       below 0.05 and a difference beyond the margin) or `not shown`. No rows without a reference.
     """
-    reference = data.members[(data.members.group == REFERENCE) & (data.members.checkpoint == "end")]
+    reference = data.members[(data.members.group == REFERENCE) & (data.members.checkpoint == END)]
     rows = []
     for cell, own in data.cells():
         base = reference[reference.variant == cell["variant"]]
-        if not len(base) or (cell["group"], cell["checkpoint"]) == (REFERENCE, "end"):
+        if not len(base) or (cell["group"], cell["checkpoint"]) == (REFERENCE, END):
             continue
         pairs = own.merge(base, on="seed", suffixes=("", "_base"), validate="one_to_one")
         pairs = pairs[pairs.run_id != pairs.run_id_base]
