@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-from commands import MAX_SECONDS, ROOT, Process, handles, prepare
+from commands import MAX_SECONDS, ROOT, Process, commit, handles, prepare
 from trials import Trials, damaged, has_state, newest_steps, own_disk
 
 
@@ -288,10 +288,10 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE")
     args = parser.parse_args()
     prepare()
-    commit = _commit()
+    tried = commit()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="trials"))  # left as it is by one that fails
-    print(f"{commit}, seed {args.seed}, in {folder}", flush=True)
+    print(f"{tried}, seed {args.seed}, in {folder}", flush=True)
     trials = Trials(folder, args.seed)
     for trial in range(args.trials):
         for kind in args.kinds:
@@ -299,7 +299,7 @@ def main() -> None:
                 continue
             begin = time.monotonic()
             row = KINDS[kind](trials)
-            row |= {"seconds": f"{time.monotonic() - begin:.1f}", "commit": commit}
+            row |= {"seconds": f"{time.monotonic() - begin:.1f}", "commit": tried}
             _append(args.out, {"kind": kind, "trial": trial} | row)
             print(kind, trial, row, flush=True)
     shutil.rmtree(folder)
@@ -310,11 +310,6 @@ def _tried(path: pathlib.Path, kind: str) -> int:
         return 0
     with open(path, newline="") as file:
         return sum(row["kind"] == kind for row in csv.DictReader(file))
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _append(path: pathlib.Path, row: dict) -> None:
