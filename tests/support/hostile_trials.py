@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from commands import MAX_SECONDS, ROOT, Process, commit, handles, prepare
-from trials import Trials, damaged, has_state, newest_steps, own_disk
+from trials import Trials, damaged, has_state, newest_step, newest_steps, own_disk
 
 
 def sweep(t: Trials) -> dict:
@@ -231,7 +231,7 @@ def refuse(t: Trials) -> dict:
 def one_of_two(t: Trials) -> dict:
     """kill -9 of one of two processes at a random moment; then on as one."""
     arguments = ["train", f"--config={t.folder / 'two.py'}"]
-    moment = t.after(arguments, devices=2)
+    _, span, _ = t.whole(arguments, has_state, devices=2)
     workdir = t.new()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -241,17 +241,18 @@ def one_of_two(t: Trials) -> dict:
         Process([*arguments, *both, f"--process-id={i}"], pathlib.Path(f"{workdir}.{i}.log"))
         for i in range(2)
     ]
-    killed = t.rng.randrange(2)
-    if t.rng.random() < 0.9:  # else while they find each other
+    killed, step = t.rng.randrange(2), t.rng.randrange(-10, 60, 10)
+    if step >= 0:  # else while they find each other
         pair[0].wait_until((workdir / "curves.csv").exists)
-    time.sleep(moment)
+    pair[0].wait_until(lambda: newest_step(workdir) >= step)
+    time.sleep(t.rng.uniform(0, span / 6))
     pair[killed].signal(signal.SIGKILL)
     begin = time.monotonic()
     codes = [process.wait() for process in pair]
     waited = time.monotonic() - begin
     assert codes[1 - killed] != 75, codes
     assert not damaged(workdir)
-    noted = f"process {killed} at {newest_steps(workdir) or 0}; other left after {waited:.1f} s"
+    noted = f"process {killed} at {newest_step(workdir)}; other left after {waited:.1f} s"
     t.finish(arguments, workdir, devices=2)
     return {"events": int(codes[killed] == -9), "noted": noted}
 

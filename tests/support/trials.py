@@ -187,8 +187,14 @@ def newest_steps(workdir: pathlib.Path) -> str:
     return " ".join(f"{name}:{step}" for name, step in sorted(newest.items()))
 
 
+def newest_step(workdir: pathlib.Path) -> int:
+    """The newest sealed one of a population; 0 if there is none."""
+    sealed = workdir.glob("checkpoints/state/*/manifest.json")
+    return max((int(path.parent.name) for path in sealed), default=0)
+
+
 def has_state(workdir: pathlib.Path) -> bool:
-    return any(workdir.glob("checkpoints/state/*/manifest.json"))
+    return newest_step(workdir) > 0
 
 
 @contextlib.contextmanager
