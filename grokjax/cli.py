@@ -14,6 +14,7 @@ import grokjax
 from grokjax.arguments import make_parser, parse, printing_plainly, tell
 from grokjax.base.errors import RESUMABLE, DiskError, UserError
 from grokjax.base.files import disk_error, given_path
+from grokjax.base.text import counted
 from grokjax.runtime.interrupt import Interrupted, ending_in_order
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     config, rows = read_experiment(args.config, overrides)
     found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run, plan_only=args.plan_only)
     if found is not None and is_primary():
-        print(f"\n{len(found.runs)} runs: {found.workdir / 'runs.csv'}; grokjax report draws them")
+        runs = counted(len(found.runs), "run")
+        print(f"\n{runs}: {found.workdir / 'runs.csv'}; grokjax report draws them")
 
 
 def _train_population(args: argparse.Namespace, overrides: Sequence[str]) -> None:

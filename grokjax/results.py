@@ -16,6 +16,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
+from grokjax.base.text import counted
 from grokjax.data.dataset import Dataset
 from grokjax.data.loading import load_dataset
 from grokjax.model import Buffers, ModelConfig, Params
@@ -48,11 +49,12 @@ class StoredRuns(abc.ABC):
     def __repr__(self) -> str:
         states = ", ".join(f"{n} {state}" for state, n in self.runs.status.value_counts().items())
         regimes = list(dict.fromkeys(self.runs.regime))
+        num_runs = counted(len(self.runs), "run")
         shown = ", ".join(map(str, regimes[:4])) + ", ..." * (len(regimes) > 4)
         steps = f"steps 0 to {self.curves.step.max():,}" if len(self.curves) else "no curves yet"
         return (
-            f"<{type(self).__name__} {str(self.workdir)[-60:]}: {len(self.runs)} runs ({states})"
-            f" of {shown}; {steps}; see .runs, .curves, .config, .weights(run_id),"
+            f"<{type(self).__name__} {str(self.workdir)[-60:]}: {num_runs} ({states}) of"
+            f" {shown}; {steps}; see .runs, .curves, .config, .weights(run_id),"
             " .dataset(run_id)>"
         )
 
@@ -98,9 +100,12 @@ class StoredRuns(abc.ABC):
         Raises:
           UserError: there is no such run.
         """
+        self._require(run_id)
+        return self._own(run_id)
+
+    def _require(self, run_id: int) -> None:
         if run_id not in self.runs.run_id.tolist():
             raise UserError(f"--run={run_id}: {self.workdir} has runs 0 to {len(self.runs) - 1}")
-        return self._own(run_id)
 
     def run_config(self, run_id: int) -> ConfigDict:
         """The resolved settings of one run."""
@@ -114,7 +119,7 @@ class StoredRuns(abc.ABC):
     def parameters(self, run_id: int, step: int | None = None) -> dict[str, Any]:
         """One run's {"params", "ema_params", "buffers"} at a stored step, the last by default."""
         population, own = self.locate(run_id)
-        stored = read_weights(population.workdir, ["params", "ema_params"], [own], step)[0]
+        stored = read_weights(population.workdir, ["params", "ema_params"], own, step)
         return jax.tree.map(jnp.asarray, stored)
 
     def weights(
@@ -164,7 +169,7 @@ class Results(StoredRuns):
     ) -> tuple[Params, Buffers]:
         name = "ema_params" if ema else "params"
         stored = read_weights(self.workdir, [name], run_ids, step)
-        return jax.tree.map(lambda *x: jnp.stack(x), *[(x[name], x["buffers"]) for x in stored])
+        return jax.tree.map(jnp.asarray, (stored[name], stored["buffers"]))
 
 
 def load(workdir: str | os.PathLike) -> Results:

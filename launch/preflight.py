@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 
 from grokjax.base.errors import UserError
+from grokjax.base.text import counted
 from grokjax.sweeps.plan import PlannedPopulation, population_folder
 from launch.job import Job
 
@@ -46,8 +47,8 @@ def check_disk(workdir: pathlib.Path, populations: Sequence[PlannedPopulation]) 
     if needed > free:
         raise UserError(
             f"workdir {workdir}: {free / 2**30:.1f} GiB free, the checkpoints of"
-            f" {len(populations)} populations take up to {needed / 2**30:.1f} GiB; make room, or"
-            " lower checkpoint.keep or checkpoint.analysis_steps_per_decade"
+            f" {counted(len(populations), 'population')} take up to {needed / 2**30:.1f} GiB; make"
+            " room, or lower checkpoint.keep or checkpoint.analysis_steps_per_decade"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from grokjax.base.errors import UserError
 from grokjax.base.names import FAILED
+from grokjax.base.text import counted
 from grokjax.runtime.interrupt import ended_with_us
 from grokjax.settings.config import flatten
 from grokjax.settings.own_functions import is_own, values_of
@@ -96,7 +97,7 @@ def stop(workdir: pathlib.Path) -> None:
     others = [row for row in survey(workdir, plan, {}) if row.is_taken]
     elsewhere = local.stop(workdir, [r.population for r in others if r.population not in names])
     asked = names | {row.population for row in others} - set(elsewhere)
-    print(f"{workdir}: {len(asked)} rows asked to stop")
+    print(f"{workdir}: {counted(len(asked), 'row')} asked to stop")
     for population, where in elsewhere.items():
         print(f"population {population}: {where}")
 
@@ -157,7 +158,7 @@ def _options(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _submit(args: argparse.Namespace, plan: Plan, rows: Sequence[Row]) -> int:
     names = unfinished(rows)
     taken = sum(row.is_taken for row in rows)
-    said = f"{args.workdir}: {len(names)} rows to submit, {taken} running or waiting"
+    said = f"{args.workdir}: {counted(len(names), 'row')} to submit, {taken} running or waiting"
     if args.dry_run:
         said = f"{table(rows)}\n{said}"
     if not names:

@@ -1,6 +1,8 @@
 """Tests run on four virtual CPU devices."""
 
+import csv
 import os
+import pathlib
 
 # Before JAX starts. Workers share one compilation cache: most tests compile the same programs.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +16,7 @@ import shapes
 shapes.check_annotations()
 
 import launching  # noqa: E402
+from commands import commit  # noqa: E402
 from tiny import ROOT, tiny_config  # noqa: E402
 
 from grokjax.runtime.devices import setup_devices  # noqa: E402
@@ -43,6 +46,23 @@ def workdir(tmp_path):
 def workers_environment(monkeypatch):
     for name, value in launching.OWN.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def measured(request):
+    """Notes a number, in the table GROKJAX_OPERATIONS_TABLE=FILE.csv if one is asked for."""
+
+    def note(what: str, value: float | str, limit: str = "-") -> None:
+        print(f"{what}: {value}")
+        if table := os.environ.get("GROKJAX_OPERATIONS_TABLE"):
+            is_new = not pathlib.Path(table).exists()
+            with open(table, "a", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if is_new:
+                    writer.writerow(["test", "what", "measured", "limit", "commit"])
+                writer.writerow([request.node.name, what, value, limit, commit()])
+
+    return note
 
 
 @pytest.fixture

@@ -40,6 +40,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:,.1f} days"
 
 
+def counted(num: int, noun: str) -> str:
+    """`1 run`, `2 runs`, `1,000 runs`."""
+    return f"{num:,} {noun}{'s' * (num != 1)}"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """A table's lines, its columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

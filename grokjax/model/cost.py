@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from grokjax.base.text import duration
+from grokjax.base.text import counted, duration
 from grokjax.model import DECODER, ModelConfig, num_parameters
 
 
@@ -68,8 +68,8 @@ class Estimate:
             memory += f" of {self.bytes_available / 2**30:.1f} GiB"
         seconds = self.total_flops / self.flops_per_second
         return (
-            f"{self.num_runs} runs x {self.num_parameters:,} parameters, memory {memory}; "
-            f"{self.total_flops:.2g} FLOP: at least {duration(seconds)} "
+            f"{counted(self.num_runs, 'run')} x {self.num_parameters:,} parameters, memory"
+            f" {memory}; {self.total_flops:.2g} FLOP: at least {duration(seconds)} "
             f"at the {self.flops_per_second / 1e9:,.0f} GFLOP/s that matrix products reach here"
         )
 

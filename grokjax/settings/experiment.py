@@ -29,7 +29,7 @@ from grokjax.settings.declarations import SECTIONS, SETTINGS
 from grokjax.settings.own_functions import resolve
 from grokjax.settings.rows import Sweep
 from grokjax.settings.suggestions import meant_setting, nearest_setting, unknown_setting
-from grokjax.settings.validation import validate
+from grokjax.settings.validation import validate, validate_names
 
 # Where experiment files of before imported from.
 _GONE = ("grokjax.config", "grokjax.experiment", "grokjax.sweep")
@@ -79,9 +79,9 @@ def read_experiment(
         config = _call(module.get_config, argument, path, source)
     if not isinstance(config, ConfigDict):
         raise UserError(f"{file}: its get_config() gives no ConfigDict; start from default_config")
-    if not isinstance(config, Settings):
-        with _running(module):
-            config = from_json(config.to_dict())
+    with _running(module):
+        config = config if isinstance(config, Settings) else from_json(config.to_dict())
+        validate_names(config)
     if isinstance(overrides, Mapping):
         for name, value in overrides.items():
             set_setting(config, name, value)

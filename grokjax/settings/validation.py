@@ -22,7 +22,7 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: one line with the setting, its value and what would do.
     """
-    _validate_names(config)
+    validate_names(config)
     _validate_values(config)
     _validate_model(config.model)
     _validate_training(config)
@@ -33,8 +33,12 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def _validate_names(config: ConfigDict) -> None:
-    """Of configs that were not made from the default one, or were unlocked."""
+def validate_names(config: ConfigDict) -> None:
+    """Of configs that were not made from the default one, or were unlocked.
+
+    Raises:
+      UserError: one line with a setting that it lacks, or that there is not.
+    """
     given = {name for name in flatten(config) if not name.startswith("runs[")}
     for name in sorted(given - SETTINGS.keys()):
         raise UserError(unknown_setting(name))

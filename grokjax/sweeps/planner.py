@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.names import FINISHED
-from grokjax.base.text import aligned, duration
+from grokjax.base.text import aligned, counted, duration
 from grokjax.instruments.fit import runs_that_fit
 from grokjax.instruments.targets import machine
 from grokjax.model import DECODER, num_parameters
@@ -196,7 +196,8 @@ def describe_plan(plan: Plan, states: Mapping[str, str]) -> str:
     lines = aligned([(*header, "differs in"), *rows])
     num_runs = sum(len(p.run_hashes) for p in plan.populations)
     lines.append(
-        f"{len(rows)} populations, {num_runs} runs; {total:.1e} FLOP left: at least"
+        f"{counted(len(rows), 'population')}, {counted(num_runs, 'run')}; {total:.1e} FLOP left:"
+        " at least"
         f" {duration(total / rate)} at the {rate / 1e9:,.0f} GFLOP/s {whose}"
     )
     return "\n".join(lines)

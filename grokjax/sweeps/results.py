@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
@@ -62,18 +63,24 @@ class SweepResults(StoredRuns):
     def stacked_weights(
         self, run_ids: Sequence[int], step: int | None = None, *, ema: bool = True
     ) -> tuple[Params, Buffers]:
-        found = []
         for run_id in run_ids:
-            population, own = self.locate(run_id)
-            found.append(population.stacked_weights([own], step, ema=ema))
-        shapes = [jax.tree.map(lambda x: x.shape, weights) for weights in found]
+            self._require(run_id)
+        rows = self.runs.set_index("run_id").loc[list(run_ids)].reset_index()
+        by_population = list(rows.groupby("population", sort=False))
+        found = [
+            self.population(str(name)).stacked_weights(
+                own.population_run_id.tolist(), step, ema=ema
+            )
+            for name, own in by_population
+        ]
+        shapes = [jax.tree.map(lambda x: x.shape[1:], weights) for weights in found]
         if any(shape != shapes[0] for shape in shapes):
             raise UserError(f"{self.workdir}: runs {list(run_ids)} are of different models")
-        return jax.tree.map(lambda *x: jnp.concatenate(x), *found)
+        places = np.argsort(np.concatenate([own.index for _, own in by_population]))
+        return jax.tree.map(lambda *x: jnp.concatenate(x)[places], *found)
 
     def run_config(self, run_id: int) -> ConfigDict:
-        if run_id not in self.runs.run_id.tolist():
-            return super().run_config(run_id)
+        self._require(run_id)
         return self.run_configs[run_id].copy_and_resolve_references()
 
     def _only(self, name: str) -> Any:

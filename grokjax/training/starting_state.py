@@ -84,7 +84,7 @@ def _weights(runs: pd.DataFrame, transfer: ConfigDict) -> Any:
             " that this finetuning was planned from; give a new --workdir"
         )
     name = "ema_params" if transfer.weights == "ema" else "params"
-    stored = read_weights(transfer.source, [name], [transfer.run_id], transfer.step)[0]
+    stored = read_weights(transfer.source, [name], transfer.run_id, transfer.step)
     return stored[name], stored["buffers"]
 
 

@@ -24,14 +24,17 @@ def analysis_weights(state: RunState) -> dict[str, Any]:
 
 
 def read_weights(
-    workdir: str | os.PathLike, names: Sequence[str], run_ids: Sequence[int], step: int | None
-) -> list[dict[str, Any]]:
-    """Of each run its buffers and the weights asked for, at a stored step; on the host.
+    workdir: str | os.PathLike,
+    names: Sequence[str],
+    runs: int | Sequence[int],
+    step: int | None,
+) -> dict[str, Any]:
+    """Buffers, and the weights asked for, at a stored step; on the host.
 
     Args:
       workdir: of a population.
       names: "params", "ema_params" or both.
-      run_ids: in the order wanted.
+      runs: one run; or several in the order wanted, which gives a leading run axis.
       step: the last that is stored when None.
 
     Raises:
@@ -48,4 +51,4 @@ def read_weights(
         if not stored:
             raise UserError(f"{checkpoints.directory}: no parameters are stored; train first")
         step = stored[-1] if step is None else step
-        return [checkpoints.restore_analysis(step, like, run_id) for run_id in run_ids]
+        return checkpoints.restore_analysis(step, like, runs)

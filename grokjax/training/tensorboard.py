@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.summary_v2 import (
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from grokjax.base.names import OOD_ACCURACY, OOD_BRIDGE_FOUND, TRAINING_ACCURACY
+from grokjax.base.text import counted
 from grokjax.settings.rows import swept_values
 
 _HEAD, _FRAME = 12, 16  # bytes of a record before its content, and around it
@@ -77,7 +78,8 @@ class TensorBoardWriters:
                     path.unlink(missing_ok=True)
                 mended += 1
         if mended:
-            print(f"{root}: events of {mended} runs were not whole; written anew from curves.csv")
+            whose = counted(mended, "run")
+            print(f"{root}: events of {whose} were not whole; written anew from curves.csv")
         self.flush()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -25,6 +25,7 @@ from grokjax.base.names import (
     PATH_AT,
     SATURATION,
 )
+from grokjax.base.text import counted
 from grokjax.results import Results
 from grokjax.settings.config import Row
 from grokjax.statistics.events import at_kept_site, order_table
@@ -130,7 +131,7 @@ def _locate(
 
 def describe_sources(config: ConfigDict, looked_for: pd.DataFrame) -> str:
     """What will be finetuned, and what was skipped, for a terminal."""
-    lines = [f"finetuning: {len(config.runs)} runs"]
+    lines = [f"finetuning: {counted(len(config.runs), 'run')}"]
     skipped = looked_for[looked_for.skipped != ""]
     for (group, checkpoint, why), own in skipped.groupby(["group", "checkpoint", "skipped"]):
         runs = ", ".join(str(run_id) for run_id in own.run_id if run_id != "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -59,7 +60,8 @@ def _open_array(
 
 
 def read_runs(folder: pathlib.Path, like: Any, runs: Any) -> Any:
-    """Rows of each leaf; or one run's slice, compared with its hash if there are any.
+    """Rows of each leaf, or one run's slice; those that are named are compared with their hashes,
+    if there are any.
 
     Raises:
       UserError: an array's slice is damaged.
@@ -68,15 +70,24 @@ def read_runs(folder: pathlib.Path, like: Any, runs: Any) -> Any:
     names = jax.tree_util.tree_map_with_path(lambda path, _: _dotted(path), like)
     futures = jax.tree.map(lambda name: _open_array(folder, name, context)[runs].read(), names)
     arrays = jax.tree.map(lambda future: future.result(), futures)
-    if isinstance(runs, int) and (folder / RUN_HASHES).exists():
-        stored = sorted(_stored_shapes(folder))
-        with open(folder / RUN_HASHES, "rb") as file:
-            file.seek(runs * len(stored) * _DIGEST_SIZE)
-            hashes = {name: file.read(_DIGEST_SIZE) for name in stored}
-        for name, array in zip(jax.tree.leaves(names), jax.tree.leaves(arrays), strict=True):
-            if _digest(array) != hashes[name]:
-                raise UserError(f"{folder}: {name} of run {runs} is damaged")
+    if not isinstance(runs, slice) and (folder / RUN_HASHES).exists():
+        by_name = dict(zip(jax.tree.leaves(names), jax.tree.leaves(arrays), strict=True))
+        if isinstance(runs, int):
+            _compare_hashes(folder, runs, by_name)
+        else:
+            for i, run in enumerate(runs):
+                _compare_hashes(folder, run, {name: x[i] for name, x in by_name.items()})
     return arrays
+
+
+def _compare_hashes(folder: pathlib.Path, run: int, arrays: Mapping[str, np.ndarray]) -> None:
+    stored = sorted(_stored_shapes(folder))
+    with open(folder / RUN_HASHES, "rb") as file:
+        file.seek(run * len(stored) * _DIGEST_SIZE)
+        hashes = {name: file.read(_DIGEST_SIZE) for name in stored}
+    for name, array in arrays.items():
+        if _digest(array) != hashes[name]:
+            raise UserError(f"{folder}: {name} of run {run} is damaged")
 
 
 def write_run_hashes(folder: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -173,23 +173,26 @@ class Checkpoints:
             print(f"{folder}: saved by {changed}; what follows may round otherwise", flush=True)
         return state
 
-    def restore_analysis(self, step: int, like: Any, run: int | None = None) -> Any:
+    def restore_analysis(
+        self, step: int, like: Any, runs: int | Sequence[int] | None = None
+    ) -> Any:
         """Parameters and EMA of a step: {"params": ..., "ema_params": ...}.
 
         Args:
           step: one of `steps("analysis")`; its files are verified once.
           like: structure, shapes and dtypes, run axis included; a part of what is stored will do.
-          run: only this run's slice, without the run axis; reads and verifies only its own chunks.
+          runs: only these runs' slices (of a number without the run axis); reads and verifies only
+            their own chunks.
         """
         folder = self._folder("analysis", step)
-        if run is not None:
+        if runs is not None:
             manifest = verify(folder, self._settings, content=False)
             if RUN_HASHES in manifest["files"]:
-                return self._restore(folder, like, run)
+                return self._restore(folder, like, runs)
         if folder not in self._verified:
             verify(folder, self._settings)
             self._verified.add(folder)
-        return self._restore(folder, like, slice(None) if run is None else run)
+        return self._restore(folder, like, slice(None) if runs is None else runs)
 
     def restore_state(self, step: int, like: Any, run: int) -> Any:
         """One run's part of a full state, `like` and `run` as above; step is one of `steps()`."""

@@ -107,7 +107,7 @@ def test_a_failed_row_is_named_and_retried(tmp_path, capsys):
     assert "has curves.csv but no config.json" in (folder / "error.txt").read_text()
     (folder / "curves.csv").unlink()
     assert main(["retry", str(workdir)]) == 0
-    assert "1 rows to submit" in capsys.readouterr().out
+    assert "1 row to submit" in capsys.readouterr().out
     assert rows_of(workdir)[0].state == "done"
     assert main(["retry", str(workdir)]) == 0
     assert "nothing has failed" in capsys.readouterr().out
@@ -257,7 +257,7 @@ def test_preflight(workdir, tmp_path, monkeypatch):
     population = read_plan(workdir).populations[0]
     free = type("Usage", (), {"free": population.checkpoint_bytes - 1})
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: free)
-    with pytest.raises(UserError, match=r"free, the checkpoints of 1 populations take up to"):
+    with pytest.raises(UserError, match=r"free, the checkpoints of 1 population take up to"):
         preflight.check_disk(workdir, [population])
     folder = population_folder(workdir, "000") / "checkpoints" / "state"
     folder.mkdir(parents=True)

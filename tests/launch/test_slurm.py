@@ -4,7 +4,6 @@ The short form is in the default run where Slurm is installed; the others have t
 With GROKJAX_OPERATIONS_TABLE=FILE.csv they write down what they have measured.
 """
 
-import csv
 import json
 import os
 import pathlib
@@ -39,22 +38,6 @@ def nodes(tmp_path_factory):
         patch.setenv("JAX_NUM_CPU_DEVICES", "1")
         with cluster(tmp_path_factory.mktemp("slurm"), KILL_WAIT) as names:
             yield names
-
-
-@pytest.fixture
-def measured(request):
-    """Notes a number, in the table of results if one is asked for."""
-
-    def note(what: str, value: float | str, limit: str) -> None:
-        if table := os.environ.get("GROKJAX_OPERATIONS_TABLE"):
-            is_new = not pathlib.Path(table).exists()
-            with open(table, "a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if is_new:
-                    writer.writerow(["test", "what", "measured", "limit"])
-                writer.writerow([request.node.name, what, value, limit])
-
-    return note
 
 
 def planned(workdir, widths=(16,), num_seeds=1, **changes):
@@ -294,7 +277,7 @@ def test_a_bad_coordinator_is_named(nodes, tmp_path, measured):
     assert survey(workdir)[0].state == "failed"
     error = (population_folder(workdir, "000") / "error.txt").read_text()
     assert "no.such.host" in error and error.count("\n") == 1
-    measured("seconds to the error, of which 3 looking for the name", round(seconds, 1), "-")
+    measured("seconds to the error, of which 3 looking for the name", round(seconds, 1))
 
 
 @pytest.mark.slurm
@@ -314,7 +297,7 @@ def test_stop_saves_and_does_not_requeue(nodes, tmp_path, capsys, measured):
     assert main(["stop", str(workdir)]) == 0
     wait_for(queue_is_empty)
     assert f"resuming at step {saved:,}" in log_of(workdir)
-    measured("step saved when stopped, then resumed from", saved, "-")
+    measured("step saved when stopped, then resumed from", saved)
 
 
 @pytest.mark.slurm
@@ -347,7 +330,7 @@ def test_the_time_limit(nodes, tmp_path, measured):
     assert f"resuming at step {saved:,}" in log_of(workdir)
     assert main(["stop", str(workdir)]) == 0
     wait_for(queue_is_empty)
-    measured("step saved before a limit of 2 minutes, and resumed from", saved, "-")
+    measured("step saved before a limit of 2 minutes, and resumed from", saved)
 
 
 def test_who_waits_for_slurm_has_it(nodes):

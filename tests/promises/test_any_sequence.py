@@ -6,14 +6,15 @@ synchronised, or a chunk is over, the folder is copied, whatever other threads a
 the copy takes the place of what the process left when it ended.
 """
 
+import collections
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
 import shutil
 import signal
 import tempfile
-import threading
 
 import hypothesis.strategies as st
 import jax
@@ -28,6 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from kill_trials import outcome
+from snapshots import contents, snapshot_taken
 from tiny import tiny_config
 
 import grokjax
@@ -92,13 +94,30 @@ def same(a, b):
     return all(x == y or (x != x and y != y) for x, y in zip(a, b, strict=True))
 
 
+def act(**drawn):
+    """A rule that is counted."""
+
+    def decorated(function):
+        @rule(**drawn)
+        @functools.wraps(function)
+        def counted(self, **values):
+            self.tried[function.__name__.replace("_", " ")] += 1
+            function(self, **values)
+
+        return counted
+
+    return decorated
+
+
 class Workdirs(RuleBasedStateMachine):
     """A workdir and what must be in it."""
 
     whole: Undisturbed  # of the class that a test makes
+    tried: collections.Counter
 
     def __init__(self):
         super().__init__()
+        self.tried["sequences"] += 1
         self._scratch = tempfile.TemporaryDirectory()
         self.workdir = pathlib.Path(self._scratch.name) / "w"
         self.num_steps = 0  # of the longest training that was asked for
@@ -111,11 +130,11 @@ class Workdirs(RuleBasedStateMachine):
 
     # What is done.
 
-    @rule(num_steps=LENGTHS)
+    @act(num_steps=LENGTHS)
     def start_or_go_on_or_extend(self, num_steps):
         self._train(num_steps)
 
-    @rule(num_steps=LENGTHS, after=st.integers(1, 12))
+    @act(num_steps=LENGTHS, after=st.integers(1, 12))
     def interrupt(self, num_steps, after):
         calls = []
 
@@ -126,7 +145,7 @@ class Workdirs(RuleBasedStateMachine):
 
         self._train(num_steps, on_step)
 
-    @rule(num_steps=LENGTHS, after=st.integers(1, 120), torn=st.booleans())
+    @act(num_steps=LENGTHS, after=st.integers(1, 120), torn=st.booleans())
     def kill(self, num_steps, after, torn):
         copy = self.workdir.with_name("copy")
         with snapshot_taken(self.workdir, copy, after) as taken:
@@ -146,7 +165,7 @@ class Workdirs(RuleBasedStateMachine):
                 self._note_taken()
 
     @precondition(lambda self: any(self.good.values()))
-    @rule(place=PLACES, how=st.sampled_from(["flip", "cut", "remove", "unseal", "whole step"]))
+    @act(place=PLACES, how=st.sampled_from(["flip", "cut", "remove", "unseal", "whole step"]))
     def damage(self, place, how):
         steps = sorted((kind, step) for kind in KINDS for step in self.good[kind])
         kind, step = steps[place % len(steps)]
@@ -168,14 +187,14 @@ class Workdirs(RuleBasedStateMachine):
             shutil.rmtree(folder)
         self.good[kind].remove(step)
 
-    @rule(what=st.sampled_from(["tensorboard", "timing.json", "figures", "report.html"]))
+    @act(what=st.sampled_from(["tensorboard", "timing.json", "figures", "report.html"]))
     def delete(self, what):
         """What others are made from anew."""
         path = self.workdir / what
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     @precondition(lambda self: len(self._lines()) > 2)
-    @rule(place=PLACES, how=st.sampled_from(["take out", "double", "cut", "tear"]))
+    @act(place=PLACES, how=st.sampled_from(["take out", "double", "cut", "tear"]))
     def edit_curves(self, place, how):
         header, *lines = (line for line in self._lines() if line.endswith("\n"))
         at = place % len(lines)
@@ -191,7 +210,7 @@ class Workdirs(RuleBasedStateMachine):
         self._note_taken()
 
     @precondition(lambda self: self._has("config.json"))
-    @rule()
+    @act()
     def change_a_setting(self):
         before = contents(self.workdir)
         with pytest.raises(UserError, match=r"optimizer.learning_rate: 0.001 -> 0.002"):
@@ -199,7 +218,7 @@ class Workdirs(RuleBasedStateMachine):
         assert contents(self.workdir) == before
 
     @precondition(lambda self: self._has("runs.csv") and self._lines())
-    @rule()
+    @act()
     def evaluate(self):
         """The parameters of every step that is listed and whole."""
         results = grokjax.load(self.workdir)
@@ -208,7 +227,7 @@ class Workdirs(RuleBasedStateMachine):
             assert weights == self.whole.end(step)[2], step
 
     @precondition(lambda self: self._has("runs.csv") and self._lines())
-    @rule()
+    @act()
     def report(self):
         results = grokjax.load(self.workdir)
         page = write_report(results).read_text()
@@ -314,52 +333,13 @@ class Workdirs(RuleBasedStateMachine):
         self.taken |= self._lacking()
 
 
-class snapshot_taken:
-    """Copies a folder at a moment: before the so-manieth rename, synchronisation or chunk."""
-
-    def __init__(self, folder, copy, after):
-        self._folder, self._copy, self._left = folder, copy, after
-        self._lock = threading.Lock()
-        self.is_there = False
-
-    def __enter__(self):
-        self._patch = pytest.MonkeyPatch()
-        for name in ("rename", "replace", "fsync"):
-            self._patch.setattr(os, name, self._counted(getattr(os, name)))
-        return self
-
-    def __exit__(self, *_):
-        self._patch.undo()
-
-    def _counted(self, function):
-        def counted(*args, **kwargs):
-            self.count()
-            return function(*args, **kwargs)
-
-        return counted
-
-    def count(self):
-        with self._lock:
-            self._left -= 1
-            if self._left == 0 and self._folder.exists():
-                with contextlib.suppress(shutil.Error):  # what vanishes meanwhile is not there
-                    shutil.copytree(self._folder, self._copy, symlinks=True)
-                self.is_there = True
-
-
-def contents(folder):
-    """Of every file; but for the lock, which names who had it last."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
-    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
-
-
 @pytest.fixture(scope="module")
 def machine():
     """With the programs compiled once for all sequences."""
     patch = pytest.MonkeyPatch()
     whole = Undisturbed()
     patch.setattr("grokjax.training.loop.Population", lambda *_: whole.population)
-    yield type("Workdir", (Workdirs,), {"whole": whole})
+    yield type("Workdir", (Workdirs,), {"whole": whole, "tried": collections.Counter()})
     patch.undo()
 
 
@@ -385,5 +365,8 @@ def test_some_sequences(machine):
 
 @ABANDONED
 @pytest.mark.kill
-def test_many_sequences(machine):
+def test_many_sequences(machine, measured):
+    machine.tried.clear()
     run_sequences(machine, int(os.environ.get("GROKJAX_SEQUENCES", "500")))
+    for what, times in machine.tried.items():
+        measured(what, times)

@@ -18,6 +18,7 @@ from grokjax.base.errors import UserError
 from grokjax.cli import main
 from grokjax.settings import load_experiment
 from grokjax.settings.declarations import SETTINGS
+from grokjax.workdir.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,20 @@ def test_completion_knows_every_command_and_setting(capsys):
     assert all(f"--config.{name}=" in text for name in SETTINGS)
 
 
-def test_a_sweeps_results_are_like_a_populations(sweep):
+@pytest.fixture
+def restores(monkeypatch):
+    """The runs of every restore of stored weights from now on."""
+    restored, restore = [], Checkpoints.restore_analysis
+
+    def counted(self, step, like, runs=None):
+        restored.append(runs)
+        return restore(self, step, like, runs)
+
+    monkeypatch.setattr(Checkpoints, "restore_analysis", counted)
+    return restored
+
+
+def test_a_sweeps_results_are_like_a_populations(sweep, restores):
     public = {n for n in dir(grokjax.Results) if not n.startswith("_")}
     assert public <= {n for n in dir(grokjax.SweepResults) if not n.startswith("_")}
     assert len(sweep.run_configs) == 4
@@ -148,7 +162,9 @@ def test_a_sweeps_results_are_like_a_populations(sweep):
         _ = sweep.model
     with pytest.raises(UserError, match=r"runs \[0, 2\] are of different models"):
         sweep.stacked_weights([0, 2])
+    restores.clear()
     both, _ = sweep.stacked_weights([3, 2])
+    assert restores == [[1, 0]]  # together
     own, _ = sweep.population("001").stacked_weights([1, 0])
     assert all(map(np.array_equal, jax.tree.leaves(both), jax.tree.leaves(own)))
 
@@ -193,4 +209,4 @@ def test_a_dry_run_shows_what_is_done(sweep, tmp_path, capsys, workers_environme
     told = capsys.readouterr().err
     lines = [line.split()[:2] for line in told.splitlines()]
     assert ["000", "done"] in lines and ["001", "done"] in lines and ["002", "pending"] in lines
-    assert "2 done, 1 pending" in told and "1 rows to submit" in told
+    assert "2 done, 1 pending" in told and "1 row to submit" in told

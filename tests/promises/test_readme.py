@@ -37,6 +37,23 @@ def test_files_that_are_named_exist(page: pathlib.Path):
         assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
+def test_tests_that_are_named_exist():
+    """With the file that is named before them in the cell, or with any."""
+    defined = {p.name: set(re.findall(r"^def (test_\w+)", p.read_text(), re.M)) for p in CODE}
+    text = (ROOT / "docs" / "operations.md").read_text()
+    cells = re.findall(r"`test_.*?\|", text[text.index("## 4. Promises") :])
+    assert len(cells) > 30
+    for cell in cells:
+        file = ""
+        for name in re.findall(r"`(test_[\w.]+)`", cell):
+            if name.endswith(".py"):
+                file = name
+                assert file in defined, cell
+            else:
+                known = defined[file] if file else set().union(*defined.values())
+                assert name in known, cell
+
+
 def test_citations_in_code_are_found():
     """`docs/protocol.md, section 2.1` has a heading, `docs/design.md, rule 6` an item."""
     cited = r"docs/(\w+)\.md(?:,[\s#]+(sections?|rule)[\s#]+(\d+(?:\.\d+)?))?"

@@ -83,7 +83,7 @@ def test_broken_off_as_two_processes_and_ended_as_one(tmp_path):
 @pytest.mark.multihost
 @pytest.mark.parametrize("signals", [(0,), (0, 1, 2, 3)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_whoever_hears_a_signal_all_stop_at_one_step(signals, number, tmp_path):
+def test_whoever_hears_a_signal_all_stop_at_one_step(signals, number, tmp_path, measured):
     workdir, population = tmp_path / "w", hosts.population_of(8)
     running = hosts.start(workdir, 4, 1, population, LONG)
     hosts.wait_for_step(workdir, 20, running)
@@ -91,14 +91,14 @@ def test_whoever_hears_a_signal_all_stop_at_one_step(signals, number, tmp_path):
     for i in signals:
         running[i].send_signal(number)
     assert hosts.wait(running) == [75] * 4
-    print(f"{number!r} to {signals}: {time.monotonic() - start:.1f} s")
+    measured("seconds from the signal to the end of all four", round(time.monotonic() - start, 1))
     said = [hosts.log_of(workdir, i).splitlines()[-1] for i in range(4)]
     assert len(set(said)) == 1 and f"saved at step {saved_steps(workdir)[-1]}" in said[0]
 
 
 @pytest.mark.multihost
 @pytest.mark.parametrize("killed", [0, 3])
-def test_a_dead_process_ends_the_others(killed, tmp_path):
+def test_a_dead_process_ends_the_others(killed, tmp_path, measured):
     """And what is on disk goes on, as two processes and as four, to the same end."""
     workdir, population = tmp_path / "w", hosts.population_of(8)
     running = hosts.start(workdir, 4, 1, population, LONG)
@@ -106,8 +106,9 @@ def test_a_dead_process_ends_the_others(killed, tmp_path):
     start = time.monotonic()
     running[killed].kill()
     codes = hosts.wait(running)
-    assert time.monotonic() - start < 2 * HEARTBEAT_SECONDS
-    print(f"process {killed} of 4 killed: the others ended after {time.monotonic() - start:.1f} s")
+    seconds = time.monotonic() - start
+    assert seconds < 2 * HEARTBEAT_SECONDS
+    measured("seconds from a death to the end of the others", round(seconds, 1), "60")
     assert all(code not in (0, 75) for code in codes)
     hosts.train(workdir, 2, 2, population, LONG)
     hosts.train(tmp_path / "whole", 1, 4, population, LONG)
@@ -115,7 +116,7 @@ def test_a_dead_process_ends_the_others(killed, tmp_path):
 
 
 @pytest.mark.multihost
-def test_a_stopped_process_is_left_after_the_heartbeats(tmp_path):
+def test_a_stopped_process_is_left_after_the_heartbeats(tmp_path, measured):
     """It neither answers nor closes its connections, as a host that lost its network."""
     workdir = tmp_path / "w"
     running = hosts.start(workdir, 2, 1, hosts.population_of(2), "--config.train.num_steps=100000")
@@ -123,13 +124,13 @@ def test_a_stopped_process_is_left_after_the_heartbeats(tmp_path):
     start = time.monotonic()
     running[1].send_signal(signal.SIGSTOP)
     assert running[0].wait(4 * HEARTBEAT_SECONDS) not in (0, 75)
-    print(f"process 1 of 2 stopped: the other ended after {time.monotonic() - start:.1f} s")
+    measured("seconds from the stop to the end of the other", round(time.monotonic() - start, 1))
     hosts.wait(running[:1])
     running[1].kill()
 
 
 @pytest.mark.multihost
-def test_every_division_of_eight_devices(tmp_path):
+def test_every_division_of_eight_devices(tmp_path, measured):
     """Bit for bit while a run's batch is on one device, else to 1e-5 after 20 steps."""
     rows = hosts.compare_divisions(tmp_path, hosts.DIVISIONS, hosts.population_of(8, "quickstart"))
     for row in rows:
@@ -139,6 +140,7 @@ def test_every_division_of_eight_devices(tmp_path):
         assert row["largest_difference"] < 1e-5, row
     stored = pd.read_csv(ROOT / "experiments" / "results" / "operations" / "divisions.csv")
     assert stored.processes.tolist() == [row["processes"] for row in rows]
+    measured("divisions that agree", len(rows), "bit for bit, or 1e-5")
 
 
 @pytest.mark.multihost

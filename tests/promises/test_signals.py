@@ -1,6 +1,6 @@
 """Signals at any moment: one line and 75 (130 for Ctrl-C) within 2 s, or what was trained is saved.
 
-By command line; how often each was tried, docs/promises.md says.
+By command line; how often each was tried, docs/operations.md says.
 """
 
 import os

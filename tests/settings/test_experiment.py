@@ -137,6 +137,25 @@ sys.exit("jax" in sys.modules)
 """
 
 
+UNLOCKED = {
+    "config.train.num_stepss = 3": "config: unknown setting 'train.num_stepss'; did you mean",
+    "del config.train['num_steps']": "config: lacks the setting 'train.num_steps'; start from",
+}
+
+
+@pytest.mark.parametrize("code", UNLOCKED)
+def test_what_an_unlocked_config_has_is_told_with_its_file(code, tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text(
+        "from grokjax.settings import default_config\n\n\ndef get_config():\n"
+        f"    config = default_config()\n    with config.unlocked():\n        {code}\n"
+        "    return config\n"
+    )
+    with pytest.raises(UserError) as refused:
+        read_experiment(str(path))
+    assert str(refused.value).startswith(f"--config={path}: {UNLOCKED[code]}")
+
+
 def test_reading_an_experiment_needs_no_jax():
     subprocess.run([sys.executable, "-c", LOADING], cwd=ROOT, check=True)
 

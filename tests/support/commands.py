@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import pathlib
-import pickle
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -39,6 +39,14 @@ def prepare() -> None:
     import grokjax.sweeps.runner
     import grokjax.training.loop
     import grokjax.transfer.run  # noqa: F401
+
+
+def commit() -> str:
+    """What is tried, for a table of what was counted; with a + if files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "grokjax", "launch"])
+    return found.stdout.strip() + "+" * (changed.returncode == 1)
 
 
 class Process:
@@ -121,20 +129,6 @@ def forked(function: Callable[[], int], log: pathlib.Path) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def elsewhere(function: Callable[[], object], folder: pathlib.Path) -> object:
-    """What a function gives that starts devices, which no process may that is to be forked."""
-    answer = folder / "answer.pickle"
-
-    def work() -> int:
-        answer.write_bytes(pickle.dumps(function()))
-        return 0
-
-    pid = forked(work, folder / "checks.log")
-    _, status = os.waitpid(pid, 0)
-    assert not status, (folder / "checks.log").read_text()[-3000:]
-    return pickle.loads(answer.read_bytes())
 
 
 def handles(pid: int, number: int) -> int:

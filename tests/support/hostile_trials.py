@@ -9,18 +9,21 @@ through; what it leaves is then compared with what an undisturbed one left.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 
-from commands import MAX_SECONDS, ROOT, Process, handles, prepare
-from trials import Trials, damaged, has_state, newest_steps, own_disk
+from commands import MAX_SECONDS, ROOT, Process, commit, handles, prepare
+from trials import Trials, damaged, has_state, newest_step, newest_steps, own_disk
 
 
 def sweep(t: Trials) -> dict:
@@ -171,16 +174,33 @@ def hangup(t: Trials) -> dict:
     return {"events": len(ends), "noted": ", ".join(ends)}
 
 
-def stall(t: Trials, seconds: float = 30.0) -> dict:
-    """A file system that answers nobody for half a minute, from a random moment on."""
+@contextlib.contextmanager
+def training_on_own_disk(
+    t: Trials,
+) -> Iterator[tuple[pathlib.Path, Process, Callable[[], Process]]]:
+    """A disk, a training there that is at a random moment, and what starts it again.
+
+    Whatever happens to them meanwhile, what is left in the end is the undisturbed end.
+    """
     arguments = t.train()
     moment = t.after(arguments) / 2
     with own_disk(t) as disk:
         workdir = disk / t.new().name
-        log = t.folder / f"{workdir.name}.log"
-        process = Process([*arguments, f"--workdir={workdir}"], log)
+
+        def start() -> Process:
+            log = t.folder / f"{workdir.name}.log"
+            return Process([*arguments, f"--workdir={workdir}"], log)
+
+        process = start()
         process.wait_until((workdir / "curves.csv").exists)
         time.sleep(moment)
+        yield disk, process, start
+        t.compare(arguments, workdir)
+
+
+def stall(t: Trials, seconds: float = 30.0) -> dict:
+    """A file system that answers nobody for half a minute, from a random moment on."""
+    with training_on_own_disk(t) as (disk, process, _):
         subprocess.run(["fsfreeze", "--freeze", str(disk)], check=True)
         begin = time.monotonic()
         try:
@@ -188,23 +208,14 @@ def stall(t: Trials, seconds: float = 30.0) -> dict:
         finally:
             subprocess.run(["fsfreeze", "--unfreeze", str(disk)], check=True)
         assert process.wait() == 0, process.said[-2000:]
-        t.compare(arguments, workdir)
     return {"events": int(waited), "noted": "waited" if waited else "through before"}
 
 
 def refuse(t: Trials) -> dict:
     """A file system that refuses every write for a while, from a random moment on."""
-    arguments = t.train()
-    moment = t.after(arguments) / 2
-    with own_disk(t) as disk:
-        workdir = disk / t.new().name
-        log = t.folder / f"{workdir.name}.log"
-        process = Process([*arguments, f"--workdir={workdir}"], log)
-        process.wait_until((workdir / "curves.csv").exists)
-        time.sleep(moment)
+    with training_on_own_disk(t) as (disk, process, again):
         # As after an error of the disk: at once, whoever has files open.
-        done = subprocess.run(["mount", "-o", "remount,abort", str(disk)], check=False)
-        assert done.returncode == 0
+        subprocess.run(["mount", "-o", "remount,abort", str(disk)], check=True)
         code = process.wait()
         said = [x for x in process.said.splitlines() if x.startswith("grokjax:")]
         assert code in (0, 2) and len(said) == (code == 2), process.said[-2000:]
@@ -212,16 +223,15 @@ def refuse(t: Trials) -> dict:
         subprocess.run(["umount", str(disk)], check=True)
         subprocess.run(["e2fsck", "-fy", str(image)], check=False, stdout=subprocess.DEVNULL)
         subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
-        again = Process([*arguments, f"--workdir={workdir}"], log)
-        assert again.wait() == 0, again.said[-2000:]
-        t.compare(arguments, workdir)
+        process = again()
+        assert process.wait() == 0, process.said[-2000:]
     return {"events": int(code == 2), "noted": said[0][-120:] if said else "through before"}
 
 
 def one_of_two(t: Trials) -> dict:
     """kill -9 of one of two processes at a random moment; then on as one."""
     arguments = ["train", f"--config={t.folder / 'two.py'}"]
-    moment = t.after(arguments, devices=2)
+    _, span, _ = t.whole(arguments, has_state, devices=2)
     workdir = t.new()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -231,17 +241,18 @@ def one_of_two(t: Trials) -> dict:
         Process([*arguments, *both, f"--process-id={i}"], pathlib.Path(f"{workdir}.{i}.log"))
         for i in range(2)
     ]
-    killed = t.rng.randrange(2)
-    if t.rng.random() < 0.9:  # else while they find each other
+    killed, step = t.rng.randrange(2), t.rng.randrange(-10, 60, 10)
+    if step >= 0:  # else while they find each other
         pair[0].wait_until((workdir / "curves.csv").exists)
-    time.sleep(moment)
+    pair[0].wait_until(lambda: newest_step(workdir) >= step)
+    time.sleep(t.rng.uniform(0, span / 6))
     pair[killed].signal(signal.SIGKILL)
     begin = time.monotonic()
     codes = [process.wait() for process in pair]
     waited = time.monotonic() - begin
     assert codes[1 - killed] != 75, codes
     assert not damaged(workdir)
-    noted = f"process {killed} at {newest_steps(workdir) or 0}; other left after {waited:.1f} s"
+    noted = f"process {killed} at {newest_step(workdir)}; other left after {waited:.1f} s"
     t.finish(arguments, workdir, devices=2)
     return {"events": int(codes[killed] == -9), "noted": noted}
 
@@ -273,27 +284,33 @@ KINDS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("kinds", nargs="+", choices=KINDS)
-    parser.add_argument("--trials", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=1, help="of each kind, in FILE")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 2**31))
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="rows are appended")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE")
     args = parser.parse_args()
     prepare()
-    commit = _commit()
+    tried = commit()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(pathlib.Path(folder), args.seed)
-        for trial in range(args.trials):
-            for kind in args.kinds:
-                begin = time.monotonic()
-                row = KINDS[kind](trials)
-                row |= {"seconds": f"{time.monotonic() - begin:.1f}", "commit": commit}
-                _append(args.out, {"kind": kind, "trial": trial} | row)
-                print(kind, trial, row, flush=True)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="trials"))  # left as it is by one that fails
+    print(f"{tried}, seed {args.seed}, in {folder}", flush=True)
+    trials = Trials(folder, args.seed)
+    for trial in range(args.trials):
+        for kind in args.kinds:
+            if trial < _tried(args.out, kind):
+                continue
+            begin = time.monotonic()
+            row = KINDS[kind](trials)
+            row |= {"seconds": f"{time.monotonic() - begin:.1f}", "commit": tried}
+            _append(args.out, {"kind": kind, "trial": trial} | row)
+            print(kind, trial, row, flush=True)
+    shutil.rmtree(folder)
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+def _tried(path: pathlib.Path, kind: str) -> int:
+    if not path.exists():
+        return 0
+    with open(path, newline="") as file:
+        return sum(row["kind"] == kind for row in csv.DictReader(file))
 
 
 def _append(path: pathlib.Path, row: dict) -> None:

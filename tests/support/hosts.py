@@ -17,6 +17,7 @@ import time
 
 import jax
 import numpy as np
+from commands import commit
 from tiny import PYTHONPATH, ROOT, tiny_config
 
 import grokjax
@@ -197,9 +198,9 @@ def main(out):
     with tempfile.TemporaryDirectory() as folder:
         rows = compare_divisions(folder, DIVISIONS, population_of(8, "quickstart"))
     with open(out, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer = csv.DictWriter(file, [*rows[0], "commit"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row | {"commit": commit()} for row in rows)
 
 
 if __name__ == "__main__":

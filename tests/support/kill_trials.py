@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from commands import commit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -249,6 +250,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = run_trials(args.trials, args.chain, pathlib.Path(folder), args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    table = table.assign(commit=commit())
     table.to_csv(args.out, index_label="trial")
 
 

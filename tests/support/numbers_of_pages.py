@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from markdown_of_tables import how_many, listed, markdown, span, spread, table
+from numbers_of_operations import OPERATIONS
 from numbers_of_search import search
 
 from grokjax.analysis.path_identity import verdict as share_verdict
@@ -21,7 +22,7 @@ from grokjax.report.transfer_tables import AT_FLOOR, FLOOR, NOT_SHOWN
 from grokjax.statistics.intervals import wilson
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/operations.md")
 BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 REGIMES = ("natural", "second_hop_full", "both_hop_full")
 CATEGORIES = {name: name.replace("_", " ") for name in names.CATEGORIES}
@@ -379,7 +380,7 @@ MAKERS: dict[str, Callable[[], str]] = {
         quickstart_printed, quickstart, quickstart_order, quickstart_comparisons, reused,
         quickstart_patching, small_times, small_accuracies, small_costs, small_patching,
         small_pairs, phase_diagram, models, transfer, transfer_gain, transfer_equivalence,
-        transfer_halves, transfer_dose, findings, error_rates, search,
+        transfer_halves, transfer_dose, findings, error_rates, search, *OPERATIONS,
     )
 }  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import multiprocessing
 import os
 import pathlib
 import random
@@ -12,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-from commands import Process, elsewhere
+from commands import Process
 
 EXPERIMENT = """
 from tiny import rows, tiny_config
@@ -90,6 +92,10 @@ class Trials:
         self.folder, self.rng, self._count = folder, random.Random(seed), 0
         self._whole: dict[str, tuple[dict, float, pathlib.Path]] = {}
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
+        # Checks start devices, which no process may that is to be forked.
+        self._checker = concurrent.futures.ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context("fork")
+        )
         (folder / "many.py").write_text(EXPERIMENT)
         (folder / "finetuning.py").write_text(FINETUNING)
         (folder / "two.py").write_text(TWO)
@@ -118,7 +124,7 @@ class Trials:
                 begin = time.monotonic()
                 assert process.wait() == 0, process.said
                 span = time.monotonic() - begin
-            end = elsewhere(lambda: end_of(workdir), self.folder)
+            end = self._checker.submit(end_of, workdir).result()
             self._whole[key] = end, span, workdir
         return self._whole[key]
 
@@ -135,7 +141,7 @@ class Trials:
 
     def compare(self, arguments: list[str], workdir: pathlib.Path) -> None:
         expected, _, _ = self.whole(arguments)
-        found = elsewhere(lambda: end_of(workdir), self.folder)
+        found = self._checker.submit(end_of, workdir).result()
         assert found.keys() == expected.keys(), (found.keys(), expected.keys())
         for name, end in expected.items():
             parts = [k for k in end if end[k] != found[name][k]] if isinstance(end, dict) else [""]
@@ -181,8 +187,14 @@ def newest_steps(workdir: pathlib.Path) -> str:
     return " ".join(f"{name}:{step}" for name, step in sorted(newest.items()))
 
 
+def newest_step(workdir: pathlib.Path) -> int:
+    """The newest sealed one of a population; 0 if there is none."""
+    sealed = workdir.glob("checkpoints/state/*/manifest.json")
+    return max((int(path.parent.name) for path in sealed), default=0)
+
+
 def has_state(workdir: pathlib.Path) -> bool:
-    return any(workdir.glob("checkpoints/state/*/manifest.json"))
+    return newest_step(workdir) > 0
 
 
 @contextlib.contextmanager

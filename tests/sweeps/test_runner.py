@@ -126,8 +126,12 @@ def test_a_sweep_trains_what_is_missing_and_gathers_all(tmp_path, capsys):
     assert grown.run_config(4) == own.run_config(own_id)
     same = (r.weights(i)[0]["embed"] for r, i in ((grown, 4), (own, own_id)))
     np.testing.assert_array_equal(*same)
+    mixed = grown.stacked_weights([2, 0, 2, 1])[0]["embed"]  # of two populations
+    np.testing.assert_array_equal(mixed, [grown.weights(i)[0]["embed"] for i in (2, 0, 2, 1)])
     with pytest.raises(UserError, match="has runs 0 to 5"):
         grown.dataset(6)
+    with pytest.raises(UserError, match="has runs 0 to 5"):
+        grown.stacked_weights([0, 6])
 
     stored = pd.read_parquet(workdir / "curves.parquet")
     pd.testing.assert_frame_equal(stored, grown.curves)

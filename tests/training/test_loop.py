@@ -147,6 +147,19 @@ def test_done_and_extended(uninterrupted, tmp_path, capsys):
     assert_same_workdir(uninterrupted.workdir, tmp_path, 40)
 
 
+def test_a_loss_is_of_the_steps_of_its_chunk(tmp_path):
+    """Of a shorter one, after an end in between two evaluations (docs/operations.md, section 2)."""
+    for num_steps in (15, 25):
+        config = tiny_config(train__num_steps=num_steps, train__chunk_steps=10)
+        portions = grokjax.train_and_evaluate(config, tmp_path / "portions")
+    config = tiny_config(train__num_steps=25, train__eval_every=5)
+    of_five = grokjax.train_and_evaluate(config, tmp_path / "of_five").curves.set_index("step").loss
+    loss = portions.curves.set_index("step").loss
+    assert loss.index.tolist() == [0, 10, 15, 20, 25]
+    expected = [of_five[[5, 10]].mean(), *of_five[[15, 20, 25]]]
+    np.testing.assert_allclose(loss[[10, 15, 20, 25]], expected, rtol=1e-5)
+
+
 def test_another_config_is_refused(uninterrupted):
     before = (uninterrupted.workdir / "config.json").read_bytes()
     other = sweep_config(optimizer__weight_decay=0.5, train__num_steps=80)

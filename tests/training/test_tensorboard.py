@@ -99,7 +99,7 @@ def test_what_was_damaged_is_written_anew(damage, tmp_path, capsys):
     other = only_file(tmp_path, "000-natural")
     damage(only_file(tmp_path))
     write(tmp_path, [30], start_step=20, curves=rows_at(0, 10, 20))
-    assert "events of 1 runs were not whole" in capsys.readouterr().out
+    assert "events of 1 run were not whole" in capsys.readouterr().out
     reader = read(tmp_path)
     expected = [(s, s + 1.0) for s in (0, 10, 20, 30)]
     assert [(e.step, e.value) for e in reader.Scalars("loss")] == expected

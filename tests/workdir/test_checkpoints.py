@@ -289,6 +289,8 @@ def test_a_damaged_run_is_found_when_it_is_read_alone(tmp_path):
         except UserError as error:
             found.append(str(error))
     assert len(found) == 1 and ("is damaged" in found[0] or "cannot be read" in found[0])
+    with pytest.raises(UserError, match=r"is damaged|cannot be read"):
+        Checkpoints(tmp_path).restore_analysis(1, like, list(range(R)))
 
 
 def test_one_run_is_its_slice_of_a_full_restore(saved):
@@ -298,6 +300,8 @@ def test_one_run_is_its_slice_of_a_full_restore(saved):
     for run in (0, R - 1):
         alone = checkpoints.restore_analysis(2, like, run)
         assert_equal(alone, jax.tree.map(lambda x, run=run: x[run], whole))
+    some = checkpoints.restore_analysis(2, like, [R - 1, 0])
+    assert_equal(some, jax.tree.map(lambda x: x[np.array([R - 1, 0])], whole))
 
 
 def test_leftovers_are_swept_by_who_writes(saved):
