@@ -13,10 +13,11 @@ import pandas as pd
 
 from grokjax.base.names import ANSWER, DIVERGED, MEMORISED, ORDER_LEVELS, PATH
 from grokjax.report.training_runs import TrainingRuns, causes
-from grokjax.report.training_tables import horizon, span_of
-from grokjax.statistics.intervals import Interval, difference_interval, ratio_interval
+from grokjax.report.training_tables import horizon
+from grokjax.statistics.intervals import Interval, difference_interval, ratio_interval, span_of
 from grokjax.statistics.permutation import (
     Permutation,
+    compared_groups,
     holm,
     log_rank_scores,
     permutation_test,
@@ -155,9 +156,7 @@ def comparison_table(data: TrainingRuns) -> pd.DataFrame:
 
     Every group against the first one; all pairs where there are at most four groups.
     """
-    pairs = list(itertools.combinations(data.groups, 2))
-    if len(data.groups) > 4:
-        pairs = [(a, b) for a, b in pairs if a == data.groups[0]]
+    pairs = compared_groups(data.groups)
     rows = [
         *(row for a, b in pairs for row in _time_rows(data, a, b)),
         *(row for a, b in pairs for row in _accuracy_rows(data, a, b)),

@@ -18,7 +18,6 @@ from grokjax.base.names import (
     PATH,
 )
 from grokjax.report import training_comparisons, training_tables
-from grokjax.report.analysis_page import StoredAnalyses
 from grokjax.report.cost_figure import cost_figure
 from grokjax.report.curves_figure import curves_figure
 from grokjax.report.findings import Tables, findings
@@ -38,6 +37,7 @@ from grokjax.report.html import (
 from grokjax.report.lag_figure import lag_figure
 from grokjax.report.own_metrics import metrics_section, metrics_table
 from grokjax.report.published import published_pretraining
+from grokjax.report.stored_analyses import StoredAnalyses
 from grokjax.report.style import span
 from grokjax.report.survival_figure import survival_figure
 from grokjax.report.swept_figure import map_figure, strip_figure, swept_numbers

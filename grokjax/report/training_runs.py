@@ -143,7 +143,7 @@ def read_training(found: StoredRuns) -> TrainingRuns:
     if not populations or not len(found.curves):
         raise UserError(f"{found.workdir}: nothing has been trained yet; run the sweep first")
     runs = found.runs.copy()
-    runs["group"] = _labels(runs)
+    runs["group"] = group_labels(runs)
     population = runs.population.astype(str) if "population" in runs else pd.Series("", runs.index)
     machine = pd.DataFrame([{"population": n} | _machine_time(r) for n, r in populations.items()])
     for (name, own), took in zip(populations.items(), machine.itertuples(), strict=True):
@@ -207,7 +207,7 @@ def causes(events: pd.DataFrame) -> Int[np.ndarray, " N"]:
     return events.status.map(cause).fillna(CENSORED).to_numpy(int)
 
 
-def _labels(runs: pd.DataFrame) -> list[str]:
+def group_labels(runs: pd.DataFrame) -> list[str]:
     """Each run's group in words: its regime where there are several, and what else was swept."""
     settings = [c for c in runs if "." in c and c not in SEEDS and c != "data.regime"]
     custom = any(name.startswith("data.hop") for name in settings)

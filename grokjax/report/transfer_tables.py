@@ -22,10 +22,9 @@ from grokjax.base.names import (
     TEST_INFERRED_IID,
     TRAIN_INFERRED,
 )
-from grokjax.report.training_tables import span_of
 from grokjax.report.transfer_runs import TransferRuns, flops_per_step, in_order
 from grokjax.statistics.events import first_crossing
-from grokjax.statistics.intervals import mean_interval
+from grokjax.statistics.intervals import mean_interval, span_of
 from grokjax.statistics.permutation import sign_flip_p
 from grokjax.statistics.survival import (
     CENSORED,
