@@ -128,14 +128,15 @@ def page(
 
     Lens, patching and attribution at the last step; what comes when, where there are several.
     """
-    sections, made = inside(analysis, groups)
+    seen = inside(analysis, groups)
     title = f"{results.config.name}: what do its networks do inside?"
     lead = (
         f"{analysis.lens.sizes['run']} runs in {len(set(groups))} groups, at step"
         f" {int(analysis.lens.step[-1]):,}; everything by run and site is in the tables beside."
     )
-    made |= compared.tables
-    return Page(title, compared.findings, lead, [compared.section, *sections], made)
+    said = [*compared.findings, *seen.findings]
+    made = {**seen.tables, **compared.tables}
+    return Page(title, said, lead, [compared.section, *seen.sections], made)
 
 
 def _regimes_elsewhere(results: Results, known: set[str]) -> list[str]:

@@ -4,25 +4,50 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from grokjax.analysis import onset, tables
 from grokjax.analysis.store import Analysis
-from grokjax.base.names import TEST_INFERRED_IID, TEST_INFERRED_OOD, TRAIN_INFERRED
+from grokjax.base.names import PATH_AT, TEST_INFERRED_IID, TEST_INFERRED_OOD, TRAIN_INFERRED
 from grokjax.report import analysis_figures
-from grokjax.report.html import Illustration, Section
+from grokjax.report.html import Finding, Illustration, Section
+
+_MOST = 6  # groups that a sentence names
 
 
-def inside(
-    analysis: Analysis, groups: Sequence[str]
-) -> tuple[list[Section], dict[str, pd.DataFrame]]:
-    """What the lens reads, what patches carry and when, as sections and tidy tables."""
+class Inside(NamedTuple):
+    """Sentences, sections and tidy tables."""
+
+    findings: list[Finding]
+    sections: list[Section]
+    tables: dict[str, pd.DataFrame]
+
+
+def inside(analysis: Analysis, groups: Sequence[str]) -> Inside:
+    """What the lens reads, what patches carry and when."""
     made = _tables(analysis, groups)
     sections = [_lens(made["lens"]), _patching(made["patching"])]
     if "events" in made:
         sections.append(_onset(made))
-    return sections, made
+    return Inside(_holds_bridge(made["bridge_sites"]), sections, made)
+
+
+def _holds_bridge(sites: pd.DataFrame) -> list[Finding]:
+    """In how many runs one site holds the bridge: of all that were patched, not of a chosen one."""
+    found = []
+    for split, own in sites.dropna(subset=["score"]).groupby("group", sort=False):
+        held = (own.score >= PATH_AT).groupby(own.group_of_runs, sort=False).agg(["sum", "size"])
+        told = ", ".join(f"{group} {k} of {n}" for group, k, n in held.head(_MOST).itertuples())
+        left = f" and {len(held) - _MOST} groups more" if len(held) > _MOST else ""
+        text = (
+            f"A single state that holds the bridge of {split.upper()} queries (score {PATH_AT:g},"
+            f" the best of all {own.num_sites.max()} sites of the streams) is found in: {told}"
+            f"{left}."
+        )
+        found.append(Finding(text, "bridge_sites"))
+    return found
 
 
 def _tables(analysis: Analysis, groups: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -30,6 +55,7 @@ def _tables(analysis: Analysis, groups: Sequence[str]) -> dict[str, pd.DataFrame
     made = {
         "patching_runs": tables.patching_by_run(analysis.patching),
         "lens_runs": tables.lens_by_run(analysis.lens),
+        "bridge_sites": onset.bridge_sites(analysis.patching, groups),
         "patching": tables.patching_by_group(analysis.patching, groups),
         "lens": tables.lens_by_group(analysis.lens, groups),
         "rates": tables.rates_by_group(analysis.lens, groups),

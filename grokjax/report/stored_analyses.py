@@ -18,7 +18,7 @@ from grokjax.report.path_identity_section import Analysed, PathsCompared, compar
 from grokjax.report.training_runs import group_labels
 from grokjax.results import Results, StoredRuns
 
-_KEPT = ("patching", "lens", "rates")  # tables beside a training's report
+_KEPT = ("bridge_sites", "patching", "lens", "rates")  # tables beside a training's report
 
 
 class StoredAnalyses(NamedTuple):
@@ -47,9 +47,10 @@ def stored_analyses(found: StoredRuns) -> StoredAnalyses:
         analysis = load_analysis(results)
         several = len(analysed) > 1
         where, suffix = (f" (population {name})", f"_{name}") if several else ("", "")
-        made, own = inside(analysis, group_runs(results, analysis, "regime"))
-        sections += [_renamed(section, where, suffix) for section in made]
-        tables |= {name + suffix: own[name] for name in _KEPT}
+        own = inside(analysis, group_runs(results, analysis, "regime"))
+        findings += [Finding(text + where, table + suffix) for text, table in own.findings]
+        sections += [_renamed(section, where, suffix) for section in own.sections]
+        tables |= {name + suffix: own.tables[name] for name in _KEPT}
     return StoredAnalyses(findings, sections, tables)
 
 

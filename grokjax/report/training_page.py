@@ -117,6 +117,8 @@ _COMPARED: dict[str, Column] = {
     "p": number("p", ".2g"),
     "smallest p": number("p_smallest", ".2g"),
     "p, Holm": number("p_holm", ".2g"),
+    "over the family": lambda t: [f"{family}, {n} rows" for family, n in
+        zip(t.family, t.family_size, strict=True)],
 }  # fmt: skip
 _VARIANCE: dict[str, Column] = {
     "group": "group",
@@ -325,7 +327,8 @@ def _compared(tables: Tables) -> Section:
     table = tables["comparisons"]
     about = (
         "Permutations of labels, all of them where they are few. Smallest p: that these data could"
-        " have given. Holm: over the rows that belong to the family."
+        " have given. Holm: over the rows of one family, what the experiment declared to compare"
+        " with its first group (`report.family`), or everything else."
     )
     return Section(
         "What differs",

@@ -44,7 +44,19 @@ MARGIN = 0.1  # of an accuracy: within it, two groups transfer alike
 FLOOR = 2 * MARGIN
 EQUIVALENT, DIFFERENT, NOT_SHOWN, AT_FLOOR = "equivalent", "different", "not shown", "floor"
 REFERENCE = "both_hop_full"
-# Columns of tables that may have no row.
+# Columns: a table has its header even without a row.
+ACCURACY = (
+    "group", "checkpoint", "variant", "asked", "num_runs", "num_queries", "accuracy", "low", "high",
+    "interval", "accuracy_min", "accuracy_median", "accuracy_max", *BRIDGE_METRICS,
+)  # fmt: skip
+TIMES = (
+    "group", "checkpoint", "variant", "asked", "level", "num_runs", "reached", "earliest", "latest",
+    "median", "median_low", "median_high", "mean_steps", "low", "high", "interval", "horizon",
+)  # fmt: skip
+WORTH = (
+    "group", "checkpoint", "variant", "asked", "num_runs", "pretraining_flops", "finetuning_flops",
+    "accuracy", "low", "high", "gain", "gain_low", "gain_high", "interval", "num_pairs",
+)  # fmt: skip
 BREAK_EVEN = (
     "group", "variant", "asked", "level", "early", "late", "num_pairs", "only_late", "only_early",
     "neither", "pays", "break_even",
@@ -83,7 +95,7 @@ def accuracy_table(data: TransferRuns) -> pd.DataFrame:
                 name = f"{asked}/{metric}"
                 row[metric] = float(last[name].mean()) if name in last else math.nan
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=ACCURACY)
 
 
 def crossing_steps(data: TransferRuns, asked: str, level: float) -> pd.Series:
@@ -129,7 +141,7 @@ def time_table(data: TransferRuns, levels: Sequence[float] = LEVELS) -> pd.DataF
                     | mean.columns("mean_steps", "")
                     | {"interval": mean.kind, "horizon": horizon}
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=TIMES)
 
 
 def worth_table(data: TransferRuns) -> pd.DataFrame:
@@ -160,7 +172,7 @@ def worth_table(data: TransferRuns) -> pd.DataFrame:
                 }  # fmt: skip
                 row |= mean.columns("accuracy", "") | gain.columns("gain")
                 rows.append(row | {"interval": mean.kind, "num_pairs": gain.n})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=WORTH)
 
 
 def break_even_table(data: TransferRuns, levels: Sequence[float] = LEVELS) -> pd.DataFrame:

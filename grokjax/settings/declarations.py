@@ -13,7 +13,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from grokjax.base.names import BEST, CHECKPOINTS, DECODER, POSITIONS, RECURSIVE
+from grokjax.base.names import (
+    BEST,
+    CHECKPOINTS,
+    COMPARED,
+    DECODER,
+    POSITIONS,
+    RECURSIVE,
+    STEPS_TO_ANSWER,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,6 +374,16 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         ),
         "max_probes": traced(10_000, "queries of each category", FROM_1),
         "seed": traced(0, "draws new and kept facts, on top of the data seed", FROM_0),
+    },
+    "report": {
+        "family": apart(
+            STEPS_TO_ANSWER,
+            "what is compared with the first group to answer the question, divided by commas:"
+            " Holm's correction takes these p-values together; empty: all of the page",
+            ("", *COMPARED),
+            added=True,
+            also="holm multiple_testing correction alpha_family",
+        ),
     },
     "sweep": {
         "runs_per_population": apart(
