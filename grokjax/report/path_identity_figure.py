@@ -42,7 +42,7 @@ def path_identity_figure(table: pd.DataFrame, pairs: pd.DataFrame) -> Picture:
                     f"{two.verdict}: {two.within:.0f} of {two.num_pairs:.0f} within {two.margin:g}"
                     + (f", p = {two.p_holm:.2g}" if np.isfinite(two.p_holm) else ""),
                     (0.02, i - 0.22), xycoords=("axes fraction", "data"), va="bottom",
-                    fontsize=TINY,
+                    fontsize=TINY, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
                 )  # fmt: skip
         axis.axvline(float(table.margin.max()), color=BLUE, linestyle="--", linewidth=1)
         axis.set_title(kind)

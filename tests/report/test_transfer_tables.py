@@ -77,7 +77,7 @@ def test_new_states_are_told_beside_the_baseline(data, tmp_path):
     """Runs without a site are left out; what new brings is told less what another old one does."""
     results = dataclasses.replace(data.results, workdir=tmp_path)
     data = TransferRuns(results, data.members)
-    halves = pd.DataFrame({"run_id": range(6), "score": [0.9, 0.9, 0.9, 0.9, 0.1, 0.8]})
+    halves = pd.DataFrame({"run_id": range(6), "score": [0.9, 0.9, 0.9, 0.9, 0.3, 0.8]})
     names = ("old_effect", "accuracy", "old_patched", "new_patched")
     halves = halves.assign(num_pairs=9, **dict.fromkeys(names, 0.5))
     halves["same_effect"], halves["new_effect"] = [0.8] * 6, [0.7, 0.7, 0.3, 0.5, 0.8, 0.6]
