@@ -74,12 +74,12 @@ PATH_FIRST, ANSWER_FIRST = "path first", "answer first"
 TOGETHER, UNDECIDED = "together", "undecided"
 ORDERS = (PATH_FIRST, ANSWER_FIRST, TOGETHER, UNDECIDED)
 
-# What a training's page compares groups in.
-STEPS_TO_MEMORISE, STEPS_TO_PATH = "steps to memorise", "steps to path"
-STEPS_TO_ANSWER = "steps to answer"
+# What a training's page compares groups in, the study's question first.
+STEPS_TO_ANSWER, STEPS_TO_PATH = "steps to answer", "steps to path"
+STEPS_TO_MEMORISE = "steps to memorise"
 FINAL_OOD_ACCURACY, FINAL_ID_ACCURACY = "final OOD accuracy", "final ID accuracy"
 COMPARED = (
-    STEPS_TO_MEMORISE, STEPS_TO_PATH, STEPS_TO_ANSWER, FINAL_OOD_ACCURACY, FINAL_ID_ACCURACY,
+    STEPS_TO_ANSWER, STEPS_TO_PATH, STEPS_TO_MEMORISE, FINAL_OOD_ACCURACY, FINAL_ID_ACCURACY,
 )  # fmt: skip
 
 # Thresholds. An event is there at a level in `CONSECUTIVE` evaluations running.

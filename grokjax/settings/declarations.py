@@ -13,15 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from grokjax.base.names import (
-    BEST,
-    CHECKPOINTS,
-    COMPARED,
-    DECODER,
-    POSITIONS,
-    RECURSIVE,
-    STEPS_TO_ANSWER,
-)
+from grokjax.base.names import BEST, CHECKPOINTS, COMPARED, DECODER, POSITIONS, RECURSIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,9 +369,8 @@ SECTIONS: dict[str, dict[str, Setting]] = {
     },
     "report": {
         "family": apart(
-            STEPS_TO_ANSWER,
-            "what is compared with the first group to answer the question, divided by commas:"
-            " Holm's correction takes these p-values together; empty: all of the page",
+            COMPARED[0],
+            "of which Holm's correction takes the p-values together; empty: all that is compared",
             ("", *COMPARED),
             added=True,
             also="holm multiple_testing correction alpha_family",
