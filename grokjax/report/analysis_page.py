@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from grokjax.analysis.analyze import AnalysisConfig, analyze, check_run_ids
+from grokjax.analysis.analyze import AnalysisConfig, analyze, check_run_ids, nothing_to_analyze
 from grokjax.analysis.path_identity import MARGIN
 from grokjax.analysis.store import Analysis, analysis_folder
 from grokjax.base.errors import UserError
@@ -69,6 +69,9 @@ def analyze_and_report(
         folder = pathlib.Path(out) / name if out is not None and name else out
         if name:
             print(f"\npopulation {name}:", flush=True)
+        if len(asked) > 1 and (why := nothing_to_analyze(results, run_ids)):  # others may have
+            print(f"not analysed: {why}")
+            continue
         of = results.checkpoint_steps() if steps == "all" else steps
         measured = analyze(results.workdir, runs=run_ids, steps=of, config=config, out=folder)
         to = analysis_folder(results, folder)

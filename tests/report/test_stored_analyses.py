@@ -1,6 +1,7 @@
 """Analyses that were stored, on a training's page: path identity over populations too."""
 
 import dataclasses
+import shutil
 
 import pandas as pd
 import pytest
@@ -69,6 +70,23 @@ def test_a_population_that_was_not_analysed_is_told(swept, tmp_path):
     (only,) = across_populations(found, 0.25, tmp_path)
     assert "Not analysed, and not compared: both_hop_full." in only.section.text
     assert "One group was analysed" in only.findings[0].text and not only.lines
+
+
+def test_a_population_that_diverged_does_not_stop_the_others(swept, tmp_path, capsys):
+    workdir = tmp_path / "w"
+    shutil.copytree(swept.workdir, workdir, ignore=shutil.ignore_patterns("analysis"))
+    runs = workdir / "populations" / "000" / "runs.csv"
+    pd.read_csv(runs).assign(status="diverged").to_csv(runs, index=False)
+    options = ("--pairs=4", "--no-null")
+    assert main(["analyze", f"--workdir={workdir}", *options]) == 0
+    text = capsys.readouterr().out
+    assert "population 000:\nnot analysed: all of its runs have diverged" in text
+    assert "Path identity by regime" in text.partition("population 001:")[2]
+    assert main(["analyze", f"--workdir={runs.parent}", *options]) == 2
+    error = capsys.readouterr().err
+    assert "all of its runs have diverged" in error and error.count("\n") == 1
+    assert main(["report", str(workdir)]) == 0
+    assert "Not analysed, and not compared: natural." in (workdir / "report.html").read_text()
 
 
 def test_other_settings_leave_two_comparisons(swept, tmp_path):
