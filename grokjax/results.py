@@ -26,7 +26,7 @@ from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.gaps import describe_gaps
 from grokjax.workdir.layout import read_config, read_vocab_size
-from grokjax.workdir.tables import CURVES, RUNS, read_table
+from grokjax.workdir.tables import CURVES, RUNS, read_runs, read_table
 
 
 class StoredRuns(abc.ABC):
@@ -181,7 +181,7 @@ def load(workdir: str | os.PathLike) -> Results:
     path = pathlib.Path(workdir)
     config = read_config(path)
     vocab_size = read_vocab_size(path)
-    runs = read_table(path, RUNS)
+    runs = read_runs(path)
     if runs.run_id.tolist() != list(range(len(expand(config)))):
         raise UserError(f"{path / RUNS}: not the runs of config.json; train again")
     return Results(path, config, vocab_size, runs, read_table(path, CURVES))

@@ -101,6 +101,8 @@ def analyze(
     if config.num_pairs < 1:
         raise UserError(f"--pairs={config.num_pairs}: give at least 1")
     folder = analysis_folder(results, out)
+    if why := nothing_to_analyze(results, runs):
+        raise UserError(f"{results.workdir}: {why}")
     refuse_links(*((results.workdir, folder.name) if out is None else (folder, "*")))
     steps, runs = _stored_steps(results, steps), _known_runs(results, runs)
     # Regime, seeds and model of every run: another workdir's numbers are not these.
@@ -203,10 +205,16 @@ def _missing(folder: pathlib.Path, step: int, runs: Sequence[int]) -> list[int]:
     return [run_id for run_id in runs if not is_there(run_id)]
 
 
+def nothing_to_analyze(results: Results, runs: Sequence[int] | None) -> str:
+    """Why a population, or the runs of it that are asked for, has nothing; empty where it has."""
+    if not results.checkpoint_steps():
+        return "no stored checkpoint; train it first"
+    is_empty = runs is None and not len(usable_runs(results.runs))
+    return "all of its runs have diverged" if is_empty else ""
+
+
 def _stored_steps(results: Results, steps: Sequence[int] | None) -> list[int]:
     stored = results.checkpoint_steps()
-    if not stored:
-        raise UserError(f"{results.workdir}: no stored checkpoint; train it first")
     if steps is None:
         return stored[-1:]
     for step in steps:
@@ -219,8 +227,6 @@ def _stored_steps(results: Results, steps: Sequence[int] | None) -> list[int]:
 def _known_runs(results: Results, runs: Sequence[int] | None) -> list[int]:
     usable = usable_runs(results.runs).run_id.tolist()
     if runs is None:
-        if not usable:
-            raise UserError(f"{results.workdir}: all of its runs have diverged")
         return usable
     check_run_ids(results, runs)
     return sorted(set(runs))

@@ -7,6 +7,7 @@ before; what is there at the first checkpoint of an analysis came before it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -89,16 +90,45 @@ def holds_bridge(
 
 def bridge_score(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps"]:
     """Of the best site among the streams (`holds_bridge`): our measure of a causal path."""
+    best = np.max(np.nan_to_num(_scores(patching, group), nan=-np.inf), axis=-1)
+    return np.where(np.isfinite(best), best, np.nan)
+
+
+def _scores(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps S"]:
+    """`holds_bridge` of every site among the streams."""
     of_group = patching.isel(cell=np.flatnonzero(patching.group == group))
-    effect = of_group.effect.sel(direction="denoising").set_index(cell="slot")
-    effect = effect.isel(site=np.flatnonzero(effect.component.isin(["z_H", "z_L"])))
+    effect = _streams(of_group).effect.sel(direction="denoising").set_index(cell="slot")
     head, relation1, relation2 = (
         effect.sel(cell=slot).transpose("run", "step", "site").to_numpy()
         for slot in ("head", "relation1", "relation2")
     )
-    score = holds_bridge(head, relation1, relation2)
-    best = np.max(np.nan_to_num(score, nan=-np.inf), axis=-1)
-    return np.where(np.isfinite(best), best, np.nan)
+    return holds_bridge(head, relation1, relation2)
+
+
+def _streams(patching: xr.Dataset) -> xr.Dataset:
+    return patching.isel(site=np.flatnonzero(patching.component.isin(["z_H", "z_L"])))
+
+
+def bridge_sites(patching: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
+    """The site that holds the bridge best in each run, at the last step, of all in the streams.
+
+    Returns:
+      run, group_of_runs, group (of the queries), num_sites (that were looked at), component, place,
+      position (empty where no effect is defined), score (`holds_bridge`).
+    """
+    last = patching.isel(step=[-1])
+    sites = _streams(last)
+    rows = []
+    for split in dict.fromkeys(last.group.to_numpy().tolist()):
+        scores = _scores(last, split)[:, 0]
+        for run, group, own in zip(last.run.to_numpy(), groups, scores, strict=True):
+            known = bool(np.isfinite(own).any())
+            best = int(np.nanargmax(own)) if known else 0
+            named = [str(sites[n].to_numpy()[best]) if known else "" for n in SITE[:3]]
+            score = float(own[best]) if known else math.nan
+            rows.append((int(run), group, split, len(own), *named, score))
+    columns = ["run", "group_of_runs", "group", "num_sites", *SITE[:3], "score"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def order_of_events(patching: xr.Dataset, lens: xr.Dataset) -> pd.DataFrame:

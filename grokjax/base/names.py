@@ -74,6 +74,14 @@ PATH_FIRST, ANSWER_FIRST = "path first", "answer first"
 TOGETHER, UNDECIDED = "together", "undecided"
 ORDERS = (PATH_FIRST, ANSWER_FIRST, TOGETHER, UNDECIDED)
 
+# What a training's page compares groups in, the study's question first.
+STEPS_TO_ANSWER, STEPS_TO_PATH = "steps to answer", "steps to path"
+STEPS_TO_MEMORISE = "steps to memorise"
+FINAL_OOD_ACCURACY, FINAL_ID_ACCURACY = "final OOD accuracy", "final ID accuracy"
+COMPARED = (
+    STEPS_TO_ANSWER, STEPS_TO_PATH, STEPS_TO_MEMORISE, FINAL_OOD_ACCURACY, FINAL_ID_ACCURACY,
+)  # fmt: skip
+
 # Thresholds. An event is there at a level in `CONSECUTIVE` evaluations running.
 EVENT_AT = 0.95
 PATH_AT = 0.5  # a path is there, a site holds the bridge

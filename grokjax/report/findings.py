@@ -21,7 +21,7 @@ from grokjax.base.names import (
     UNDECIDED,
 )
 from grokjax.report.html import Finding
-from grokjax.report.training_comparisons import NO_BOUND
+from grokjax.report.training_comparisons import DECLARED, NO_BOUND
 from grokjax.report.training_runs import TrainingRuns
 
 ALPHA = 0.05
@@ -78,8 +78,7 @@ def _order(outcomes: pd.DataFrame) -> Finding:
             if order == UNDECIDED:
                 text += f" (neither by step {_steps(these.end_step)})"
             elif order == ANSWER_FIRST:
-                never = int(these[f"path_{_LEVEL}"].isna().sum())
-                text += f" ({never} without a path by the end)" if never else ""
+                text += _unread(these[these[f"path_{_LEVEL}"].isna()])
             parts.append(text)
         return ", ".join(parts)
 
@@ -95,6 +94,15 @@ def _order(outcomes: pd.DataFrame) -> Finding:
     else:
         shown = _shortened(_clauses(outcomes, told))
     return Finding(f"Path or answer first (both at {_LEVEL}): {shown}.", "order")
+
+
+def _unread(runs: pd.DataFrame) -> str:
+    """Runs whose path's site reads nothing, and whether another does: one site is not all."""
+    if not len(runs):
+        return ""
+    elsewhere = int(runs[f"any_path_{_LEVEL}"].notna().sum())
+    other = f"the bridge is read elsewhere in {elsewhere}" if elsewhere else "nor is it elsewhere"
+    return f" (in {len(runs)} no bridge is read at the path's site by the end; {other})"
 
 
 def _answers(outcomes: pd.DataFrame, times: pd.DataFrame) -> Finding:
@@ -201,12 +209,17 @@ def _cost(row: pd.Series, first: str) -> str:
 
 
 def _comparisons(table: pd.DataFrame) -> list[Finding]:
-    family = table[table.in_family.astype(bool) & table.p.notna()] if len(table) else table
+    known = table[table.p.notna()]
+    family = known[known.family == DECLARED]
     if not len(family):
         return []
     shown = family[family.p_holm < ALPHA]
     out_of_reach = int((family.p_smallest >= ALPHA).sum())
-    text = f"Of {len(family)} comparisons, {len(shown)} hold after Holm's correction"
+    what = " and ".join(dict.fromkeys(family.quantity))
+    text = (
+        f"Of the {len(family)} declared comparisons ({what}), {len(shown)} hold after Holm's"
+        " correction"
+    )
     if len(shown):
         named = [
             f"{row.quantity}{'' if math.isnan(row.level) else f' {row.level:g}'},"
@@ -219,6 +232,9 @@ def _comparisons(table: pd.DataFrame) -> list[Finding]:
             f"; {out_of_reach} could not have: the smallest p that their runs can give is"
             f" {family.p_smallest[family.p_smallest >= ALPHA].min():.2g} or more"
         )
+    if len(others := known[known.family != DECLARED]):
+        held = int((others.p_holm < ALPHA).sum())
+        text += f". Of {len(others)} others, corrected by themselves, {held}"
     return [Finding(text + ".", "comparisons")]
 
 

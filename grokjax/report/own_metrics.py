@@ -6,19 +6,22 @@ import functools
 from collections.abc import Sequence
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from grokjax.base.names import PROBE_TYPES
 from grokjax.report.html import Column, Illustration, Section, Shown, number, show
 from grokjax.report.panels import STEPS, Panels, lines
-from grokjax.report.style import Picture, in_style, line
+from grokjax.report.style import Picture, in_style, styles
 from grokjax.report.training_runs import TrainingRuns
+from grokjax.report.wording import PROBES
 from grokjax.settings.own_functions import own_name, values_of
 from grokjax.workdir.tables import bands, held_curves, usable_runs
 
+_COLUMNS = ["metric", "group", "type", "num_runs", "mean", "low", "high"]
 _SHOWN: dict[str, Column] = {
     "metric": "metric",
     "group": "group",
-    "queries": "type",
+    "queries": lambda table: [PROBES.get(kind, kind) for kind in table.type],
     "runs": "num_runs",
     "mean": number("mean", ".3g"),
     "lowest": number("low", ".3g"),
@@ -45,7 +48,7 @@ def metrics_table(data: TrainingRuns) -> pd.DataFrame:
                 values = {"mean": own.mean(), "low": own.min(), "high": own.max()}
                 row = {"metric": metric, "group": group, "type": kind, "num_runs": own.count()}
                 rows.append(row | values)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def metrics_section(data: TrainingRuns, table: pd.DataFrame, groups: Sequence[str]) -> Section:
@@ -71,11 +74,15 @@ def _figure(data: TrainingRuns, groups: Sequence[str]) -> Picture:
     ]
     runs = data.runs[data.runs.group.isin(groups)]
     panels = Panels.wrapped(len(columns), 3.9, 2.6, sharex=True)
+    style = styles(groups)
+    held = {column: held_curves(runs, data.curves, column, "group") for *_, column in columns}
     for axis, (kind, metric, column) in zip(panels, columns, strict=True):
-        held = held_curves(runs, data.curves, column, "group")
-        for i, group in enumerate(groups):
-            lines(axis, held[held.group == group], column, label=group, **line(i))
-        axis.set_title(f"{metric}, {kind}")
+        for group in groups:
+            own = held[column][held[column].group == group]
+            lines(axis, own, column, label=group, **style[group] | {"marker": ""})
+        panels.title(axis, f"{metric.replace('_', ' ')}, {PROBES.get(kind, kind)}")
+        axis.ticklabel_format(axis="y", useOffset=False)
+    _one_scale(panels, [metric for _, metric, _ in columns])
     panels.label(STEPS, "mean over queries")
     panels.legend()
     drawn = [
@@ -83,3 +90,14 @@ def _figure(data: TrainingRuns, groups: Sequence[str]) -> Picture:
         for kind, metric, column in columns
     ]
     return panels.picture(pd.concat(drawn))
+
+
+def _one_scale(panels: Panels, metrics: Sequence[str]) -> None:
+    """What is compared, a metric of several probe types, has one scale."""
+    by_metric: dict[str, list[Axes]] = {}
+    for axis, metric in zip(panels, metrics, strict=True):
+        by_metric.setdefault(metric, []).append(axis)
+    for axes in by_metric.values():
+        limits = [axis.get_ylim() for axis in axes]
+        for axis in axes:
+            axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

@@ -36,11 +36,13 @@ def path_identity_figure(table: pd.DataFrame, pairs: pd.DataFrame) -> Picture:
                 )  # fmt: skip
             row = table[(table.paths == kind) & (table.group_a == a) & (table.group_b == b)]
             for two in row.itertuples():
-                axis.plot(two.floor_median, i, "|", color=GREY, markersize=16, markeredgewidth=2)
+                axis.hlines(i + 0.22, two.floor_min, two.floor_max, GREY, linewidth=4, alpha=0.45)
+                axis.plot(two.floor_median, i + 0.22, "|", color=GREY, markersize=8, mew=2)
                 axis.annotate(
-                    f"{two.verdict}: {two.within:.0f} of {two.num_pairs:.0f} within {two.margin:g}",
+                    f"{two.verdict}: {two.within:.0f} of {two.num_pairs:.0f} within {two.margin:g}"
+                    + (f", p = {two.p_holm:.2g}" if np.isfinite(two.p_holm) else ""),
                     (0.02, i - 0.22), xycoords=("axes fraction", "data"), va="bottom",
-                    fontsize=TINY,
+                    fontsize=TINY, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
                 )  # fmt: skip
         axis.axvline(float(table.margin.max()), color=BLUE, linestyle="--", linewidth=1)
         axis.set_title(kind)
@@ -57,13 +59,13 @@ def path_identity_figure(table: pd.DataFrame, pairs: pd.DataFrame) -> Picture:
             Line2D([], [], color=ORANGE, marker="^", label="pair beyond it", **marks),
             Line2D([], [], color=BLUE, linestyle="--", label="margin"),
             Line2D(
-                [], [], color=GREY, marker="|", markersize=12, markeredgewidth=2, linestyle="",
-                label="floor: two seeds of one group, median",
+                [], [], color=GREY, alpha=0.45, linewidth=4,
+                label="two seeds of one group, least to most",
             ),
         ]
     )  # fmt: skip
     panels.caption(
         "Distance between the maps of two single runs, one of each group, of the same seeds;"
-        f" {span(table.num_pairs)} pairs"
+        f" {span(table.num_pairs)} pairs. Grey: of one group, its median marked. p by Holm"
     )
     return panels.picture(pairs)

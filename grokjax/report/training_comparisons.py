@@ -11,12 +11,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grokjax.base.names import ANSWER, DIVERGED, MEMORISED, ORDER_LEVELS, PATH
+from grokjax.base.names import (
+    ANSWER,
+    DIVERGED,
+    FINAL_ID_ACCURACY,
+    FINAL_OOD_ACCURACY,
+    MEMORISED,
+    ORDER_LEVELS,
+    PATH,
+    STEPS_TO_ANSWER,
+    STEPS_TO_MEMORISE,
+    STEPS_TO_PATH,
+)
 from grokjax.report.training_runs import TrainingRuns, causes
-from grokjax.report.training_tables import horizon, span_of
-from grokjax.statistics.intervals import Interval, difference_interval, ratio_interval
+from grokjax.report.training_tables import horizon
+from grokjax.settings.own_functions import values_of
+from grokjax.statistics.intervals import Interval, difference_interval, ratio_interval, span_of
 from grokjax.statistics.permutation import (
     Permutation,
+    compared_groups,
     holm,
     log_rank_scores,
     permutation_test,
@@ -40,17 +53,17 @@ COSTS = [
 COMPARISONS = [
     "quantity", "level", "group_a", "group_b", "measure", "estimate", "low", "high", "interval",
     "bound", "n_a", "n_b", "censored_a", "censored_b", "diverged_a", "diverged_b", "horizon",
-    "num_pairs", "method", "num_permutations", "p", "p_smallest", "in_family", "p_holm",
+    "num_pairs", "method", "num_permutations", "p", "p_smallest", "family", "family_size",
+    "p_holm",
 ]  # fmt: skip
 UNITS = {"FLOP": "flops_per_step", "device-seconds": "seconds_per_step"}
-STEPS_TO_ANSWER = "steps to answer"
 ACCURACIES = {
-    "final OOD accuracy": "final_ood_accuracy",
-    "final ID accuracy": "final_iid_accuracy",
+    FINAL_OOD_ACCURACY: "final_ood_accuracy",
+    FINAL_ID_ACCURACY: "final_iid_accuracy",
 }
 AT_MOST, AT_LEAST, NO_BOUND = "at most", "at least", "no bound"
-# The family that p-values are adjusted over: every group's time to answer, against the first's.
-FAMILY = (STEPS_TO_ANSWER,)
+# Families of p-values that Holm's correction takes together.
+DECLARED, OTHERS = "declared", "not declared"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,27 +166,37 @@ def _pairs(a: np.ndarray, b: np.ndarray) -> tuple[list[int], list[int]] | None:
 def comparison_table(data: TrainingRuns) -> pd.DataFrame:
     """A row per quantity and two groups; columns COMPARISONS.
 
-    Every group against the first one; all pairs where there are at most four groups.
+    Every group against the first one; all pairs where there are at most four groups. The family
+    that `report.family` declares has Holm's correction of its own, and so has everything else.
     """
-    pairs = list(itertools.combinations(data.groups, 2))
-    if len(data.groups) > 4:
-        pairs = [(a, b) for a, b in pairs if a == data.groups[0]]
+    pairs = compared_groups(data.groups)
     rows = [
         *(row for a, b in pairs for row in _time_rows(data, a, b)),
         *(row for a, b in pairs for row in _accuracy_rows(data, a, b)),
     ]
     table = pd.DataFrame(rows, columns=COMPARISONS)
-    member = table.quantity.isin(FAMILY) & (table.group_a == (data.groups or [""])[0])
-    table["in_family"] = member
-    table["p_holm"] = holm(table.p.where(member).to_numpy(float))
+    table["family"] = _families(table, data)
+    for _, own in table.groupby("family"):
+        table.loc[own.index, "family_size"] = int(own.p.notna().sum())
+        table.loc[own.index, "p_holm"] = holm(own.p.to_numpy(float))
     return table.sort_values(["quantity", "level"], kind="stable", ignore_index=True)
+
+
+def _families(table: pd.DataFrame, data: TrainingRuns) -> list[str]:
+    """What the experiment declared to compare with its first group, and everything else."""
+    declared = values_of(data.config.report.family)
+    first = (data.groups or [""])[0]
+    return [
+        DECLARED if not declared or (row.quantity in declared and row.group_a == first) else OTHERS
+        for row in table.itertuples()
+    ]
 
 
 def _time_rows(data: TrainingRuns, first: str, second: str) -> Iterator[dict[str, Any]]:
     """Steps to each event: b over a, so that a ratio below 1 is a group that is faster."""
     quantities = {
-        "steps to memorise": (MEMORISED, ORDER_LEVELS[-1:]),
-        "steps to path": (PATH, ORDER_LEVELS),
+        STEPS_TO_MEMORISE: (MEMORISED, ORDER_LEVELS[-1:]),
+        STEPS_TO_PATH: (PATH, ORDER_LEVELS),
         STEPS_TO_ANSWER: (ANSWER, ORDER_LEVELS),
     }
     for quantity, (event, levels) in quantities.items():

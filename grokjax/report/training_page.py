@@ -18,7 +18,6 @@ from grokjax.base.names import (
     PATH,
 )
 from grokjax.report import training_comparisons, training_tables
-from grokjax.report.analysis_page import StoredAnalyses
 from grokjax.report.cost_figure import cost_figure
 from grokjax.report.curves_figure import curves_figure
 from grokjax.report.findings import Tables, findings
@@ -38,6 +37,7 @@ from grokjax.report.html import (
 from grokjax.report.lag_figure import lag_figure
 from grokjax.report.own_metrics import metrics_section, metrics_table
 from grokjax.report.published import published_pretraining
+from grokjax.report.stored_analyses import StoredAnalyses
 from grokjax.report.style import span
 from grokjax.report.survival_figure import survival_figure
 from grokjax.report.swept_figure import map_figure, strip_figure, swept_numbers
@@ -117,6 +117,8 @@ _COMPARED: dict[str, Column] = {
     "p": number("p", ".2g"),
     "smallest p": number("p_smallest", ".2g"),
     "p, Holm": number("p_holm", ".2g"),
+    "over the family": lambda t: [f"{family}, {n} rows" for family, n in
+        zip(t.family, t.family_size, strict=True)],
 }  # fmt: skip
 _VARIANCE: dict[str, Column] = {
     "group": "group",
@@ -325,7 +327,8 @@ def _compared(tables: Tables) -> Section:
     table = tables["comparisons"]
     about = (
         "Permutations of labels, all of them where they are few. Smallest p: that these data could"
-        " have given. Holm: over the rows that belong to the family."
+        " have given. Holm: over the rows of one family, what the experiment declared to compare"
+        " with its first group (`report.family`), or everything else."
     )
     return Section(
         "What differs",

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from grokjax.base import names
 from grokjax.base.errors import UserError
-from grokjax.base.names import DIVERGED, INTERRUPTED, OBSERVED, ORDER_LEVELS, PENDING, RUNNING
+from grokjax.base.names import DIVERGED, OBSERVED, ORDER_LEVELS, PENDING
 from grokjax.model.cost import evaluation_flops, train_flops
 from grokjax.report.reuse import keys_in, run_key, siblings
 from grokjax.report.wording import in_words, value_in_words
@@ -23,7 +23,6 @@ from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.events import at_kept_site, event_table, order_table
 from grokjax.statistics.survival import CENSORED, COMPETING, EVENT
 from grokjax.workdir.layout import read_content
-from grokjax.workdir.lock import is_locked
 from grokjax.workdir.tables import read_timing
 
 RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
@@ -143,7 +142,7 @@ def read_training(found: StoredRuns) -> TrainingRuns:
     if not populations or not len(found.curves):
         raise UserError(f"{found.workdir}: nothing has been trained yet; run the sweep first")
     runs = found.runs.copy()
-    runs["group"] = _labels(runs)
+    runs["group"] = group_labels(runs)
     population = runs.population.astype(str) if "population" in runs else pd.Series("", runs.index)
     machine = pd.DataFrame([{"population": n} | _machine_time(r) for n, r in populations.items()])
     for (name, own), took in zip(populations.items(), machine.itertuples(), strict=True):
@@ -156,9 +155,6 @@ def read_training(found: StoredRuns) -> TrainingRuns:
         runs.loc[member, "seconds_per_step"] = took.training_seconds / run_steps
         runs.loc[member, "evaluation_seconds_per_step"] = took.evaluation_seconds / run_steps
         runs.loc[member, "run_key"] = [run_key(run) for run in own.run_configs]
-        if not is_locked(own.workdir):  # whose process was killed
-            killed = member & (runs.status == RUNNING)
-            runs.loc[killed, "status"] = INTERRUPTED
     runs = _each_once(runs, found.workdir)
     curves = found.curves[found.curves.run_id.isin(runs.run_id)]
     ends = runs[runs.status == DIVERGED].set_index("run_id").step.to_dict()
@@ -207,7 +203,7 @@ def causes(events: pd.DataFrame) -> Int[np.ndarray, " N"]:
     return events.status.map(cause).fillna(CENSORED).to_numpy(int)
 
 
-def _labels(runs: pd.DataFrame) -> list[str]:
+def group_labels(runs: pd.DataFrame) -> list[str]:
     """Each run's group in words: its regime where there are several, and what else was swept."""
     settings = [c for c in runs if "." in c and c not in SEEDS and c != "data.regime"]
     custom = any(name.startswith("data.hop") for name in settings)

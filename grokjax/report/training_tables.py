@@ -20,7 +20,7 @@ from grokjax.base.names import (
 )
 from grokjax.report.training_runs import TrainingRuns, causes
 from grokjax.settings.declarations import SEEDS
-from grokjax.statistics.intervals import Interval, wilson
+from grokjax.statistics.intervals import Interval, span_of, wilson
 from grokjax.statistics.survival import (
     CENSORED,
     COMPETING,
@@ -94,15 +94,6 @@ def _times(events: pd.DataFrame, until: float) -> dict[str, Any]:
             "resolution": float(width.max()) if len(width) else math.nan,
         }
     )
-
-
-def span_of(values: np.ndarray) -> tuple[float, float, float]:
-    """Lowest, median, highest; NaN of nothing."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return math.nan, math.nan, math.nan
-    return float(values.min()), float(np.median(values)), float(values.max())
 
 
 def order_shares(data: TrainingRuns) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from grokjax.base.names import (
     END,
 )
 from grokjax.report.panels import Panels, chance_line, lines, published_line
-from grokjax.report.style import BLACK, BLUE, ORANGE, PINK, Picture, in_style, styles
+from grokjax.report.style import BLACK, BLUE, ORANGE, PINK, Picture, in_style, span, styles
 from grokjax.report.transfer_runs import EARLY, TransferRuns, in_order
 from grokjax.workdir.tables import bands, held_curves
 
@@ -113,7 +113,8 @@ def worth_figure(data: TransferRuns) -> Picture:
     panels.axes[0][0].set_ylim(-0.02, min(1.02, 1.15 * float(table.accuracy.max()) + 0.02))
     panels.axes[0][0].set_ylabel("accuracy after finetuning")
     panels.legend()
-    panels.caption("Large: median of the runs from one checkpoint; small: each run, by seed")
+    counts = f"; {_sizes(table)} runs a group and checkpoint"
+    panels.caption("Large: median of the runs from one checkpoint; small: each by seed" + counts)
     return panels.picture(table)
 
 
@@ -141,8 +142,14 @@ def dose_figure(data: TransferRuns) -> Picture:
     panels.shares()
     panels.axes[0][0].set_ylabel("accuracy on those held out")
     panels.legend()
-    panels.caption("Large: median of the runs; small: each run, by seed")
+    counts = f"; {_sizes(table)} runs a group and share"
+    panels.caption("Large: median of the runs; small: each run, by seed" + counts)
     return panels.picture(table)
+
+
+def _sizes(table: pd.DataFrame) -> str:
+    """Runs under each large point."""
+    return span(table.groupby(["group", "checkpoint", "dose"]).run_id.nunique())
 
 
 def runs_table(data: TransferRuns) -> pd.DataFrame:

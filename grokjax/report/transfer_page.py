@@ -51,6 +51,10 @@ _HALF_COLUMNS = (
     "score", "old_effect", "same_effect", "new_effect", "new_less_same", "accuracy",
     "old_patched", "new_patched",
 )  # fmt: skip
+HALVES_TABLE = (
+    "group", "checkpoint", "variant", "num_runs", "num_with_site", "num_pairs",
+    *(f"{name}{bound}" for name in _HALF_COLUMNS for bound in ("", "_low", "_high")),
+)  # fmt: skip
 
 _CELL: dict[str, Column] = {"group": "group", "checkpoint": "checkpoint", "variant": "variant"}
 _RUNS = _CELL | {"runs": "num_runs"}
@@ -114,11 +118,10 @@ def page(data: TransferRuns) -> Page:
         "transfer_break_even": break_even_table(data),
         "transfer_equivalence": equivalence_table(data),
     }
-    halves = read_halves(data)
-    if len(halves):
-        tables["transfer_halves"] = halves
+    tables["transfer_halves"] = read_halves(data)
     title = f"{data.results.config.name}: what does a grokked model do with new facts?"
-    return Page(title, _findings(tables), _lead(data), _sections(data, tables), tables)
+    sections = _sections(data, tables) if len(data.members) else []
+    return Page(title, _findings(tables), _lead(data), sections, tables)
 
 
 def _findings(tables: dict[str, pd.DataFrame]) -> list[Finding]:
@@ -128,7 +131,8 @@ def _findings(tables: dict[str, pd.DataFrame]) -> list[Finding]:
     """
     accuracy = tables["transfer_accuracy"]
     if not len(accuracy):
-        return [Finding("No run has finished: nothing can be said.", "transfer_accuracy")]
+        nothing = "No run is left that has not diverged: nothing can be said of transfer."
+        return [Finding(nothing, "transfer_accuracy")]
     own = accuracy[accuracy.variant == accuracy.variant.iloc[0]]
     last = own.groupby("group", sort=False).checkpoint.transform(
         lambda names: END if END in set(names) else names.iloc[-1]
@@ -239,7 +243,7 @@ def _sections(data: TransferRuns, tables: dict[str, pd.DataFrame]) -> list[Secti
             ],
         ),
     ]
-    if "transfer_halves" in tables:
+    if len(tables["transfer_halves"]):
         parts.append(_halves_section(tables["transfer_halves"]))
     return parts
 
@@ -280,7 +284,7 @@ def read_halves(data: TransferRuns) -> pd.DataFrame:
     """
     path = data.results.workdir / HALVES
     if not path.exists() or not path.read_text().strip():
-        return pd.DataFrame()
+        return pd.DataFrame(columns=HALVES_TABLE)
     by_run = pd.read_csv(path).set_index("run_id")
     if "same_effect" not in by_run:  # measured before there was a baseline
         by_run["same_effect"] = math.nan
@@ -296,7 +300,7 @@ def read_halves(data: TransferRuns) -> pd.DataFrame:
         for name in _HALF_COLUMNS:
             row |= mean_interval(held[name].dropna().to_numpy()).columns(name)
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=HALVES_TABLE)
 
 
 def _halves_section(halves: pd.DataFrame) -> Section:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from grokjax.base.errors import UserError
@@ -19,6 +20,10 @@ from grokjax.training.resolve import model_config
 from grokjax.workdir.tables import usable_runs
 
 EARLY = "control_early"
+MEMBERS = [
+    "group", "checkpoint", "variant", "run_id", "seed", "dose", "pretraining_flops",
+    "finetuning_flops",
+]  # fmt: skip
 # Settings that say where a run comes from; any other one that was varied makes a group.
 _NAMING = ("source", "run_id", "run_hash", "step", "checkpoint", "group", "checkpoints")
 
@@ -87,9 +92,9 @@ def read_transfers(results: Results) -> TransferRuns:
         rows += [row | {"checkpoint": name} for name in checkpoints]
         if t.group == "natural" and SATURATION in checkpoints and PATH not in checkpoints:
             rows.append(row | {"group": EARLY, "checkpoint": SATURATION})
-    members = pd.DataFrame(rows).sort_values("group", key=lambda g: g == EARLY, kind="stable")
-    first = ["group", "checkpoint", "variant"]
-    return TransferRuns(results, members[[*first, *members.columns.drop(first)]])
+    members = pd.DataFrame(rows, columns=MEMBERS)
+    is_early = members.group == EARLY
+    return TransferRuns(results, members.iloc[np.argsort(is_early, kind="stable")])
 
 
 def _source(workdir: str) -> Results | None:

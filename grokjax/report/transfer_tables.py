@@ -23,10 +23,9 @@ from grokjax.base.names import (
     TEST_INFERRED_IID,
     TRAIN_INFERRED,
 )
-from grokjax.report.training_tables import span_of
 from grokjax.report.transfer_runs import TransferRuns, flops_per_step, in_order
 from grokjax.statistics.events import first_crossing
-from grokjax.statistics.intervals import mean_interval
+from grokjax.statistics.intervals import mean_interval, span_of
 from grokjax.statistics.permutation import sign_flip_p
 from grokjax.statistics.survival import (
     CENSORED,
@@ -46,7 +45,19 @@ MARGIN = 0.1  # of an accuracy: within it, two groups transfer alike
 FLOOR = 2 * MARGIN
 EQUIVALENT, DIFFERENT, NOT_SHOWN, AT_FLOOR = "equivalent", "different", "not shown", "floor"
 REFERENCE = "both_hop_full"
-# Columns of tables that may have no row.
+# Columns: a table has its header even without a row.
+ACCURACY = (
+    "group", "checkpoint", "variant", "asked", "num_runs", "num_queries", "accuracy", "low", "high",
+    "interval", "accuracy_min", "accuracy_median", "accuracy_max", *BRIDGE_METRICS,
+)  # fmt: skip
+TIMES = (
+    "group", "checkpoint", "variant", "asked", "level", "num_runs", "reached", "earliest", "latest",
+    "median", "median_low", "median_high", "mean_steps", "low", "high", "interval", "horizon",
+)  # fmt: skip
+WORTH = (
+    "group", "checkpoint", "variant", "asked", "num_runs", "pretraining_flops", "finetuning_flops",
+    "accuracy", "low", "high", "gain", "gain_low", "gain_high", "interval", "num_pairs",
+)  # fmt: skip
 BREAK_EVEN = (
     "group", "variant", "asked", "level", "early", "late", "num_pairs", "only_late", "only_early",
     "neither", "pays", "break_even",
@@ -85,7 +96,7 @@ def accuracy_table(data: TransferRuns) -> pd.DataFrame:
                 name = f"{asked}/{metric}"
                 row[metric] = float(last[name].mean()) if name in last else math.nan
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=ACCURACY)
 
 
 def crossing_steps(data: TransferRuns, asked: str, level: float) -> pd.Series:
@@ -131,7 +142,7 @@ def time_table(data: TransferRuns, levels: Sequence[float] = LEVELS) -> pd.DataF
                     | mean.columns("mean_steps", "")
                     | {"interval": mean.kind, "horizon": horizon}
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=TIMES)
 
 
 def worth_table(data: TransferRuns) -> pd.DataFrame:
@@ -162,7 +173,7 @@ def worth_table(data: TransferRuns) -> pd.DataFrame:
                 }  # fmt: skip
                 row |= mean.columns("accuracy", "") | gain.columns("gain")
                 rows.append(row | {"interval": mean.kind, "num_pairs": gain.n})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=WORTH)
 
 
 def break_even_table(data: TransferRuns, levels: Sequence[float] = LEVELS) -> pd.DataFrame:

@@ -6,8 +6,22 @@ import collections
 import re
 from typing import Any
 
+from grokjax.base.names import (
+    ID_ATOMIC,
+    OOD_ATOMIC,
+    TEST_INFERRED_IID,
+    TEST_INFERRED_OOD,
+    TRAIN_INFERRED,
+)
 from grokjax.settings.declarations import SECTIONS, SETTINGS
 
+PROBES = {
+    ID_ATOMIC: "ID facts",
+    OOD_ATOMIC: "OOD facts",
+    TRAIN_INFERRED: "trained compositions",
+    TEST_INFERRED_IID: "held-out ID compositions",
+    TEST_INFERRED_OOD: "OOD compositions",
+}
 _TIMES_USED = collections.Counter(name for section in SECTIONS.values() for name in section)
 _SAYS_LITTLE = ("kind", "name", "every", "keep")  # without its section
 

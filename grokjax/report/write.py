@@ -7,7 +7,7 @@ import pathlib
 
 from grokjax.base.errors import UserError
 from grokjax.report import training_page, transfer_page
-from grokjax.report.analysis_page import stored_analyses
+from grokjax.report.stored_analyses import stored_analyses
 from grokjax.report.style import LOOKS
 from grokjax.report.training_runs import read_training
 from grokjax.report.transfer_runs import read_transfers

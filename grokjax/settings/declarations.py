@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from grokjax.base.names import BEST, CHECKPOINTS, DECODER, POSITIONS, RECURSIVE
+from grokjax.base.names import BEST, CHECKPOINTS, COMPARED, DECODER, POSITIONS, RECURSIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,6 +366,15 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         ),
         "max_probes": traced(10_000, "queries of each category", FROM_1),
         "seed": traced(0, "draws new and kept facts, on top of the data seed", FROM_0),
+    },
+    "report": {
+        "family": apart(
+            COMPARED[0],
+            "of which Holm's correction takes the p-values together; empty: all that is compared",
+            ("", *COMPARED),
+            added=True,
+            also="holm multiple_testing correction alpha_family",
+        ),
     },
     "sweep": {
         "runs_per_population": apart(

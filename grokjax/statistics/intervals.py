@@ -37,6 +37,15 @@ class Interval(NamedTuple):
         return {name: self.mean, f"{prefix}low": self.low, f"{prefix}high": self.high}
 
 
+def span_of(values: ArrayLike) -> tuple[float, float, float]:
+    """Lowest, median, highest; NaN of nothing."""
+    known = np.asarray(values, float)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return math.nan, math.nan, math.nan
+    return float(known.min()), float(np.median(known)), float(known.max())
+
+
 def mean_interval(values: ArrayLike) -> Interval:
     """Mean over runs; bounds are a BCa bootstrap's from 8 runs on, else the lowest and highest."""
     return _interval([np.asarray(values, float)], lambda x, axis: np.mean(x, axis=axis), "mean")

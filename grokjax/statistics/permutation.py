@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,15 @@ from grokjax.statistics.survival import COMPETING, EVENT
 
 MOST_LABELLINGS = 200_000  # that are listed; of more, a sample is drawn
 _NUM_SAMPLES = 20_000
+_MOST_PAIRS = 6  # of groups, all of which are compared
 _SMALL = 1e-9  # sums of the same scores differ by this much at most
+
+
+def compared_groups(groups: Iterable[str]) -> list[tuple[str, str]]:
+    """Every two groups, in their order; of more than four, each against the first alone."""
+    pairs = list(itertools.combinations(dict.fromkeys(groups), 2))
+    first = pairs[0][0] if pairs else ""
+    return pairs if len(pairs) <= _MOST_PAIRS else [pair for pair in pairs if pair[0] == first]
 
 
 class Permutation(NamedTuple):

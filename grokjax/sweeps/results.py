@@ -24,7 +24,7 @@ from grokjax.settings.config import flatten
 from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import PLAN, Plan, population_folder, require_plan
 from grokjax.workdir.gaps import describe_gaps
-from grokjax.workdir.tables import CURVES, RUNS, read_table
+from grokjax.workdir.tables import CURVES, RUNS, read_runs, read_table
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -142,7 +142,7 @@ def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFra
         start, trained = len(rows), None
         if has_begun(folder):
             known = ["run_id", "run_hash", *swept]
-            trained = read_table(folder, RUNS).drop(columns=known, errors="ignore")
+            trained = read_runs(folder).drop(columns=known, errors="ignore")
         if (folder / CURVES).exists():
             own = read_table(folder, CURVES).sort_values("run_id", kind="stable")
             curves.append(own.assign(run_id=own.run_id + start))

@@ -14,7 +14,8 @@ import pandas as pd
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import leads_out, read_json, write_atomically
-from grokjax.base.names import DIVERGED, STOPPED
+from grokjax.base.names import DIVERGED, INTERRUPTED, RUNNING, STOPPED
+from grokjax.workdir.lock import is_locked
 
 CURVES, RUNS, TIMING = "curves.csv", "runs.csv", "timing.json"
 PATH_SITE = ("path_stage", "path_position")  # columns of names among the measures
@@ -184,6 +185,18 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return "" if value != value else repr(value)
     return str(value)
+
+
+def read_runs(workdir: str | os.PathLike) -> pd.DataFrame:
+    """`runs.csv`, where only a run that still trains is running: one that was killed is not.
+
+    Raises:
+      UserError: as `read_table` does.
+    """
+    runs = read_table(workdir, RUNS)
+    if is_locked(pathlib.Path(workdir)):
+        return runs
+    return runs.assign(status=runs.status.replace(RUNNING, INTERRUPTED))
 
 
 def read_timing(workdir: pathlib.Path) -> list[Any]:

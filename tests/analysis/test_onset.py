@@ -7,6 +7,7 @@ import xarray as xr
 
 from grokjax.analysis.onset import (
     bridge_score,
+    bridge_sites,
     causal_steps,
     first_steps,
     order_of_events,
@@ -68,6 +69,16 @@ def test_a_bridge_is_what_head_and_relation_1_decide():
     score = bridge_score(effects(BRIDGE), "id")
     np.testing.assert_allclose(score, [[0.0, 0.1, 0.7, 0.6]])
     np.testing.assert_allclose(bridge_score(effects(BRIDGE), "ood"), 0.0)
+
+
+def test_the_best_of_all_sites_is_told():
+    """z_L holds the bridge at the end; nothing is said where no effect is defined."""
+    patching = effects(BRIDGE)
+    patching.effect[0, :, 3:] = np.nan
+    table = bridge_sites(patching, ["natural"]).set_index("group")
+    assert table.score["id"] == 0.7 - 0.1 and table.num_sites["id"] == 2
+    assert table.loc["id", ["component", "place", "position"]].tolist() == ["z_L", "A", "answer"]
+    assert np.isnan(table.score["ood"]) and table.component["ood"] == ""
 
 
 def test_steps_by_site_and_order_of_events():

@@ -178,6 +178,8 @@ def test_of_new_facts_the_half_that_fails_is_found(knows_new):
     assert (found["component"], found["place"], found["position"]) == ("z_H", FIRST, "relation1")
     assert found["num_pairs"] > 3 and found["score"] == pytest.approx(1, abs=1e-3)
     assert found["old_effect"] == pytest.approx(1, abs=1e-3)
+    # What a new query's state brings is no more than another old query's does: by construction.
+    assert found["same_effect"] == pytest.approx(1, abs=1e-3)
     assert found["new_effect"] == pytest.approx(1, abs=1e-3)
     assert found["old_patched"] == 1
     if knows_new:

@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 from fabricated import (
+    NEVER,
     Course,
     by_ratios,
     by_regime,
@@ -49,7 +50,11 @@ def test_a_reader_is_told_who_which_first_when_and_at_what_cost(tmp_path, capsys
     assert re.search(r"All 6 runs memorise \(.*\), by step 2,000\. outcomes", said)
     order = next(line for line in said.splitlines() if line.startswith("Path or answer first"))
     assert "natural path first in 3 of 3" in order
-    assert "both_hop_full answer first in 3 of 3 (3 without a path by the end)" in order
+    # What its site does not read is not absent: the other sites are asked as well.
+    assert (
+        "both_hop_full answer first in 3 of 3 (in 3 no bridge is read at the path's site" in order
+    )
+    assert "by the end; nor is it elsewhere)" in order
     answers = next(line for line in said.splitlines() if line.startswith("Who answers"))
     assert "natural none of 3 by step 10,000, 3 of 3 reach 0.5" in answers
     assert "both_hop_full 3 of 3 by step" in answers
@@ -60,6 +65,21 @@ def test_a_reader_is_told_who_which_first_when_and_at_what_cost(tmp_path, capsys
     assert re.search(r"natural 3 of 3, [\d.]+e\+\d+.*; both_hop_full 3 of 3, .*0\.\d+ times", said)
     assert "the smallest p that their runs can give is 0.25 or more" in said
     assert text.index("Path or answer first") < text.index("<h2>")  # on top
+
+
+def test_a_site_without_the_bridge_is_not_a_network_without_it(tmp_path, capsys):
+    """One site says nothing by the end; in two of three runs another one does."""
+
+    def elsewhere(settings, rng):
+        return Course(1500, answer=2000, anywhere=NEVER if settings["seeds.data"] == 2 else 4000)
+
+    said, _, path = report(tmp_path, capsys, seeds(3), elsewhere)
+    assert (
+        "answer first in 3 of 3 (in 3 no bridge is read at the path's site by the end; the bridge"
+        " is read elsewhere in 2)" in said
+    )
+    assert "without a path" not in said and "absent" not in said
+    assert pd.read_csv(path / "outcomes.csv")["any_path_0.5"].notna().sum() == 2
 
 
 def test_many_groups_are_told_in_few_words(tmp_path, capsys):

@@ -154,9 +154,29 @@ def test_comparisons_are_exact_paired_and_adjusted():
     assert b.estimate == pytest.approx(200 / 650) and b.low < b.estimate < b.high and not b.bound
     assert c.p > 0.5 and c.estimate == 1.0
     # Two levels by two groups against the first: a family of four.
-    assert b.in_family and b.p_holm == pytest.approx(4 * b.p) and c.p_holm >= c.p
+    assert b.family == "declared" and b.p_holm == pytest.approx(4 * b.p) and c.p_holm >= c.p
     between = answers[answers.group_a == "b"].iloc[0]
-    assert not between.in_family and math.isnan(between.p_holm)
+    assert between.family == "not declared"
+    others = table[table.family == "not declared"]
+    assert set(others.family_size) == {others.p.notna().sum()}
+    assert (others.p_holm >= others.p).all() and len(others) + 4 == len(table)
+
+
+def test_the_family_is_what_the_experiment_declares():
+    """Two quantities together, one alone, or the whole page: another number of comparisons."""
+    rows = eight("a", [500, 600, 700, 800] * 2) + eight("b", [200] * 8) + eight("c", [300] * 8)
+    data = make_runs(rows)
+    sizes = {}
+    for family in ("steps to answer, final OOD accuracy", "steps to memorise", ""):
+        config = default_config()
+        config.report.family = family
+        table = training_comparisons.comparison_table(dataclasses.replace(data, config=config))
+        own = table[table.family == "declared"]
+        sizes[family] = len(own)
+        assert set(own.family_size) == {own.p.notna().sum()}
+        best = own.p.min()
+        assert own.p_holm.min() == pytest.approx(min(best * own.p.notna().sum(), 1.0))
+    assert list(sizes.values()) == [2 * 2 + 2, 2, len(table)]
 
 
 def test_small_samples_are_not_asymptotic():

@@ -1,5 +1,6 @@
 """Tables of a finetuning, on curves with known answers."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -59,6 +60,36 @@ def data():
     curves = curves[(curves.run_id != 0) | (curves.step <= 50)]  # one has left early
     results = Results(pathlib.Path("nowhere"), config, 30, runs, curves)
     return TransferRuns(results, pd.DataFrame(members, columns=names))
+
+
+def test_a_table_without_a_row_has_its_header(data):
+    """No run is left: each table names the same columns as with runs."""
+    nobody = dataclasses.replace(data, members=data.members.iloc[:0])
+    for made in (accuracy_table, time_table, worth_table, break_even_table, equivalence_table):
+        empty, full = made(nobody), made(data)
+        assert not len(empty) and len(full) and list(empty) == list(full)
+    page = transfer_page.page(nobody)
+    assert "nothing can be said" in page.findings[0].text and not page.sections
+    assert all(len(table.columns) for table in page.tables.values())
+
+
+def test_new_states_are_told_beside_the_baseline(data, tmp_path):
+    """Runs without a site are left out; what new brings is told less what another old one does."""
+    results = dataclasses.replace(data.results, workdir=tmp_path)
+    data = TransferRuns(results, data.members)
+    halves = pd.DataFrame({"run_id": range(6), "score": [0.9, 0.9, 0.9, 0.9, 0.3, 0.8]})
+    names = ("old_effect", "accuracy", "old_patched", "new_patched")
+    halves = halves.assign(num_pairs=9, **dict.fromkeys(names, 0.5))
+    halves["same_effect"], halves["new_effect"] = [0.8] * 6, [0.7, 0.7, 0.3, 0.5, 0.8, 0.6]
+    halves.to_csv(tmp_path / "halves.csv", index=False)
+    table = transfer_page.read_halves(data)
+    end = table[(table.group == "natural") & (table.checkpoint == "end")].iloc[0]
+    assert (end.same_effect, end.new_effect) == (pytest.approx(0.8), pytest.approx(0.4))
+    assert end.new_less_same == pytest.approx(-0.4)
+    assert (end.new_less_same_low, end.new_less_same_high) == pytest.approx((-0.5, -0.3))
+    both = table[table.group == "both_hop_full"].iloc[0]
+    assert (both.num_with_site, both.num_runs) == (1, 2)
+    assert both.new_less_same == pytest.approx(-0.2)
 
 
 def of(table, **wanted):

@@ -209,6 +209,8 @@ def run_trials(
       window: seconds after a process's first evaluation, in which it is killed.
       train: trains a workdir to its end.
     """
+    from grokjax.workdir.tables import read_runs
+
     rng = random.Random(seed)
     train(folder / "whole", num_steps)
     like = abstract_state(folder / "whole")
@@ -223,6 +225,8 @@ def run_trials(
                 break  # it was through before
             states, weights = restore_listed(workdir, like)
             assert not states or states[-1] >= newest, "a step that was listed is gone"
+            if (workdir / "runs.csv").exists():
+                assert "running" not in set(read_runs(workdir).status), "nobody trains here"
             newest = states[-1] if states else 0
             reached = max(_reached(workdir), newest)
             killed |= {

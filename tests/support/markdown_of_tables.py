@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+REGIMES = ("natural", "second_hop_full", "both_hop_full")  # in the order that pages have
 RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
 
 

@@ -11,21 +11,25 @@ import pathlib
 import re
 from collections.abc import Callable
 
-from markdown_of_tables import how_many, listed, markdown, span, spread, table
+from markdown_of_tables import REGIMES, how_many, listed, markdown, span, spread, table
 from numbers_of_operations import OPERATIONS
 from numbers_of_search import search
+from numbers_of_transfer import (
+    transfer,
+    transfer_dose,
+    transfer_equivalence,
+    transfer_gain,
+    transfer_halves,
+)
 
 from grokjax.analysis.path_identity import verdict as share_verdict
 from grokjax.base import names
 from grokjax.report import summary
-from grokjax.report.transfer_tables import AT_FLOOR, FLOOR, NOT_SHOWN
 from grokjax.statistics.intervals import wilson
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ("README.md", "docs/results.md", "docs/operations.md")
 BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-REGIMES = ("natural", "second_hop_full", "both_hop_full")
-CATEGORIES = {name: name.replace("_", " ") for name in names.CATEGORIES}
 
 
 def quickstart_printed() -> str:
@@ -258,74 +262,6 @@ def models() -> str:
         "both_hop_full: bridge found, strict", "natural: the same",
     )  # fmt: skip
     return markdown(header, rows)
-
-
-def transfer() -> str:
-    own = table("transfer", "transfer_accuracy")
-    asked = {"atomic_new": "new facts", **CATEGORIES, "id_atomic": "old ID facts kept"}
-    wide = own.pivot(index=["group", "checkpoint"], columns="asked", values="accuracy")
-    order = own[["group", "checkpoint"]].drop_duplicates().itertuples(index=False)
-    rows = [[*cell, *(f"{wide.loc[tuple(cell), a]:.2f}" for a in asked)] for cell in order]
-    return markdown(("group", "from", *asked.values()), rows)
-
-
-def transfer_gain() -> str:
-    own = table("transfer", "transfer_worth")
-    own = own[own.gain.notna() & own.group.isin(REGIMES)]
-    rows = [
-        [group, *(f"{these.set_index('asked').gain[a]:.2f}" for a in CATEGORIES)]
-        for group, these in own.groupby("group", sort=False)
-    ]
-    return markdown(("group", *CATEGORIES.values()), rows)
-
-
-def transfer_equivalence() -> str:
-    own = table("transfer", "transfer_equivalence")
-    own = own[own.checkpoint == "end"]
-    rows = []
-    for row in own.itertuples():
-        reference = row.accuracy - row.difference
-        said = AT_FLOOR if max(row.accuracy, reference) < FLOOR else NOT_SHOWN
-        asked = CATEGORIES[row.asked]
-        rows.append(
-            [row.group, asked, f"{row.accuracy:.2f}", f"{reference:.2f}", row.num_pairs, said]
-        )
-    header = (
-        "group, from its end", "asked", "accuracy", "both_hop_full's", "pairs",
-        "equivalent within 0.1?",
-    )  # fmt: skip
-    return markdown(header, rows)
-
-
-def transfer_halves() -> str:
-    own = table("transfer", "transfer_halves")
-    own = own[(own.checkpoint == "end") & (own.num_with_site > 0)]
-    columns = ("old_effect", "new_effect", "old_patched", "new_patched")
-    rows = [
-        [
-            row.group,
-            f"{row.num_with_site} of {row.num_runs}",
-            *(f"{getattr(row, c):.2f}" for c in columns),
-        ]
-        for row in own.itertuples()
-    ]
-    header = (
-        "group", "runs with such a site", "old query's state", "new query's state",
-        "second half: old query answered", "second half: new relation answered",
-    )  # fmt: skip
-    return markdown(header, rows)
-
-
-def transfer_dose() -> str:
-    own = table("transfer", "transfer_dose")
-    doses = sorted(own.dose.unique())
-    wide = own.pivot(index=["group", "asked"], columns="dose", values="accuracy")
-    cells = own[["group", "asked"]].drop_duplicates().itertuples(index=False)
-    rows = [
-        [group, CATEGORIES[asked], *(f"{wide.loc[(group, asked), d]:.2f}" for d in doses)]
-        for group, asked in cells
-    ]
-    return markdown(("group", "asked", *(f"{d:.0%}".replace("%", " %") for d in doses)), rows)
 
 
 def findings() -> str:

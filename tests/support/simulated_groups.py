@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from grokjax.analysis.path_identity import SAME, path_identity
+from grokjax.analysis.path_identity import DIFFERENT, SAME, path_identity
 from grokjax.report.transfer_tables import EQUIVALENT, compared
 from grokjax.statistics.intervals import mean_interval, ratio_interval, wilson
 from grokjax.statistics.permutation import holm, log_rank_scores, permutation_test
@@ -102,6 +102,16 @@ def paths(rng, others, noise=0.05):
     return row
 
 
+def scattered(rng, shift):
+    """Every run goes its own way, as far from its pair as from another seed; b's are moved."""
+    both = rng.normal(1.0, 0.5, (2 * N, 40))
+    both[N:, :10] += shift
+    (row,) = path_identity(
+        both, ["a"] * N + ["b"] * N, blocks=list(map(str, SEEDS))
+    ).table.itertuples()
+    return row.verdict == DIFFERENT
+
+
 def family(rng):
     """Whether any of six comparisons without an effect is called one."""
     return bool((holm([log_rank(rng, 20.0, 20.0, True) for _ in range(6)]) <= 0.05).any())
@@ -159,6 +169,9 @@ def questions() -> Iterator[Question]:
     yield "transfer: called equivalent within 0.1", "differs by 0.1", (
         lambda rng: equivalent(rng, 0.1)
     ), 0.0, 0.05  # fmt: skip
+    called = "path identity: called different"
+    yield called, "seeds as far apart as groups", lambda rng: scattered(rng, 0.0), 0.0, 0.05
+    yield called, "groups apart, and seeds too", lambda rng: scattered(rng, 1.0), 0.8, 1.0
 
 
 def error_rates(trials: int, seed: int = 0) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -225,7 +226,7 @@ def test_the_halves_of_every_run_that_ended_are_measured(finetuned):
     halves = pd.read_csv(finetuned.workdir / "halves.csv")
     at_end = [i for i in range(6) if "end" in finetuned.run_config(i).transfer.checkpoint]
     assert halves.run_id.tolist() == at_end == [0, 1, 2, 3, 4, 5]
-    assert {"score", "old_effect", "new_effect", "num_pairs"} <= {*halves}
+    assert {"score", "old_effect", "same_effect", "new_effect", "num_pairs"} <= {*halves}
 
 
 def test_the_report_of_a_finetuning(finetuned, capsys):
@@ -245,6 +246,19 @@ def test_the_report_of_a_finetuning(finetuned, capsys):
     assert set(end.finetuning_flops) == {20 * per_step}
     skipped = pd.read_csv(finetuned.workdir / "sources.csv")
     assert "memorised: never observed" in set(skipped.skipped.dropna())
+
+
+def test_a_finetuning_whose_runs_have_diverged_says_so(finetuned, tmp_path, capsys):
+    workdir = tmp_path / "w"
+    shutil.copytree(finetuned.workdir, workdir)
+    runs = pd.read_csv(workdir / "runs.csv").assign(status="diverged")
+    runs.to_csv(workdir / "runs.csv", index=False)
+    assert main(["report", str(workdir)]) == 0
+    page = (workdir / "report.html").read_text()
+    assert "No run is left that has not diverged: nothing can be said of transfer." in page
+    for name in ("accuracy", "times", "worth", "break_even", "equivalence", "halves"):
+        table = pd.read_csv(workdir / f"transfer_{name}.csv")
+        assert not len(table) and {"group", "variant"} <= {*table}
 
 
 def test_a_finetuning_run_as_the_authors_files(finetuned, tmp_path):

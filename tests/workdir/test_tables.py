@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 
 from grokjax.base.errors import UserError
-from grokjax.workdir.tables import CurveWriter, bands, read_table, usable_runs, write_runs
+from grokjax.base.names import RUN_STATUSES
+from grokjax.workdir.lock import locked
+from grokjax.workdir.tables import (
+    CurveWriter,
+    bands,
+    read_runs,
+    read_table,
+    usable_runs,
+    write_runs,
+)
 
 
 def rows(step, runs=2):
@@ -36,6 +45,15 @@ def test_a_regime_is_text(regime, tmp_path):
     write_runs(tmp_path, [{"run_id": 0, "run_hash": "1e3", "regime": regime, "status": "done"}])
     runs = read_table(tmp_path, "runs.csv")
     assert runs.regime.tolist() == [regime] and runs.run_hash.tolist() == ["1e3"]
+
+
+def test_only_what_trains_is_running(tmp_path):
+    """A kill -9 leaves its runs as they were; whoever reads them finds nobody at work."""
+    runs = [{"run_id": i, "run_hash": f"{i}", "status": s} for i, s in enumerate(RUN_STATUSES)]
+    write_runs(tmp_path, runs)
+    with locked(tmp_path):
+        assert read_runs(tmp_path).status.tolist() == list(RUN_STATUSES)
+    assert read_runs(tmp_path).status.tolist() == ["interrupted", *RUN_STATUSES[1:]]
 
 
 def test_readers_see_no_torn_line(tmp_path):

@@ -1,0 +1,129 @@
+"""What a training's page says of the analyses that its populations hold."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from grokjax.analysis.path_identity import MARGIN
+from grokjax.analysis.store import analysis_folder, load_analysis, read_settings
+from grokjax.report.analysed_groups import group_runs
+from grokjax.report.html import Finding, Section
+from grokjax.report.inside_sections import inside
+from grokjax.report.path_identity_section import Analysed, PathsCompared, comparable, compare
+from grokjax.report.training_runs import group_labels
+from grokjax.results import Results, StoredRuns
+
+_KEPT = ("bridge_sites", "patching", "lens", "rates")  # tables beside a training's report
+
+
+class StoredAnalyses(NamedTuple):
+    """Sentences, sections and tables of a page."""
+
+    findings: Sequence[Finding] = ()
+    sections: Sequence[Section] = ()
+    tables: Mapping[str, pd.DataFrame] = {}
+
+
+def stored_analyses(found: StoredRuns) -> StoredAnalyses:
+    """Path identity of all runs that were analysed; lens and patching by regime and population.
+
+    Raises:
+      UserError: a stored analysis is damaged.
+    """
+    findings: list[Finding] = []
+    sections: list[Section] = []
+    tables: dict[str, pd.DataFrame] = {}
+    for compared in across_populations(found, MARGIN):
+        findings += compared.findings
+        sections.append(compared.section)
+        tables |= compared.tables
+    analysed = _analysed(found)
+    for name, results in analysed.items():
+        analysis = load_analysis(results)
+        several = len(analysed) > 1
+        where, suffix = (f" (population {name})", f"_{name}") if several else ("", "")
+        own = inside(analysis, group_runs(results, analysis, "regime"))
+        findings += [Finding(text + where, table + suffix) for text, table in own.findings]
+        sections += [_renamed(section, where, suffix) for section in own.sections]
+        tables |= {name + suffix: own.tables[name] for name in _KEPT}
+    return StoredAnalyses(findings, sections, tables)
+
+
+def across_populations(
+    found: StoredRuns, margin: float, out: str | os.PathLike | None = None
+) -> list[PathsCompared]:
+    """Path identity over the populations that were analysed, of those that can be compared.
+
+    Groups are those of the training's page: runs that differ in nothing but their seeds.
+
+    Args:
+      found: a workdir's results.
+      margin: of a pair of runs, a share of a path's size.
+      out: folder of the analyses, the workdirs' own by default.
+
+    Raises:
+      UserError: a stored analysis is damaged.
+    """
+    label = dict(zip(found.runs.run_id, group_labels(found.runs), strict=True))
+    names = _names(found)
+    analysed = []
+    for name, results in _analysed(found, out).items():
+        analysis = load_analysis(results, _folder(name, out))
+        runs = [names[name, own] for own in analysis.lens.run.to_numpy().tolist()]
+        analysed.append(Analysed(name, analysis, [label[run] for run in runs], runs))
+    together = comparable(analysed)
+    known = {group for each in analysed for group in each.groups}
+    missing = [group for group in dict.fromkeys(label.values()) if group not in known]
+    made = []
+    for own in together:
+        note = ""
+        if missing:
+            note += f"Not analysed, and not compared: {_shortened(missing)}. "
+        if others := [x.population for each in together if each is not own for x in each]:
+            note += (
+                f"Population {', '.join(others)} has other stages, or was analysed with other"
+                " settings: its paths cannot be compared with these."
+            )
+        suffix = f"_{own[0].population}" if len(together) > 1 else ""
+        made.append(compare(own, margin, note=note.strip(), suffix=suffix))
+    return made
+
+
+def _analysed(found: StoredRuns, out: str | os.PathLike | None = None) -> dict[str, Results]:
+    return {
+        name: results
+        for name, results in found.populations().items()
+        if read_settings(analysis_folder(results, _folder(name, out))) is not None
+    }
+
+
+def _folder(name: str, out: str | os.PathLike | None) -> pathlib.Path | None:
+    return None if out is None else pathlib.Path(out) / name
+
+
+def _names(found: StoredRuns) -> dict[tuple[str, int], int]:
+    """The run's id in the table of all runs, by population and id there."""
+    runs = found.runs
+    if "population" not in runs:
+        return {("", run_id): run_id for run_id in runs.run_id.tolist()}
+    places = zip(runs.population.astype(str), runs.population_run_id, strict=True)
+    return dict(zip(places, runs.run_id.tolist(), strict=True))
+
+
+def _shortened(names: Sequence[str], most: int = 6) -> str:
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
+
+
+def _renamed(section: Section, where: str, suffix: str) -> Section:
+    return Section(
+        section.title + where,
+        section.text,
+        [shown._replace(name=shown.name + suffix) for shown in section.pictures],
+        [shown._replace(name=shown.name + suffix) for shown in section.tables],
+    )
