@@ -3,10 +3,12 @@
     grokjax sweep --config=experiments/natural.py --workdir=runs/natural
     grokjax report runs/natural
 
-Next: eight heads, batches of 16, a graph of 30 entities with an OOD share of 0.25, two seeds each,
-60,000 steps at most (`train.stop_at` 0.95); hidden 32 with two weight decays (3.2e12 FLOP a run)
-and hidden 64 (1.3e13; 40,000 steps of `experiments/small.py` are 3.3e13). None of these has been
-run to its end: what they come to is not known. The best goes on with fresh seeds, from 110.
+Default: eight heads, batches of 16, a graph of 30 entities with an OOD share of 0.25, two seeds
+each, 60,000 steps at most (`train.stop_at` 0.95); hidden 32 with two weight decays (3.2e12 FLOP a
+run: run to the end, 0.09 at most) and hidden 64 (1.3e13; 40,000 steps of `experiments/small.py`
+are 3.3e13; broken off at 2,000 steps). Next, `:small`: small.py with eight heads, batches of 32 and
+one change each, 15,000 steps, 8.8e13 FLOP in all; Muon (`experiments/muon.py`) is done, the rest
+not begun. The best goes on with fresh seeds, from 110.
 
 Before: `:graph` (which data a model of hidden 32 memorises, 4 heads), `:model` (heads, batch, loss,
 cycles, width, OrthoGrad on the best of these data), `:changes` (learned positions, or one change to
@@ -17,7 +19,7 @@ in `docs/results.md`, section 3.
 
 from grokjax.settings import grid, product, read_experiment, seeds
 
-ARGUMENTS = ("graph", "model", "changes")
+ARGUMENTS = ("small", "graph", "model", "changes")
 
 GRAPHS = (
     *product(
@@ -56,10 +58,24 @@ CHANGES = (
     {"model.tied_head": True, "data.identity_bridge": True},
     {"model.positions": "rotary", "model.tied_head": True, "model.H_cycles": 3},
 )
+SMALL = tuple(
+    {"model.num_heads": 8, "train.batch_size": 32, **change}
+    for change in (
+        {"optimizer.name": "muon.py:muon"},
+        {},
+        {"optimizer.learning_rate": 0.006},
+        {"optimizer.weight_decay": 0.8},
+        {"data.out_degree": 12},
+        {"train.batch_size": 16},
+        {"model.H_cycles": 6},
+    )
+)
 WIDER = {"data.num_relations": 24, "data.ood_fraction": 0.1}
 
 
 def get_config(bracket=""):
+    if bracket == "small":
+        return of_small()
     config, _ = read_experiment("experiments/quickstart.py")
     config.name = "natural"
     if bracket == "changes":
@@ -83,6 +99,15 @@ def get_config(bracket=""):
     return config
 
 
+def of_small():
+    config, _ = read_experiment("experiments/small.py")
+    config.name = "natural"
+    config.train.update({"num_steps": 15_000, "chunk_steps": 500})
+    config.train.update({"stop_at": 0.95, "stop_margin": 1500})
+    config.checkpoint.update({"every": 5000, "keep": 1, "analysis_steps_per_decade": 4})
+    return config
+
+
 def sweep(add, bracket=""):
     if bracket == "changes":
         for row in product(CHANGES, grid("optimizer.weight_decay", (0.3, 0.6)), seeds(2)):
@@ -91,7 +116,7 @@ def sweep(add, bracket=""):
         for row in product(degrees, grid("optimizer.weight_decay", (0.3, 0.8)), seeds(2)):
             add(WIDER, row)
     else:
-        rows = {"": NEXT, "graph": GRAPHS, "model": MODELS}[bracket]
+        rows = {"small": SMALL, "": NEXT, "graph": GRAPHS, "model": MODELS}[bracket]
         num_seeds = 1 if bracket == "graph" else 2
         for row in product(rows, seeds(num_seeds, 100)):
             add(row)

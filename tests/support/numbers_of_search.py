@@ -11,18 +11,19 @@ _SEARCHED_FROM = {
     "model.hidden_size": 32, "model.num_heads": 4, "model.H_cycles": 4,
     "train.batch_size": 32, "train.loss": "softmax", "optimizer.learning_rate": 0.01,
     "optimizer.weight_decay": 0.1, "optimizer.warmup_steps": 500, "optimizer.beta2": 0.95,
-    "optimizer.orthograd": False,
+    "optimizer.orthograd": False, "optimizer.name": "adamw",
 }  # fmt: skip
+_TOLD_FROM = 2000  # steps; what was broken off before says nothing
 
 
 def search() -> str:
     own = table("search", "natural")
-    own = own[own.run_hash.notna()]
+    own = own[own.run_hash.notna() & (own.step >= _TOLD_FROM)]
     changed = [
         ", ".join(
             f"{name.split('.')[-1]} {row[name]:g}"
             if isinstance(row[name], (int, float)) and not isinstance(usual, bool)
-            else f"{name.split('.')[-1]} {row[name]}"
+            else f"{name.split('.')[-1]} {str(row[name]).split('@')[0]}"
             for name, usual in _SEARCHED_FROM.items()
             if row[name] != usual
         )
