@@ -106,7 +106,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from grokjax.runtime.devices import setup_devices
+    from grokjax.runtime.devices import setup_devices, use_cpu
     from grokjax.runtime.processes import is_primary, join_processes
     from grokjax.settings import read_experiment
     from grokjax.sweeps.runner import run_sweep
@@ -118,6 +118,8 @@ def _run_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if args.target is not None:
         overrides = [*overrides, f"--config.sweep.target={args.target}"]
     config, rows = read_experiment(args.config, overrides)
+    if config.sweep.target and (args.dry_run or args.plan_only):
+        use_cpu()  # plans for another machine, and need not look for what this one has
     found = run_sweep(config, rows, args.workdir, dry_run=args.dry_run, plan_only=args.plan_only)
     if found is not None and is_primary():
         runs = counted(len(found.runs), "run")

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from grokjax.base.errors import UserError
-from grokjax.runtime.devices import setup_devices
+from grokjax.runtime.devices import setup_devices, use_cpu
 
 HERE = "here"
 
@@ -103,7 +103,7 @@ def find_target(name: str, num_devices: int | None = None) -> Target:
         setup_devices()
         devices: Sequence[Any] = jax.devices()
         return Target(name, None, _first(name, devices, num_devices or 1))
-    jax.config.update("jax_platforms", "cpu")  # nobody waits for a plugin that finds no card
+    use_cpu()  # nobody waits for a plugin that finds no card
     if kind in _TPUS:
         devices = _tpu_devices(kind, *_slices(kind, shape))
         return Target(name, _TPUS[kind], _first(name, devices, num_devices or len(devices)))

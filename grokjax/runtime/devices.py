@@ -34,6 +34,11 @@ def setup_devices(num_cpu_devices: int | None = None) -> None:
     _setup_cache()
 
 
+def use_cpu() -> None:
+    """This process asks nothing of an accelerator; without effect once JAX has started."""
+    jax.config.update("jax_platforms", "cpu")
+
+
 def require_devices(wanted: str) -> None:
     """Refuses to train on other devices than the job was given.
 

@@ -105,7 +105,7 @@ def run_bytes(config: ConfigDict) -> int:
     state = 4 * copies * num_parameters(model)  # weights, average, moments, gradient, update
     facts = config.data.num_entities * config.data.out_degree
     table = 8 * facts * (1 + min(config.data.phi, config.data.out_degree))
-    if jax.default_backend() == "cpu" and not config.sweep.target:
+    if not config.sweep.target and jax.default_backend() == "cpu":
         return int(state + table)
     levels = (
         model.num_loops

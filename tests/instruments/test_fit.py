@@ -5,12 +5,15 @@ import sys
 
 import pytest
 from conftest import tiny_config
+from tiny import ROOT
 
+from grokjax import cli
 from grokjax.base.errors import UserError
 from grokjax.instruments import fit, targets
 from grokjax.instruments.fit import runs_that_fit
+from grokjax.runtime import devices
 from grokjax.settings import grid, product, seeds
-from grokjax.sweeps import planner
+from grokjax.sweeps import planner, runner
 from grokjax.sweeps.plan import Plan
 from grokjax.sweeps.planner import describe_plan, extend_plan
 
@@ -81,6 +84,18 @@ def test_the_plan_is_cut_for_the_target_and_not_for_this_machine(monkeypatch):
     assert here.run_hashes == plan.run_hashes and len(seen) == 1
     chosen = tiny_config(sweep__target="h100", sweep__runs_per_population=8)
     assert len(extend_plan(Plan(), chosen, rows).populations) == 1 and len(seen) == 1
+
+
+@pytest.mark.parametrize("command", ["--dry-run", "--plan-only", ""])
+def test_a_plan_for_another_machine_does_not_look_for_this_ones_cards(
+    tmp_path, monkeypatch, command
+):
+    done = []
+    monkeypatch.setattr(devices, "use_cpu", lambda: done.append("cpu"))
+    monkeypatch.setattr(runner, "run_sweep", lambda *args, **given: done.append("sweep"))
+    words = ["sweep", str(tmp_path / "w"), f"--config={ROOT}/experiments/small.py", "--target=h100"]
+    assert cli.main([*words, *command.split()]) == 0
+    assert done == (["cpu", "sweep"] if command else ["sweep"])
 
 
 COMPILER = """#!{python}
