@@ -30,6 +30,7 @@ from grokjax.report.style import (
     in_style,
     span,
 )
+from grokjax.report.wording import PROBES
 
 _SLOT_TITLES = {
     "head": "head differs",
@@ -66,8 +67,8 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
     # Nothing is computed before the first stage: what it says is said by chance.
     panels.colour_bar(image, "share of queries", float(own.top1[own.stage == stages[0]].max()))
     panels.caption(
-        f"Share of {kind} queries (bridge neither head nor answer) whose first choice, read by"
-        f" the output head, is the bridge or the target; {_at_step(own)}mean of"
+        f"Share of {PROBES.get(kind, kind)} (bridge neither head nor answer) whose first choice,"
+        f" read by the output head, is the bridge or the target; {_at_step(own)}mean of"
         f" {span(own.num_seeds)} seeds, {span(own.num_queries.round())} queries each; null: most"
         f" that {stages[0]} says; 95 % intervals ({_widest(own, 'top1')}) in the table beside"
     )
@@ -266,4 +267,4 @@ def _at_step(table: pd.DataFrame) -> str:
 
 def _widest(table: pd.DataFrame, value: str) -> str:
     width = ((table.high - table.low) / 2).max()
-    return "one seed: none" if math.isnan(width) else f"at most +-{width:.2f}"
+    return "one seed: none" if math.isnan(width) else f"at most ±{width:.2f}"
