@@ -16,7 +16,6 @@ from matplotlib.image import AxesImage
 from grokjax.report.style import (
     BAND_FROM,
     GREY,
-    ORANGE,
     PALE,
     SCREEN,
     SMALL,
