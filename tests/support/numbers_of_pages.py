@@ -198,6 +198,18 @@ def small_dip() -> str:
     return markdown(header, rows)
 
 
+def small_again() -> str:
+    """Seeds of both_hop_full trained again, with many more evaluations."""
+    own = table("small", "dips")
+    rows = []
+    for seed, these in own.groupby("seed"):
+        lowest = these.loc[these.training_accuracy.idxmin()] if these.fell.any() else None
+        fall = "none" if lowest is None else f"{lowest.training_accuracy:.3f} at {lowest.step:,}"
+        rows.append([str(seed), f"{these.step.max():,}", str(these.num_evaluations.max()), fall])
+    header = ("seed", "to step", "evaluations after memorisation", "falls of training accuracy")
+    return markdown(header, rows)
+
+
 def small_patching() -> str:
     own = table("small", "patching_bridge")
     own = own[(own.slot == "head") & (own.direction == "denoising")]
@@ -334,7 +346,8 @@ MAKERS: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         quickstart_printed, quickstart, quickstart_order, quickstart_comparisons, reused,
-        quickstart_patching, small_times, small_accuracies, small_costs, small_dip, small_patching,
+        quickstart_patching, small_times, small_accuracies, small_costs, small_dip,
+        small_again, small_patching,
         small_pairs, phase_diagram, models, transfer, transfer_gain, transfer_equivalence,
         transfer_halves, transfer_dose, findings, error_rates, search, kills, after_kills,
         divisions, slurm,
