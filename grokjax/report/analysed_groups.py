@@ -5,7 +5,9 @@ from __future__ import annotations
 from grokjax.analysis.store import Analysis
 from grokjax.base.errors import UserError
 from grokjax.base.names import ANSWER, EVENT_AT, GROKKED, OBSERVED
+from grokjax.report.wording import in_words, value_in_words
 from grokjax.results import Results
+from grokjax.settings.declarations import SETTINGS
 from grokjax.statistics.events import event_table
 
 
@@ -32,7 +34,8 @@ def group_runs(results: Results, analysis: Analysis, by: str) -> list[str]:
         named = {True: "grokked", False: "not grokked"}
         return [named[run in grokked] if run in known else "unknown" for run in run_ids.tolist()]
     values = results.runs.set_index("run_id", drop=False)[by]
-    return [str(values[run]) for run in run_ids]
+    setting = f"{in_words(by)} " if by in SETTINGS else ""
+    return [f"{setting}{value_in_words(values[run])}" for run in run_ids]
 
 
 def check_group_by(results: Results, by: str) -> None:

@@ -19,7 +19,7 @@ from grokjax.analysis.onset import EVENTS
 from grokjax.analysis.pairs import SLOTS
 from grokjax.model import BLOCK_COMPONENTS
 from grokjax.model.lens import lens_stream
-from grokjax.report.panels import Panels, event_strip, heat_map
+from grokjax.report.panels import STEPS, Panels, event_strip, heat_map
 from grokjax.report.style import (
     COLOURS,
     EFFECT,
@@ -30,6 +30,7 @@ from grokjax.report.style import (
     in_style,
     span,
 )
+from grokjax.report.wording import PROBES
 
 _SLOT_TITLES = {
     "head": "head differs",
@@ -66,8 +67,8 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
     # Nothing is computed before the first stage: what it says is said by chance.
     panels.colour_bar(image, "share of queries", float(own.top1[own.stage == stages[0]].max()))
     panels.caption(
-        f"Share of {kind} queries (bridge neither head nor answer) whose first choice, read by"
-        f" the output head, is the bridge or the target; {_at_step(own)}mean of"
+        f"Share of {PROBES.get(kind, kind)} (bridge neither head nor answer) whose first choice,"
+        f" read by the output head, is the bridge or the target; {_at_step(own)}mean of"
         f" {span(own.num_seeds)} seeds, {span(own.num_queries.round())} queries each; null: most"
         f" that {stages[0]} says; 95 % intervals ({_widest(own, 'top1')}) in the table beside"
     )
@@ -129,9 +130,9 @@ def onset_figure(table: pd.DataFrame, split: str, *, num_sites: int = 8) -> Pict
     panels, cells = _by_group_and_slot(own, 1.3 + 0.3 * len(steps), 0.7 + 0.27 * len(sites))
     for axis, cell in cells:
         grid = cell.pivot(index="site", columns="step", values="effect")
-        labels = [f"{step:,}" for step in steps]
+        labels = [f"{step / 1000:g}" for step in steps]
         image = heat_map(axis, grid.reindex(index=sites, columns=steps), EFFECT, columns=labels)
-    panels.label("training step")
+    panels.label("thousand steps")
     panels.colour_bar(image, "effect")
     panels.caption(
         f"Denoising effect of the {len(sites)} strongest sites at stored checkpoints,"
@@ -175,20 +176,23 @@ def order_figure(events: pd.DataFrame) -> Picture:
     finite = events[np.isfinite(events.step)]
     end = max(finite.step.max() if len(finite) else 1.0, 1.0)
     runs = events[["run", "regime"]].drop_duplicates()
-    labels = [f"{regime} {run}" for run, regime in zip(runs.run, runs.regime, strict=True)]
+    several = runs.regime.nunique() > 1
+    labels = [f"{r.regime if several else 'run'} {r.run}" for r in runs.itertuples()]
     splits = _in_order(events.group)
-    panels = Panels(1, len(splits), 4.6, 0.6 + 0.26 * len(runs), sharey="row")
+    height = 0.6 + 0.26 * len(runs)
+    panels = Panels(1, len(splits), 4.6, height, sharey="row", sharex=True)
     styles = list(zip(EVENTS, COLOURS, MARKERS, strict=False))
     for axis, split in zip(panels, splits, strict=True):
         own = events[events.group == split]
         for i, (event, colour, marker) in enumerate(styles):
             one = own[own.event == event].set_index("run").loc[runs.run]
             places = np.arange(len(runs)) + 0.22 * (i - 1)
-            steps, before = one.step.to_numpy(), one.step_before.to_numpy()
-            event_strip(axis, places, steps, before, end, colour, marker)
+            steps, before = one.step.to_numpy() / 1000, one.step_before.to_numpy() / 1000
+            event_strip(axis, places, steps, before, end / 1000, colour, marker)
         axis.set_yticks(range(len(runs)), labels, fontsize="small")
         axis.set_ylim(len(runs) - 0.5, -0.5)
-        axis.set_xlabel("training step")
+        axis.set_xlim(0, 1.2 * end / 1000)
+        axis.set_xlabel(STEPS)
         panels.title(axis, f"{SPLIT_NAMES[split]} compositions")
         axis.grid(False, axis="y")
     panels.legend(handles=[Line2D([], [], color=c, marker=m, label=e) for e, c, m in styles])
@@ -266,4 +270,4 @@ def _at_step(table: pd.DataFrame) -> str:
 
 def _widest(table: pd.DataFrame, value: str) -> str:
     width = ((table.high - table.low) / 2).max()
-    return "one seed: none" if math.isnan(width) else f"at most +-{width:.2f}"
+    return "one seed: none" if math.isnan(width) else f"at most ±{width:.2f}"

@@ -13,6 +13,7 @@ from grokjax.analysis.store import Analysis
 from grokjax.base.names import PATH_AT, TEST_INFERRED_IID, TEST_INFERRED_OOD, TRAIN_INFERRED
 from grokjax.report import analysis_figures
 from grokjax.report.html import Finding, Illustration, Section
+from grokjax.report.wording import PROBES
 
 _MOST = 6  # groups that a sentence names
 
@@ -75,8 +76,8 @@ def _lens(table: pd.DataFrame) -> Section:
         Illustration(
             f"lens_{kind}",
             functools.partial(analysis_figures.lens_figure, last, kind),
-            f"Heat maps of {kind} queries: first choice by stage and position, for each group",
-            f"{kind} queries",
+            f"Heat maps of {PROBES[kind]}: first choice by stage and position, for each group",
+            f"{PROBES[kind]}",
         )
         for kind in (TEST_INFERRED_OOD, TEST_INFERRED_IID, TRAIN_INFERRED)
         if (last[last.type == kind].num_seeds > 0).any()

@@ -16,7 +16,6 @@ from matplotlib.image import AxesImage
 from grokjax.report.style import (
     BAND_FROM,
     GREY,
-    ORANGE,
     PALE,
     SCREEN,
     SMALL,
@@ -127,10 +126,11 @@ class Panels:
         )
         lowest, highest = bar.ax.get_ylim()
         if lowest <= null <= highest:
-            bar.ax.axhline(null, color=ORANGE, linewidth=2)
+            bar.ax.axhline(null, color="white", linewidth=3)  # on any colour of the scale
+            bar.ax.axhline(null, color="black", linewidth=1.2)
             bar.ax.annotate(
                 "null ", (0, null), xycoords=("axes fraction", "data"), ha="right", va="center",
-                fontsize="x-small", color=ORANGE, annotation_clip=False,
+                fontsize="x-small", annotation_clip=False,
             )  # fmt: skip
 
     def picture(self, table: pd.DataFrame) -> Picture:

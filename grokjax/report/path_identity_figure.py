@@ -46,11 +46,15 @@ def path_identity_figure(table: pd.DataFrame, pairs: pd.DataFrame) -> Picture:
                 )  # fmt: skip
         axis.axvline(float(table.margin.max()), color=BLUE, linestyle="--", linewidth=1)
         axis.set_title(kind)
-        axis.set_xlim(left=-0.02)
         axis.grid(False, axis="y")
     panels.label("distance of two runs (of a path's size)")
     first = panels.axes[0][0]
-    first.set_yticks(range(len(twos)), [f"{a}\nand {b}" for a, b in twos], fontsize="small")
+    # One scale, which no panel cuts off.
+    most = np.nanmax([table.margin.max(), table.distance_max.max(), table.floor_max.max()])
+    first.set_xlim(-0.03 * most, 1.05 * most)
+    for row in panels.axes:
+        names = [f"{a}\nand {b}" for a, b in twos]
+        row[0].set_yticks(range(len(twos)), names, fontsize="small")
     first.set_ylim(len(twos) - 0.6, -0.7)
     marks: Any = {"linestyle": "", "markeredgewidth": 0}
     panels.legend(

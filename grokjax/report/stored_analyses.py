@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from grokjax.analysis.path_identity import MARGIN
-from grokjax.analysis.store import analysis_folder, load_analysis, read_settings
+from grokjax.analysis.store import Analysis, analysis_folder, load_analysis, read_settings
 from grokjax.report.analysed_groups import group_runs
 from grokjax.report.html import Finding, Section
 from grokjax.report.inside_sections import inside
@@ -38,14 +38,13 @@ def stored_analyses(found: StoredRuns) -> StoredAnalyses:
     findings: list[Finding] = []
     sections: list[Section] = []
     tables: dict[str, pd.DataFrame] = {}
-    for compared in across_populations(found, MARGIN):
+    loaded = _load_all(found)
+    for compared in _across(found, loaded, MARGIN):
         findings += compared.findings
         sections.append(compared.section)
         tables |= compared.tables
-    analysed = _analysed(found)
-    for name, results in analysed.items():
-        analysis = load_analysis(results)
-        several = len(analysed) > 1
+    several = len(loaded) > 1
+    for name, results, analysis in loaded:
         where, suffix = (f" (population {name})", f"_{name}") if several else ("", "")
         own = inside(analysis, group_runs(results, analysis, "regime"))
         findings += [Finding(text + where, table + suffix) for text, table in own.findings]
@@ -69,11 +68,16 @@ def across_populations(
     Raises:
       UserError: a stored analysis is damaged.
     """
+    return _across(found, _load_all(found, out), margin)
+
+
+def _across(
+    found: StoredRuns, loaded: Sequence[tuple[str, Results, Analysis]], margin: float
+) -> list[PathsCompared]:
     label = dict(zip(found.runs.run_id, group_labels(found.runs), strict=True))
     names = _names(found)
     analysed = []
-    for name, results in _analysed(found, out).items():
-        analysis = load_analysis(results, _folder(name, out))
+    for name, _, analysis in loaded:
         runs = [names[name, own] for own in analysis.lens.run.to_numpy().tolist()]
         analysed.append(Analysed(name, analysis, [label[run] for run in runs], runs))
     together = comparable(analysed)
@@ -94,16 +98,16 @@ def across_populations(
     return made
 
 
-def _analysed(found: StoredRuns, out: str | os.PathLike | None = None) -> dict[str, Results]:
-    return {
-        name: results
-        for name, results in found.populations().items()
-        if read_settings(analysis_folder(results, _folder(name, out))) is not None
-    }
-
-
-def _folder(name: str, out: str | os.PathLike | None) -> pathlib.Path | None:
-    return None if out is None else pathlib.Path(out) / name
+def _load_all(
+    found: StoredRuns, out: str | os.PathLike | None = None
+) -> list[tuple[str, Results, Analysis]]:
+    """The populations that were analysed, by name."""
+    loaded = []
+    for name, results in found.populations().items():
+        folder = None if out is None else pathlib.Path(out) / name
+        if read_settings(analysis_folder(results, folder)) is not None:
+            loaded.append((name, results, load_analysis(results, folder)))
+    return loaded
 
 
 def _names(found: StoredRuns) -> dict[tuple[str, int], int]:

@@ -36,7 +36,7 @@ _EVENT_OF = {  # what each waits for, and the column of `order_table` that has i
     PATH: (PATH, f"{PATH}_{PATH_AT:g}"),
     GROKKED: (GROKKED, f"{ANSWER}_{EVENT_AT:g}"),
 }
-_COLUMNS = ["group", "run_id", "checkpoint", "step", "event_step", "skipped"]
+_COLUMNS = ["group", "run_id", "run_hash", "checkpoint", "step", "event_step", "skipped"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +77,9 @@ def find_sources(
       group: what to call them; each run's regime by default.
 
     Returns:
-      The sources, one for each run and step; and a table of all that was looked for: group, run_id,
-      checkpoint, step (NaN where skipped), event_step (NaN where it was not observed), skipped
-      (why, or nothing).
+      The sources, one for each run and step; and a table of all that was looked for: group, run_id
+      and run_hash, checkpoint, step (NaN where skipped), event_step (NaN where it was not
+      observed), skipped (why, or nothing).
     """
     if results.config.transfer.source:
         raise UserError(
@@ -100,7 +100,7 @@ def find_sources(
             at, step, skipped = _locate(checkpoint, run, events, stored)
             if not skipped:
                 found.setdefault(int(step), []).append(checkpoint)
-            rows.append((name, run.run_id, checkpoint, step, at, skipped))
+            rows.append((name, run.run_id, str(run.run_hash), checkpoint, step, at, skipped))
         sources += [
             Source(results, run.run_id, name, "+".join(c), step, results.run_config(run.run_id))
             for step, c in found.items()
@@ -110,7 +110,8 @@ def find_sources(
 
 def looked_for_in_vain(group: str, checkpoint: str, why: str) -> pd.DataFrame:
     """The table of `find_sources` where there is no run at all to look at."""
-    return pd.DataFrame([(group, "", checkpoint, math.nan, math.nan, why)], columns=_COLUMNS)
+    row = (group, "", "", checkpoint, math.nan, math.nan, why)
+    return pd.DataFrame([row], columns=_COLUMNS)
 
 
 def _locate(

@@ -46,3 +46,11 @@ def test_nothing_that_was_stopped_is_running():
         table = pd.read_csv(path, low_memory=False)
         if "status" in table:
             assert "running" not in set(table.status), path
+
+
+def test_the_sources_of_a_finetuning_are_named_by_hash():
+    sources = pd.read_csv(RESULTS / "transfer" / "sources.csv", dtype=TEXTS)
+    runs = pd.read_csv(RESULTS / "transfer" / "runs.csv", dtype=str)
+    named = sources.dropna(subset=["step"]).groupby("run_id").run_hash.agg(set)
+    for run_id, own in runs.groupby("transfer.run_id")["transfer.run_hash"]:
+        assert set(own) <= named[int(run_id)]

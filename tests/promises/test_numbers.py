@@ -29,14 +29,30 @@ def test_each_is_shown_somewhere():
 
 def test_no_table_of_measurements_stands_outside():
     text = (ROOT / "docs" / "results.md").read_text()
+    readme = numbers.BLOCK.sub("", (ROOT / "README.md").read_text())
     for heading in _APART:
         start = text.index(heading)
         end = text.find("\n## ", start + 1)
         text = text[:start] + (text[end:] if end > 0 else "")
     left = numbers.BLOCK.sub("", text)
-    rows = [line for line in left.splitlines() if line.startswith("|")]
+    rows = [line for line in (left + readme).splitlines() if line.startswith("|")]
     measured = [row for row in rows if re.search(r"\d\.\d", row)]
     assert not measured, measured
+
+
+def test_sentences_say_what_the_tables_do():
+    """Of what stands between the tables, what a committed one can tell."""
+    text = (ROOT / "docs" / "results.md").read_text()
+    own = numbers.table("quickstart", "patching_id_denoising")
+    own = own[(own.slot == own.position) & own.slot.isin(["head", "relation1"])]
+    own = own[(own.component == "z_L") & (own.place == "H0_L0_Thinking")]
+    spans = [f"{x.min():.2f} to {x.max():.2f}" for x in (own.effect, own.null_effect)]
+    assert f"at their own positions ({spans[0]}; a random donor has {spans[1]})" in text
+    costs = numbers.small_costs().splitlines()
+    ratio = float(re.search(r"both_hop_full.*at most ([\d.]+)", costs[-1])[1])
+    assert ratio <= 0.1 and "natural grokking costs at least ten times what both_hop_full" in text
+    trials = numbers.table("statistics", "error_rates").trials
+    assert f"Groups of runs with known truth, {trials.max()} simulated experiments" in text
 
 
 def test_a_changed_table_is_noticed(monkeypatch):

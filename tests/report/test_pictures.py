@@ -1,5 +1,6 @@
 """Pictures: what is drawn of few and of many runs, in the hard shapes, on a screen and on paper."""
 
+import dataclasses
 import itertools
 import math
 
@@ -11,12 +12,15 @@ from fabricated import Course, by_ratios, by_regime, fabricate, ratios, regimes
 from fitting import texts_outside, texts_that_overlap
 from matplotlib.collections import PolyCollection
 
+from grokjax.analysis.path_identity import LENS, PATCHING, Paths, compare_paths
 from grokjax.cli import main
 from grokjax.data.graph import REGIMES
 from grokjax.report import swept_figure, training_page
 from grokjax.report.curves_figure import curves_figure
 from grokjax.report.lag_figure import lag_figure
+from grokjax.report.own_metrics import metrics_section, metrics_table
 from grokjax.report.panels import Panels, lines
+from grokjax.report.path_identity_figure import path_identity_figure
 from grokjax.report.style import PAPER, looking, styles
 from grokjax.report.training_runs import read_training
 from grokjax.settings import grid, product, seeds
@@ -122,6 +126,46 @@ def test_curves_that_are_compared_have_one_scale(shapes):
     assert len({axis.get_xlim() for axis in shown}) == len({axis.get_ylim() for axis in shown}) == 1
     labels = {line.get_label() for axis in shown for line in axis.get_lines()}
     assert {"held-out ID accuracy", "OOD bridge at its site", "anywhere, by chance"} <= labels
+
+
+def test_own_metrics_are_in_words_and_of_one_scale(shapes):
+    """Of each metric: its probe types are compared, and far values are written out."""
+    data = shapes["five"]
+    rng = np.random.default_rng(0)
+    kinds = ("id_atomic", "test_inferred_ood")
+    values = {
+        f"{kind}/{name}": offset + i + 1e-4 * rng.normal(size=len(data.curves))
+        for name, offset in (("answer_rank", 2.0), ("answer_log_probability", -200.0))
+        for i, kind in enumerate(kinds)
+    }
+    config = data.config.copy_and_resolve_references()
+    config.evaluate.metrics = "answer_rank, answer_log_probability"
+    data = dataclasses.replace(data, curves=data.curves.assign(**values), config=config)
+    section = metrics_section(data, metrics_table(data), data.groups[:2])
+    figure = section.pictures[0].draw().figure
+    figure.draw_without_rendering()
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    titles = [axis.get_title().replace("\n", " ") for axis in shown]
+    assert titles[:2] == ["answer rank, ID facts", "answer rank, OOD compositions"]
+    limits = [axis.get_ylim() for axis in shown]
+    assert limits[0] == limits[1] != limits[2] == limits[3]
+    assert not any(axis.yaxis.get_offset_text().get_text() for axis in shown)
+    empty = metrics_table(dataclasses.replace(data, runs=data.runs.iloc[:0]))
+    assert not len(empty) and list(empty) == list(metrics_table(data))
+
+
+def test_distances_of_paths_have_one_scale_that_cuts_off_nothing():
+    """A kind of path whose pairs are far apart stands beside one whose pairs are near."""
+    rng = np.random.default_rng(0)
+    near = 1 + 0.05 * rng.normal(size=(8, 20))
+    kinds = {"near": Paths(PATCHING, near), "far": Paths(LENS, rng.normal(size=(8, 20)))}
+    found = compare_paths(kinds, ["a"] * 4 + ["b"] * 4, blocks=[*"0123"] * 2)
+    figure = path_identity_figure(found.table, found.pairs).figure
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    (limits,) = {axis.get_xlim() for axis in shown}
+    assert limits[0] < 0 and limits[1] > found.pairs.distance.max() > 1 > limits[1] / 4
+    assert limits[1] > found.table.floor_max.max()
+    assert found.table.margin.iloc[0] < limits[1]
 
 
 def test_lags_are_points_and_arrows(shapes):

@@ -74,7 +74,9 @@ def test_a_population_that_was_not_analysed_is_told(swept, tmp_path):
 
 def test_a_population_that_diverged_does_not_stop_the_others(swept, tmp_path, capsys):
     workdir = tmp_path / "w"
-    shutil.copytree(swept.workdir, workdir, ignore=shutil.ignore_patterns("analysis"))
+    shutil.copytree(swept.workdir, workdir)
+    for folder in (workdir / "populations").glob("*/analysis"):
+        shutil.rmtree(folder)
     runs = workdir / "populations" / "000" / "runs.csv"
     pd.read_csv(runs).assign(status="diverged").to_csv(runs, index=False)
     options = ("--pairs=4", "--no-null")

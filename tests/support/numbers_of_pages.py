@@ -178,6 +178,38 @@ def small_costs() -> str:
     return markdown(header, rows)
 
 
+def small_dip() -> str:
+    """Evaluations at which the lowest run falls after all had memorised, and those beside them."""
+    own = table("small", "report_curves").set_index(["group", "step", "metric"])
+    rows = []
+    for regime in REGIMES:
+        lowest = own.loc[regime].low.unstack("metric")
+        training = lowest[names.TRAINING_ACCURACY]
+        reached = training.cummax() >= names.EVENT_AT
+        fell = reached & (training < 0.95 * training.cummax())
+        near = fell | fell.shift(1, fill_value=False) | fell.shift(-1, fill_value=False)
+        for step in training.index[near]:
+            median = own.loc[(regime, step, names.TRAINING_ACCURACY)]["median"]
+            accuracies = (training[step], median, lowest[names.OOD_ACCURACY][step])
+            rows.append([regime, f"{step:,}", *(f"{x:.3f}" for x in accuracies)])
+    header = (
+        "regime, 8 seeds", "step", "lowest training accuracy", "median", "lowest OOD accuracy",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+def small_again() -> str:
+    """Seeds of both_hop_full trained again, with many more evaluations."""
+    own = table("small", "dips")
+    rows = []
+    for seed, these in own.groupby("seed"):
+        lowest = these.loc[these.training_accuracy.idxmin()] if these.fell.any() else None
+        fall = "none" if lowest is None else f"{lowest.training_accuracy:.3f} at {lowest.step:,}"
+        rows.append([str(seed), f"{these.step.max():,}", str(these.num_evaluations.max()), fall])
+    header = ("seed", "to step", "evaluations after memorisation", "falls of training accuracy")
+    return markdown(header, rows)
+
+
 def small_patching() -> str:
     own = table("small", "patching_bridge")
     own = own[(own.slot == "head") & (own.direction == "denoising")]
@@ -314,7 +346,8 @@ MAKERS: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         quickstart_printed, quickstart, quickstart_order, quickstart_comparisons, reused,
-        quickstart_patching, small_times, small_accuracies, small_costs, small_patching,
+        quickstart_patching, small_times, small_accuracies, small_costs, small_dip,
+        small_again, small_patching,
         small_pairs, phase_diagram, models, transfer, transfer_gain, transfer_equivalence,
         transfer_halves, transfer_dose, findings, error_rates, search, *OPERATIONS,
     )

@@ -244,7 +244,9 @@ def test_the_report_of_a_finetuning(finetuned, capsys):
     end = table[(table.group == "natural") & (table.checkpoint == "end")]
     assert set(end.pretraining_flops) == {40 * per_step}
     assert set(end.finetuning_flops) == {20 * per_step}
-    skipped = pd.read_csv(finetuned.workdir / "sources.csv")
+    skipped = pd.read_csv(finetuned.workdir / "sources.csv", dtype={"run_hash": str})
+    named = skipped.dropna(subset=["step"]).run_hash
+    assert set(finetuned.runs["transfer.run_hash"].astype(str)) <= set(named)
     assert "memorised: never observed" in set(skipped.skipped.dropna())
 
 

@@ -3,9 +3,10 @@
     python experiments/results/small/dips.py runs/seed0 runs/seed1 ...
 
 A fall: after memorisation, more than 0.02 below what had been reached. Around it, three evaluations
-before and after; of a run without one, its last evaluation. Training accuracy is exact match, the
-copied question and the end token included; `answer` is the answer's token alone. EMA weights;
-`loss` is of the trained weights, the mean over the steps since the evaluation before.
+before and after; of a run without one, the deepest fall and the last evaluation. Training accuracy
+is exact match, the copied question and the end token included; `answer` is the answer's token
+alone. EMA weights. `loss` is of the trained weights, the mean over the steps since the evaluation
+before; num_evaluations counts those after memorisation.
 """
 
 import pathlib
@@ -31,7 +32,9 @@ def dips(workdir: str) -> pd.DataFrame:
         best = accuracy.cummax()
         fell = (best >= names.EVENT_AT) & (accuracy < best - FALL)
         near = fell.rolling(2 * AROUND + 1, center=True, min_periods=1).max().astype(bool)
-        near.iloc[-1] |= not near.any()
+        if not near.any():
+            deepest = (accuracy - best)[best >= names.EVENT_AT].idxmin()
+            near[[deepest, len(near) - 1]] = True
         told = own[near.to_numpy()]
         seed = found.run_config(run.run_id).seeds.data
         shown = {"run_hash": run.run_hash, "regime": run.regime, "seed": seed, "step": told.step}
@@ -39,7 +42,10 @@ def dips(workdir: str) -> pd.DataFrame:
         for kind in TYPES:
             for short, metric in (("exact", names.EXACT_MATCH), ("answer", names.ANSWER_ACCURACY)):
                 shown[f"{kind}/{short}"] = told[f"{kind}/{metric}"]
-        rows.append(pd.DataFrame(shown).assign(fell=fell[near].to_numpy()))
+        evaluations = int((best >= names.EVENT_AT).sum())
+        rows.append(
+            pd.DataFrame(shown).assign(fell=fell[near].to_numpy(), num_evaluations=evaluations)
+        )
     return pd.concat(rows)
 
 
