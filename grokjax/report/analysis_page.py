@@ -13,6 +13,7 @@ import pandas as pd
 
 from grokjax.analysis import onset, tables
 from grokjax.analysis.analyze import AnalysisConfig, analyze, check_run_ids
+from grokjax.analysis.pairs import SPLITS
 from grokjax.analysis.path_identity import (
     LENS,
     MARGIN,
@@ -23,11 +24,7 @@ from grokjax.analysis.path_identity import (
 )
 from grokjax.analysis.store import Analysis, analysis_folder, load_analysis, read_settings
 from grokjax.base.errors import UserError
-from grokjax.base.names import (
-    TEST_INFERRED_IID,
-    TEST_INFERRED_OOD,
-    TRAIN_INFERRED,
-)
+from grokjax.data.task import Task
 from grokjax.report import analysis_figures
 from grokjax.report.analysed_groups import check_group_by, group_runs
 from grokjax.report.html import (
@@ -49,12 +46,6 @@ from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import read_plan
 from grokjax.sweeps.results import load
 
-_PATHS = {  # how each was read, and a row per run
-    "effects on ID queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "id")[0]),
-    "effects on OOD queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "ood")[0]),
-    "bridge by site, ID": (LENS, lambda a: tables.bridge_profiles(a.lens, TRAIN_INFERRED)),
-    "bridge by site, OOD": (LENS, lambda a: tables.bridge_profiles(a.lens, TEST_INFERRED_OOD)),
-}
 _IDENTITY: dict[str, Column] = {
     "paths": "paths",
     "reading": "reading",
@@ -227,8 +218,9 @@ def page(results: Results, analysis: Analysis, groups: Sequence[str], margin: fl
 
     Lens, patching and attribution at the last step; what comes when, where there are several.
     """
-    made = _tables(analysis, groups)
-    sections = [_lens(made["lens"]), _patching(made["patching"])]
+    task = results.task
+    made = _tables(analysis, groups, task)
+    sections = [_lens(made["lens"], task), _patching(made["patching"])]
     if "events" in made:
         sections.append(_onset(made))
     found, section = _identity(results, analysis, groups, margin)
@@ -242,25 +234,42 @@ def page(results: Results, analysis: Analysis, groups: Sequence[str], margin: fl
     return Page(title, said, lead, [section, *sections], made)
 
 
-def _tables(analysis: Analysis, groups: Sequence[str]) -> dict[str, pd.DataFrame]:
+def _paths(task: Task, last: Analysis) -> dict[str, Paths]:
+    """How paths are read, a row per run: by patching, and where something is hidden by the lens."""
+    found = {
+        f"effects on {split.upper()} queries": Paths(
+            PATCHING, tables.effect_maps(last.patching, split)[0]
+        )
+        for split in SPLITS
+    }
+    kinds = (task.site_types[0], task.generalisation) if task.site_types else ()
+    for split, kind in zip(SPLITS, kinds, strict=False):
+        found[f"{task.path} by site, {split.upper()}"] = Paths(
+            LENS, tables.hidden_profiles(last.lens, kind, task)
+        )
+    return found
+
+
+def _tables(analysis: Analysis, groups: Sequence[str], task: Task) -> dict[str, pd.DataFrame]:
     """Everything as tidy tables; events only where there are several steps."""
     made = {
         "patching_runs": tables.patching_by_run(analysis.patching),
         "lens_runs": tables.lens_by_run(analysis.lens),
         "patching": tables.patching_by_group(analysis.patching, groups),
-        "lens": tables.lens_by_group(analysis.lens, groups),
-        "rates": tables.rates_by_group(analysis.lens, groups),
+        "lens": tables.lens_by_group(analysis.lens, groups, task),
+        "rates": tables.rates_by_group(analysis.lens, groups, task),
     }
     if analysis.lens.sizes["step"] > 1:
         made |= {
             "causal_steps": onset.causal_steps(analysis.patching),
-            "readable_steps": onset.readable_steps(analysis.lens),
-            "events": onset.order_of_events(analysis.patching, analysis.lens),
+            "events": onset.order_of_events(analysis.patching, analysis.lens, task),
         }
+    if analysis.lens.sizes["step"] > 1 and task.hidden:
+        made["readable_steps"] = onset.readable_steps(analysis.lens, task=task)
     return made
 
 
-def _lens(table: pd.DataFrame) -> Section:
+def _lens(table: pd.DataFrame, task: Task) -> Section:
     last = table[table.step == table.step.max()]
     shown = [
         Illustration(
@@ -269,10 +278,11 @@ def _lens(table: pd.DataFrame) -> Section:
             f"Heat maps of {kind} queries: first choice by stage and position, for each group",
             f"{kind} queries",
         )
-        for kind in (TEST_INFERRED_OOD, TEST_INFERRED_IID, TRAIN_INFERRED)
+        for kind in (task.generalisation, task.held_out, *task.trained[::-1])
         if (last[last.type == kind].num_seeds > 0).any()
     ]
-    text = "What each state would say if it were the last: the bridge, or the target."
+    wanted = ", or ".join(f"the {name}" for name in (*(h.name for h in task.hidden), "target"))
+    text = f"What each state would say if it were the last: {wanted}."
     return Section("What the lens reads", text, shown)
 
 
@@ -330,7 +340,7 @@ def _identity(
     last = analysis.last()
     # Runs of one seed share graph, pairs, initialisation and order, whatever their regime.
     blocks = [str(x) for x in last.lens.seeds.to_numpy()]
-    kinds = {title: Paths(reading, of(last)) for title, (reading, of) in _PATHS.items()}
+    kinds = _paths(results.task, last)
     runs = last.lens.run.to_numpy().tolist()
     found = compare_paths(kinds, groups, runs=runs, blocks=blocks, margin=margin)
     shown = []

@@ -44,10 +44,6 @@ COMPARISONS = [
 ]  # fmt: skip
 UNITS = {"FLOP": "flops_per_step", "device-seconds": "seconds_per_step"}
 STEPS_TO_ANSWER = "steps to answer"
-ACCURACIES = {
-    "final OOD accuracy": "final_ood_accuracy",
-    "final ID accuracy": "final_iid_accuracy",
-}
 AT_MOST, AT_LEAST, NO_BOUND = "at most", "at least", "no bound"
 # The family that p-values are adjusted over: every group's time to answer, against the first's.
 FAMILY = (STEPS_TO_ANSWER,)
@@ -177,6 +173,8 @@ def _time_rows(data: TrainingRuns, first: str, second: str) -> Iterator[dict[str
         STEPS_TO_ANSWER: (ANSWER, ORDER_LEVELS),
     }
     for quantity, (event, levels) in quantities.items():
+        if event not in data.task.event_metrics:
+            continue
         for level in levels:
             events = data.events[(data.events.event == event) & (data.events.threshold == level)]
             until = horizon(data, event, level)
@@ -200,7 +198,10 @@ def _accuracy_rows(data: TrainingRuns, first: str, second: str) -> Iterator[dict
     by_group = dict(iter(data.outcomes.groupby("group")))
     if first not in by_group or second not in by_group:
         return
-    for quantity, column in ACCURACIES.items():
+    accuracies = {f"final {data.task.short} accuracy": "final_ood_accuracy"}
+    if data.task.held_out:
+        accuracies[f"final {data.task.short_familiar.split()[-1]} accuracy"] = "final_iid_accuracy"
+    for quantity, column in accuracies.items():
         a, b = (by_group[g] for g in (first, second))
         diverged = [int((own.status == DIVERGED).sum()) for own in (a, b)]
         a, b = (own[(own.status != DIVERGED) & own[column].notna()] for own in (a, b))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from grokjax.base.names import (
     ORDER_LEVELS,
     PATH,
 )
+from grokjax.data.task import Task
 from grokjax.report import training_comparisons, training_tables
 from grokjax.report.analysis_page import StoredAnalyses
 from grokjax.report.cost_figure import cost_figure
@@ -62,14 +63,18 @@ _OUTCOMES: dict[str, Column] = {
     "end": number("end_step", ",.0f"),
     "memorised": number("memorised", ",.0f"),
     **_ORDERED,
-    "OOD": number("final_ood_accuracy"),
-    "held-out ID": number("final_iid_accuracy"),
+    "{unseen}": number("final_ood_accuracy"),
+    "{familiar}": number("final_iid_accuracy"),
     "path score": number("path_score"),
     "by chance": number("strict_chance"),
     "anywhere": number("any_path_score"),
     "by chance ": number("any_chance"),
     "FLOPs": number("flops", ".1e"),
 }
+_OF_PATH = (
+    *(heading for heading in _ORDERED if not heading.startswith("answer")),
+    *("path score", "by chance", "anywhere", "by chance "),
+)
 _TIMES: dict[str, Column] = {
     "group": "group",
     "event": "event",
@@ -97,7 +102,7 @@ _ORDER: dict[str, Column] = {
 _COSTS: dict[str, Column] = {
     "group": "group",
     "unit": "unit",
-    "OOD accuracy": number("level", "g"),
+    "{unseen} accuracy": number("level", "g"),
     "reached": count_of("reached", "n"),
     "median": around("median", ".2e"),
     "restricted mean": around("restricted_mean", ".2e"),
@@ -139,6 +144,14 @@ _MACHINE: dict[str, Column] = {
 }
 
 
+def _headed(columns: Mapping[str, Column], task: Task) -> dict[str, Column]:
+    """Columns with a task's words in their headings, without those of what it has not."""
+    words = {"unseen": task.short, "familiar": task.short_familiar}
+    paths = () if task.hidden else _OF_PATH
+    left_out = (*paths, *(() if task.held_out else ("{familiar}",)))
+    return {h.format(**words): column for h, column in columns.items() if h not in left_out}
+
+
 def _bounded(table: pd.DataFrame, name: str, form: str = ".2f") -> list[str]:
     """An estimate with its interval, after the word that makes it a bound."""
     texts = interval(name, f"{name}_low", f"{name}_high", form)(table)
@@ -171,21 +184,27 @@ def page(data: TrainingRuns, analyses: StoredAnalyses | None = None) -> Page:
 def _lead(data: TrainingRuns) -> str:
     by_state = data.runs.status.value_counts()
     states = ", ".join(f"{n} {state}" for state, n in by_state.items())
+    unseen = ", ".join(filter(None, [data.task.unseen, data.task.about_unseen]))
     return (
         f"{len(data.runs)} runs in {len(data.groups)} groups, up to step {data.step:,} ({states})."
-        " Accuracy is of OOD compositions, two facts that were never composed in training unless a"
-        " regime says so; the path is the bridge entity read through the logit lens at"
-        f" {_path_site(data)}. Each event is there at a level in {CONSECUTIVE} evaluations running."
-        " Times are censored where a training ended first, and a diverged run is a competing end,"
-        " not a slow one."
+        f" Accuracy is of {unseen}.{_told_path(data)}"
+        f" Each event is there at a level in {CONSECUTIVE} evaluations running. Times are"
+        " censored where a training ended first, and a diverged run is a competing end, not a slow"
+        " one."
     )
 
 
-def _path_site(data: TrainingRuns) -> str:
-    where = data.config.evaluate.path_position
+def _told_path(data: TrainingRuns) -> str:
+    task, where = data.task, data.config.evaluate.path_position
+    if not task.hidden:
+        return ""
+    what = " and ".join(f"the {h.name}" for h in task.hidden)
+    site = f"the {where}'s place"
     if where == BEST:
-        return "the position and stage of each run that read it best on ID compositions at its end"
-    return f"the {where}'s place"
+        site = (
+            f"the position and stage of each run that read it best on {task.chosen_on} at its end"
+        )
+    return f" The path is {what} read through the logit lens at {site}."
 
 
 def shown_groups(groups: Sequence[str], most: int = MOST_GROUPS) -> list[str]:
@@ -198,31 +217,30 @@ def shown_groups(groups: Sequence[str], most: int = MOST_GROUPS) -> list[str]:
 def _sections(data: TrainingRuns, tables: Tables) -> list[Section]:
     groups = shown_groups(list(dict.fromkeys(tables["outcomes"].group)))
     if not groups:
-        return [Section("The runs", "None has a curve yet.", (), [_runs_table(tables)])]
+        return [Section("The runs", "None has a curve yet.", (), [_runs_table(data, tables)])]
     numbers = swept_numbers(data.runs)
-    sections = [_curves(data, groups), _order(data, tables, groups), _times(data, tables, groups)]
+    sections = [_curves(data, groups)]
+    sections += [_order(data, tables, groups)] if data.task.hidden else []
+    sections.append(_times(data, tables, groups))
     if numbers:
         sections.append(_swept(data, tables, numbers))
     sections += [_costs(data, tables, groups), _compared(tables), _variance(tables)]
     if len(tables["own_metrics"]):
         sections.append(metrics_section(data, tables["own_metrics"], groups))
     runs = "A row a run; an empty time has not come by the run's end."
-    return [*sections, Section("The runs", runs, (), [_runs_table(tables)])]
+    return [*sections, Section("The runs", runs, (), [_runs_table(data, tables)])]
 
 
 def _curves(data: TrainingRuns, groups: Sequence[str]) -> Section:
     paper = published_pretraining(data.config)
     draw = functools.partial(
-        curves_figure, data.runs, data.curves, "group", paper=paper, groups=groups
+        curves_figure, data.runs, data.curves, "group", paper=paper, groups=groups, task=data.task
     )
-    alt = (
-        "Answers above, bridge below, against training step, a pair of panels for each of"
-        f" {', '.join(groups)}"
-    )
-    text = (
-        "What a group answers, above; what can be read of its path, below. A run that left early"
-        " keeps its last value."
-    )
+    below = f"Answers above, {data.task.path} below, against training step, a pair of panels"
+    alone = "Answers against training step, a panel"
+    alt = f"{below if data.task.hidden else alone} for each of {', '.join(groups)}"
+    what = "above; what can be read of its path, below" if data.task.hidden else "by step"
+    text = f"What a group answers, {what}. A run that left early keeps its last value."
     caption = f"{_group_sizes(data)}. {data.origin}{_left_out(data, groups)}"
     return Section("What happens when", text, [Illustration("report_curves", draw, alt, caption)])
 
@@ -243,8 +261,8 @@ def _order(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
     caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
     shown = show(tables["order"][tables["order"]["count"] > 0], _ORDER)
     about = (
-        "Strict: the bridge at the run's site; any: anywhere, the study's reading. Shares with 95 %"
-        " Wilson intervals; lags, in steps, of the runs with both events."
+        f"Strict: the {data.task.path} at the run's site; any: anywhere, the study's reading."
+        " Shares with 95 % Wilson intervals; lags, in steps, of the runs with both events."
     )
     return Section(
         "Path or answer first",
@@ -268,8 +286,10 @@ def _times(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
     )
     caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
     return Section(
-        "Time to memorise, to the path, to the answer",
-        "At two levels, for path and answer alike.",
+        "Time to memorise, to the path, to the answer"
+        if data.task.hidden
+        else "Time to memorise, to the answer",
+        "At two levels, for path and answer alike." if data.task.hidden else "At two levels.",
         [Illustration("survival", draw, alt + ", ".join(parts), caption)],
         [Shown("times", show(_told(times), _TIMES), about)],
     )
@@ -283,11 +303,12 @@ def _told(times: pd.DataFrame) -> pd.DataFrame:
 
 def _swept(data: TrainingRuns, tables: Tables, numbers: list[str]) -> Section:
     outcomes = tables["outcomes"]
-    draw = functools.partial(map_figure if len(numbers) > 1 else strip_figure, data.runs, outcomes)
+    figure = map_figure if len(numbers) > 1 else strip_figure
+    draw = functools.partial(figure, data.runs, outcomes, data.task)
     accuracy = outcomes.final_ood_accuracy
     alt = (
-        f"OOD accuracy and shares of runs by {' and '.join(numbers[:2])}; accuracy from"
-        f" {accuracy.min():.2f} to {accuracy.max():.2f}"
+        f"{data.task.short} accuracy and shares of runs by {' and '.join(numbers[:2])}; accuracy"
+        f" from {accuracy.min():.2f} to {accuracy.max():.2f}"
     )
     text = "Each cell's runs differ in nothing but their seeds."
     more = f" Also swept: {', '.join(numbers[2:])}." if len(numbers) > 2 else ""
@@ -313,9 +334,9 @@ def _costs(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
         [
             Shown(
                 "costs",
-                show(costs, _COSTS),
-                "Cost until the OOD accuracy. A ratio is of restricted means to the first group's;"
-                " with censored runs it is a bound, and says so.",
+                show(costs, _headed(_COSTS, data.task)),
+                f"Cost until the {data.task.short} accuracy. A ratio is of restricted means to the"
+                " first group's; with censored runs it is a bound, and says so.",
             )
         ],
     )
@@ -357,12 +378,15 @@ def _machine(tables: Tables) -> Section:
     )
 
 
-def _runs_table(tables: Tables) -> Shown:
-    about = (
-        "Times in steps. Path score: the bridge at the run's site, its chance level beside it;"
-        " anywhere: the study's any-rate and its chance level."
-    )
-    return Shown("outcomes", show(tables["outcomes"], _OUTCOMES), about)
+def _runs_table(data: TrainingRuns, tables: Tables) -> Shown:
+    about = "Times in steps."
+    if data.task.hidden:
+        about += (
+            f" Path score: the {data.task.path} at the run's site, its chance level beside it;"
+            " anywhere: the study's any-rate and its chance level."
+        )
+    shown = show(tables["outcomes"], _headed(_OUTCOMES, data.task))
+    return Shown("outcomes", shown, about)
 
 
 def _group_sizes(data: TrainingRuns) -> str:

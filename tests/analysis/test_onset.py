@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from grokjax.analysis.onset import (
-    bridge_score,
+    causal_score,
     causal_steps,
     first_steps,
     order_of_events,
@@ -65,9 +65,9 @@ def test_a_checkpoint_that_was_not_analysed_says_nothing():
 
 def test_a_bridge_is_what_head_and_relation_1_decide():
     """One site's state among the streams; what blocks compute does not count."""
-    score = bridge_score(effects(BRIDGE), "id")
+    score = causal_score(effects(BRIDGE), "id")
     np.testing.assert_allclose(score, [[0.0, 0.1, 0.7, 0.6]])
-    np.testing.assert_allclose(bridge_score(effects(BRIDGE), "ood"), 0.0)
+    np.testing.assert_allclose(causal_score(effects(BRIDGE), "ood"), 0.0)
 
 
 def test_steps_by_site_and_order_of_events():
