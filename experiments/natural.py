@@ -7,8 +7,8 @@ Default: eight heads, batches of 16, a graph of 30 entities with an OOD share of
 each, 60,000 steps at most (`train.stop_at` 0.95); hidden 32 with two weight decays (3.2e12 FLOP a
 run: run to the end, 0.09 at most) and hidden 64 (1.3e13; 40,000 steps of `experiments/small.py`
 are 3.3e13; broken off at 2,000 steps). Next, `:small`: small.py with eight heads, batches of 32 and
-one change each, 15,000 steps, 8.8e13 FLOP in all; Muon (`experiments/muon.py`) is done, the rest
-not begun. The best goes on with fresh seeds, from 110.
+one change each, 15,000 steps, 8.8e13 FLOP in all; of these Muon (`results/search/muon.py`) is done,
+the rest not begun. The best goes on with fresh seeds, from 110.
 
 Before: `:graph` (which data a model of hidden 32 memorises, 4 heads), `:model` (heads, batch, loss,
 cycles, width, OrthoGrad on the best of these data), `:changes` (learned positions, or one change to
@@ -61,7 +61,7 @@ CHANGES = (
 SMALL = tuple(
     {"model.num_heads": 8, "train.batch_size": 32, **change}
     for change in (
-        {"optimizer.name": "muon.py:muon"},
+        {"optimizer.name": "results/search/muon.py:muon"},
         {},
         {"optimizer.learning_rate": 0.006},
         {"optimizer.weight_decay": 0.8},

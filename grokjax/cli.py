@@ -82,9 +82,9 @@ def _show(results: Results) -> None:
     from grokjax.report import curves_figure, summary
 
     picture = curves_figure.save_curves(results)
-    summaries = summary.summarize(results.runs, results.curves)
-    print("\n" + summary.summary_table(summaries, int(results.curves.step.max())))
-    print("\n" + summary.verdict(summaries))
+    summaries = summary.summarize(results.runs, results.curves, results.task)
+    print("\n" + summary.summary_table(summaries, int(results.curves.step.max()), results.task))
+    print("\n" + summary.verdict(summaries, results.task))
     print(f"\nfigure: {picture}\ntables: {results.workdir / 'curves.csv'}")
 
 

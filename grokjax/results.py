@@ -19,13 +19,14 @@ from grokjax.base.errors import UserError
 from grokjax.base.text import counted
 from grokjax.data.dataset import Dataset
 from grokjax.data.loading import load_dataset
+from grokjax.data.task import Task
 from grokjax.model import Buffers, ModelConfig, Params
 from grokjax.settings.rows import expand
 from grokjax.training.resolve import evaluated_model, model_config
 from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.gaps import describe_gaps
-from grokjax.workdir.layout import read_config, read_vocab_size
+from grokjax.workdir.layout import read_config, read_task, read_vocab_size
 from grokjax.workdir.tables import CURVES, RUNS, read_runs, read_table
 
 
@@ -70,6 +71,15 @@ class StoredRuns(abc.ABC):
 
         Raises:
           UserError: the runs of a sweep have several; `locate(run_id)[0].model` is one's.
+        """
+
+    @property
+    @abc.abstractmethod
+    def task(self) -> Task:
+        """What the runs' task declares; every run's.
+
+        Raises:
+          UserError: as `model`.
         """
 
     @abc.abstractmethod
@@ -139,13 +149,18 @@ class Results(StoredRuns):
     runs: pd.DataFrame
     curves: pd.DataFrame
 
+    @functools.cached_property
+    def task(self) -> Task:
+        return read_task(self.workdir, self.config)
+
     @property
     def finetuning(self) -> Results | None:
         return self if self.config.transfer.source else None
 
     @property
     def model(self) -> ModelConfig:
-        return evaluated_model(self.config, model_config(self.config, self.vocab_size))
+        made = model_config(self.config, self.vocab_size, self.task)
+        return evaluated_model(self.config, made)
 
     @functools.cached_property
     def run_configs(self) -> list[ConfigDict]:

@@ -8,7 +8,7 @@ import xarray as xr
 from grokjax.analysis.analyze import AnalysisConfig, analyze
 from grokjax.analysis.effects import patch_effects
 from grokjax.analysis.logit_lens import logit_lens
-from grokjax.analysis.pairs import Pairs, all_compositions, draw_pairs
+from grokjax.analysis.pairs import Pairs, all_compositions, draw_pairs, query_pool
 from grokjax.analysis.path_identity import path_identity
 from grokjax.analysis.questions import patch_question, question, questions_table, read_question
 from grokjax.analysis.sites import Site, all_sites
@@ -29,6 +29,7 @@ __all__ = [
     "patch_effects",
     "patch_question",
     "path_identity",
+    "query_pool",
     "question",
     "questions_table",
     "read_question",

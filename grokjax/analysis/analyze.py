@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from grokjax.analysis.effects import label_effects, measure_effects
 from grokjax.analysis.logit_lens import label_lens, measure_lens
-from grokjax.analysis.pairs import SLOTS, SPLITS, all_compositions, draw_pairs, stack_pairs
+from grokjax.analysis.pairs import SPLITS, draw_pairs, query_pool, stack_pairs
 from grokjax.analysis.patching import DIRECTIONS
 from grokjax.analysis.sites import all_sites
 from grokjax.analysis.store import (
@@ -36,6 +36,7 @@ from grokjax.base.errors import UserError
 from grokjax.base.files import refuse_links
 from grokjax.data.dataset import Dataset, stack_datasets
 from grokjax.data.loading import load_datasets
+from grokjax.data.task import Task
 from grokjax.results import Results, StoredRuns, load
 from grokjax.runtime.devices import setup_devices, setup_precision
 from grokjax.runtime.interrupt import Interrupt, Interrupted
@@ -44,8 +45,12 @@ from grokjax.settings.rows import expand
 from grokjax.training.mesh import make_mesh, place
 from grokjax.workdir.tables import usable_runs
 
-CELLS = [(slot, split) for split in SPLITS for slot in SLOTS]
 _RUNS_PER_ACCELERATOR = 4
+
+
+def cells_of(task: Task) -> list[tuple[str, str]]:
+    """What pairs of queries differ in, and of which kind they are."""
+    return [(slot, split) for split in SPLITS for slot in task.question]
 
 
 def runs_at_once(mesh: Mesh) -> int:
@@ -58,7 +63,7 @@ def runs_at_once(mesh: Mesh) -> int:
 class AnalysisConfig:
     """What an analysis measures; another folder holds another one's.
 
-    num_pairs: of queries, for each of head, relation 1 and relation 2, ID and OOD.
+    num_pairs: of queries, for each token of the question, ID and OOD.
     seed: of their draw.
     weights: "ema" or "raw".
     null: also patch from random donors.
@@ -155,13 +160,14 @@ def _analyze_runs(
     queries = tuple(np.stack(x) for x in zip(*(x.cells for x in inputs), strict=True))
     weights, probes, queries = place(jax.tree.map(jnp.asarray, (weights, probes, queries)), mesh)
     path_site = results.config.evaluate.path_stage, results.config.evaluate.path_position
-    lens = measure_lens(model, weights, probes, path_site=path_site, mesh=mesh)
+    task = results.task
+    lens = measure_lens(model, weights, probes, path_site=path_site, mesh=mesh, task=task)
     sites = all_sites(model)
     measured = measure_effects(model, weights, queries, sites=sites, null=config.null, mesh=mesh)
     for i, run_id in enumerate(run_ids):
         parts = {
-            "lens": label_lens(model, lens, i, probes.names),
-            "patching": label_effects(measured, i, CELLS, DIRECTIONS, sites),
+            "lens": label_lens(model, lens, i, probes.names, task),
+            "patching": label_effects(measured, i, cells_of(task), DIRECTIONS, sites),
         }
         for part, data in parts.items():
             write_part(part_path(folder, part, step, run_id), data, settings)
@@ -185,10 +191,10 @@ def _inputs(results: Results, run_ids: Sequence[int], config: AnalysisConfig) ->
 
 
 def _stacked_cells(dataset: Dataset, config: AnalysisConfig) -> tuple[np.ndarray, ...]:
-    compositions = all_compositions(dataset)
+    pool = query_pool(dataset)
     pairs = [
-        draw_pairs(dataset, slot, split, config.num_pairs, config.seed, compositions)
-        for slot, split in CELLS
+        draw_pairs(dataset, slot, split, config.num_pairs, config.seed, pool)
+        for slot, split in cells_of(dataset.task)
     ]
     if not any(len(p.clean) for p in pairs):
         raise UserError(f"{dataset.name}: no two of its queries differ in one token and the answer")

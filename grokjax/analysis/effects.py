@@ -77,9 +77,9 @@ def measure_effects(
     model: ModelConfig,
     weights: Any,
     queries: tuple[
-        Int[np.ndarray | Array, "R C N 4"],
-        Int[np.ndarray | Array, "R C N 4"],
-        Bool[np.ndarray | Array, "R C N"],
+        Int[np.ndarray | Array, "R cells N C"],
+        Int[np.ndarray | Array, "R cells N C"],
+        Bool[np.ndarray | Array, "R cells N"],
     ],
     *,
     directions: Sequence[str] = DIRECTIONS,
@@ -114,7 +114,7 @@ def measure_effects(
     measured = []
     for cell in range(clean.shape[1]):
         both = jnp.asarray(clean[:, cell]), jnp.asarray(corrupted[:, cell])
-        answers = both[0][..., 3], both[1][..., 3]
+        answers = both[0][..., -1], both[1][..., -1]
         present = np.asarray(there[:, cell])
         cell_parts = [
             _measure_cell(part, weights, both, answers, directions, present if null else None)

@@ -19,19 +19,30 @@ from jaxtyping import Array, Float, Int
 
 from grokjax.analysis.patching import Weights
 from grokjax.analysis.sites import position_names
-from grokjax.base.names import ANSWER_ACCURACY, BEST, POSITIONS, TARGET_FOUND
+from grokjax.base.names import ANSWER_ACCURACY, BEST, TARGET_FOUND
+from grokjax.data.composition import COMPOSITION
 from grokjax.data.dataset import Probes, make_batch
+from grokjax.data.task import Task
 from grokjax.data.vocabulary import PAD
 from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
-from grokjax.training.evaluate import COMPOSITION_METRICS, EvaluateConfig, evaluate, in_batches
+from grokjax.training.evaluate import EvaluateConfig, evaluate, in_batches, is_given
 from grokjax.training.mesh import make_mesh, over_runs
 
-TOKENS = ("bridge", "target", "head", "relation1", "relation2")
-# Queries whose bridge is also the head or the answer can be read without being computed.
+# Of queries whose hidden token is also in the question, or the answer, it can be read without being
+# computed. Of compositions, those are head and answer.
 SUBSETS = ("apart", "head_or_answer")
 MEASURES = ("top1", "rank", "reciprocal_rank", "log_probability")
-RATES = (ANSWER_ACCURACY, TARGET_FOUND, *COMPOSITION_METRICS)
 _LENS_BUDGET = {"cpu": 2**24}  # bytes of logits at once; on a CPU what its cache holds
+
+
+def tokens_of(task: Task) -> tuple[str, ...]:
+    """What the lens is asked for: hidden tokens, the answer, and what is given."""
+    return (*(hidden.name for hidden in task.hidden), "target", *task.question)
+
+
+def rates_of(task: Task) -> tuple[str, ...]:
+    """Metrics of a probe type that go with it."""
+    return (ANSWER_ACCURACY, TARGET_FOUND, *task.readings)
 
 
 def logit_lens(
@@ -41,6 +52,7 @@ def logit_lens(
     *,
     batch_size: int | None = None,
     path_site: tuple[str, str] = (BEST, "answer"),
+    task: Task = COMPOSITION,
 ) -> xr.Dataset:
     """Reads one model's states of all probe queries.
 
@@ -48,19 +60,21 @@ def logit_lens(
       model, weights: as `Results.model` and `Results.weights` give them.
       probes: as `Dataset.probes`.
       batch_size: queries at once; by default what fits a budget.
-      path_site: stage and position of `bridge_found_strict`, see `EvaluateConfig`.
+      path_site: stage and position of the strict rates, see `EvaluateConfig`.
+      task: of the model.
 
     Returns:
       Dimensions type (probe type), subset, token, stage, stream and position, by name:
         `top1`: share of queries whose first choice is the token,
         `rank` (0 is first), `reciprocal_rank` (1 is first), `log_probability` (nats): means,
         `num_queries` (type, subset, token): that have such a token,
-        RATES by type, as `evaluate` defines them, `path_stage` and `path_position`.
-      Of facts, which have no second relation, that position and token are NaN.
+        `rates_of` the task by type, as `evaluate` defines them, and where each hidden token is
+        read, `path_stage` and `path_position`.
+      Where a type's questions are shorter than others, the rest of their positions are NaN.
     """
     one_run = jax.tree.map(lambda x: jnp.asarray(x)[None], (weights, probes))
-    measured = measure_lens(model, *one_run, batch_size=batch_size, path_site=path_site)
-    return label_lens(model, measured, 0, probes.names)
+    measured = measure_lens(model, *one_run, batch_size=batch_size, path_site=path_site, task=task)
+    return label_lens(model, measured, 0, probes.names, task)
 
 
 def measure_lens(
@@ -71,19 +85,24 @@ def measure_lens(
     batch_size: int | None = None,
     path_site: tuple[str, str] = (BEST, "answer"),
     mesh: Mesh | None = None,
+    task: Task = COMPOSITION,
 ) -> dict[str, np.ndarray]:
     """The same of R runs at once, unlabelled: sums [R, K, 2, tokens, streams, G, T] by measure."""
     mesh = mesh or make_mesh(1, devices=jax.devices()[:1])
     batch_size = batch_size or queries_within_budget(model)
-    return jax.device_get(lens_program(model, batch_size, path_site, mesh)(weights, probes))
+    return jax.device_get(lens_program(model, batch_size, path_site, mesh, task)(weights, probes))
 
 
 @functools.lru_cache(maxsize=8)
 def lens_program(
-    model: ModelConfig, batch_size: int, path_site: tuple[str, str], mesh: Mesh
+    model: ModelConfig,
+    batch_size: int,
+    path_site: tuple[str, str],
+    mesh: Mesh,
+    task: Task = COMPOSITION,
 ) -> Callable:
     """Compiled once for all calls: (weights [R], probes [R]) -> sums and rates."""
-    settings = EvaluateConfig(model, batch_size, PAD, *path_site)  # RATES know no `</a>`
+    settings = EvaluateConfig(model, batch_size, PAD, *path_site, task=task)  # they know no `</a>`
 
     def one_run(weights: Weights, probes: Probes) -> dict[str, Array]:
         sums = _sums(model, weights, probes, batch_size)
@@ -98,9 +117,9 @@ def _sums(
     """Measures summed over the queries of each probe type and subset."""
     num_types = len(probes.names)
 
-    def one_batch(columns: tuple[Array, Array, Array]) -> dict[str, Array]:
-        query, bridge, member = columns
-        wanted = jnp.stack([bridge, query[:, 3], query[:, 0], query[:, 1], query[:, 2]], axis=1)
+    def one_batch(columns: tuple[Array, tuple[Array, ...], Array]) -> dict[str, Array]:
+        query, hidden, member = columns
+        wanted = jnp.stack([*hidden, query[:, -1], *query[:, :-1].T], axis=1)
         values = _read(model, weights, query, wanted.astype(jnp.int32))
         there = member[:, :, None] * (wanted > PAD)[:, None]  # [B, kinds, tokens]
         sums = {
@@ -108,17 +127,18 @@ def _sums(
         }
         return sums | {"num_queries": there.sum(axis=0)}
 
-    query, bridge = jnp.asarray(probes.table.query), jnp.asarray(probes.bridge)
-    known = (bridge == query[:, 0]) | (bridge == query[:, 3])
+    query = jnp.asarray(probes.table.query)
+    hidden = tuple(jnp.asarray(h.token) for h in probes.hidden)
+    known = sum(((h > PAD) & is_given(query, h) for h in hidden), jnp.zeros(len(query), bool))
     kind = 2 * jnp.asarray(probes.kind) + known  # negative on padding
     member = jax.nn.one_hot(kind, 2 * num_types)
-    batches = in_batches((query, bridge, member), batch_size)
+    batches = in_batches((query, hidden, member), batch_size)
     sums = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(one_batch, batches))
     return {n: x.reshape(num_types, len(SUBSETS), *x.shape[1:]) for n, x in sums.items()}
 
 
 def _read(
-    model: ModelConfig, weights: Weights, query: Int[Array, "B 4"], wanted: Int[Array, "B tokens"]
+    model: ModelConfig, weights: Weights, query: Int[Array, "B C"], wanted: Int[Array, "B tokens"]
 ) -> dict[str, Float[Array, "streams G B T tokens"]]:
     """Measures of every query, stream, stage, position and wanted token."""
     params, buffers = weights
@@ -141,9 +161,11 @@ def _read(
             "log_probability": (own[..., 0] - normaliser).astype(jnp.float32),
         }
 
-    # Of facts the answer comes one position earlier; the second relation's is empty.
-    is_fact = (batch.answer_position == POSITIONS.index("relation2"))[:, None]
-    place = jnp.where(is_fact, jnp.array([[0, 1, 4, 2, 3]]), jnp.arange(len(POSITIONS))[None])
+    # Of shorter questions the answer comes earlier; what it leaves empty is read for the rest.
+    length, asked = batch.answer_position[:, None], jnp.arange(query.shape[1] - 1)[None]
+    place = jnp.concatenate(
+        [jnp.where(asked < length, asked, asked + 2), length, length + 1], axis=1
+    )
     by_token = [about(wanted[:, i]) for i in range(wanted.shape[1])]
     return {
         name: jnp.take_along_axis(
@@ -154,7 +176,11 @@ def _read(
 
 
 def label_lens(
-    model: ModelConfig, measured: dict[str, np.ndarray], run: int, types: tuple[str, ...]
+    model: ModelConfig,
+    measured: dict[str, np.ndarray],
+    run: int,
+    types: tuple[str, ...],
+    task: Task = COMPOSITION,
 ) -> xr.Dataset:
     """One run of what `measure_lens` gave, as means with names."""
     streams = ("z_H",) if model.kind == DECODER else ("z_H", "z_L")
@@ -163,23 +189,26 @@ def label_lens(
     sizes = measured["num_queries"][run]
     data: dict[str, Any] = {"num_queries": (dims[:3], sizes.astype(int))}
     some = np.where(sizes > 0, sizes, np.nan)[..., None, None, None]
-    is_fact = np.array(["atomic" in name for name in types])
     for name in MEASURES:
         means = measured[name][run] / some
-        means[is_fact, ..., POSITIONS.index("relation2")] = np.nan
+        for i, kind in enumerate(types):
+            means[i, ..., task.length_of(kind) : len(task.question)] = np.nan
         if not model.predicts_input:  # what follows the question has seen the answer
-            means = means[..., : POSITIONS.index("answer")]
+            means = means[..., : len(task.question)]
         data[name] = (dims, means.astype(np.float32))
-    for name in RATES:
+    for name in rates_of(task):
         values = [measured.get(f"{t}/{name}", np.full(run + 1, np.nan))[run] for t in types]
         data[name] = ("type", np.asarray(values, np.float32))
     stages = model.evaluation_stages
-    data["path_stage"] = ((), stages[int(measured["path_stage"][run])])
-    data["path_position"] = ((), POSITIONS[int(measured["path_position"][run])])
+    for hidden in task.hidden:
+        for what, named in (("path_stage", stages), ("path_position", task.positions)):
+            column = task.site_column(hidden.name, what)
+            name = column.replace("/", "_")  # a slash is a group of a NetCDF file
+            data[name] = ((), named[int(measured[column][run])])
     coordinates = {
         "type": list(types),
         "subset": list(SUBSETS),
-        "token": list(TOKENS),
+        "token": list(tokens_of(task)),
         "stream": list(streams),
         "stage": list(stages),
         "position": list(positions[: data["top1"][1].shape[-1]]),

@@ -15,11 +15,12 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from grokjax.analysis.tables import SITE
-from grokjax.base.names import PATH_AT, TEST_INFERRED_IID, TEST_INFERRED_OOD
+from grokjax.base.names import PATH_AT
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import FOUND_STRICT, Hidden, Task
 from grokjax.statistics.events import first_crossing
 
 EVENTS = ("path readable", "path causal", "answered")
-_COMPOSITIONS = {"id": TEST_INFERRED_IID, "ood": TEST_INFERRED_OOD}
 
 
 def first_steps(
@@ -60,14 +61,24 @@ def causal_steps(patching: xr.Dataset, threshold: float = PATH_AT) -> pd.DataFra
     return frame[["run", "regime", "slot", "group", "direction", *SITE, "causal_step"]]
 
 
-def readable_steps(lens: xr.Dataset, threshold: float = PATH_AT) -> pd.DataFrame:
-    """A row per run, type and site: the step from which the lens mostly says the bridge."""
-    values = lens.top1.sel(token="bridge", subset="apart").transpose("run", "step", ...)
+def readable_steps(
+    lens: xr.Dataset, threshold: float = PATH_AT, task: Task = COMPOSITION
+) -> pd.DataFrame:
+    """A row per run, type and site: the step from which the lens mostly says what is hidden; of
+    several tokens, per token."""
+    tables = [_readable(lens, hidden.name, threshold, task) for hidden in task.hidden]
+    if len(tables) > 1:
+        tables = [t.assign(token=h.name) for t, h in zip(tables, task.hidden, strict=True)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _readable(lens: xr.Dataset, token: str, threshold: float, task: Task) -> pd.DataFrame:
+    values = lens.top1.sel(token=token, subset="apart").transpose("run", "step", ...)
     first, _ = first_steps(lens.step.to_numpy(), values.to_numpy(), _analysed(lens), threshold)
     frame = values.isel(step=0).copy(data=first).to_dataframe("readable_step").reset_index()
     place = ["type", "stream", "stage", "position"]
     frame = frame[["run", "regime", *place, "readable_step"]]
-    return frame[~frame.type.str.contains("atomic")]
+    return frame[frame.type.isin(task.hiding)]
 
 
 def _analysed(lens: xr.Dataset) -> Bool[np.ndarray, "R steps"]:
@@ -75,79 +86,97 @@ def _analysed(lens: xr.Dataset) -> Bool[np.ndarray, "R steps"]:
     return there.transpose("run", "step").to_numpy()
 
 
-def holds_bridge(
-    head: Float[np.ndarray, "*S"],
-    relation1: Float[np.ndarray, "*S"],
-    relation2: Float[np.ndarray, "*S"],
+def holds_hidden(
+    given_by: Sequence[Float[np.ndarray, "*S"]], others: Sequence[Float[np.ndarray, "*S"]]
 ) -> Float[np.ndarray, "*S"]:
-    """Bridge score of sites, from the denoising effect of patching each part of the question.
+    """Score of sites, from the denoising effect of patching each token of the question.
 
-    A site that holds the bridge answers to the head and to relation 1, which determine it, and not
-    yet to relation 2. 1 is the bridge and nothing else.
+    A site that holds a hidden token answers to those that determine it (the bridge: head and
+    relation 1), and not yet to the others (relation 2). 1 is the hidden token and nothing else.
     """
-    return np.minimum(head, relation1) - np.maximum(relation2, 0.0)
+    known = np.minimum.reduce(list(given_by))
+    return known - np.maximum(np.maximum.reduce(list(others)), 0.0) if others else known
 
 
-def bridge_score(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps"]:
-    """Of the best site among the streams (`holds_bridge`): our measure of a causal path."""
-    best = np.max(np.nan_to_num(_scores(patching, group), nan=-np.inf), axis=-1)
+def causal_score(
+    patching: xr.Dataset, group: str, task: Task = COMPOSITION
+) -> Float[np.ndarray, "R steps"]:
+    """Of the best site among the streams (`holds_hidden`), of several tokens the lowest: our
+    measure of a causal path."""
+    scores = [
+        np.max(np.nan_to_num(_scores(patching, group, hidden, task), nan=-np.inf), axis=-1)
+        for hidden in task.hidden
+    ]
+    best = np.minimum.reduce(scores)
     return np.where(np.isfinite(best), best, np.nan)
 
 
-def _scores(patching: xr.Dataset, group: str) -> Float[np.ndarray, "R steps S"]:
-    """`holds_bridge` of every site among the streams."""
+def _scores(
+    patching: xr.Dataset, group: str, hidden: Hidden, task: Task
+) -> Float[np.ndarray, "R steps S"]:
+    """`holds_hidden` of every site among the streams."""
     of_group = patching.isel(cell=np.flatnonzero(patching.group == group))
     effect = _streams(of_group).effect.sel(direction="denoising").set_index(cell="slot")
-    head, relation1, relation2 = (
-        effect.sel(cell=slot).transpose("run", "step", "site").to_numpy()
-        for slot in ("head", "relation1", "relation2")
-    )
-    return holds_bridge(head, relation1, relation2)
+    of_slot = {
+        slot: effect.sel(cell=slot).transpose("run", "step", "site").to_numpy()
+        for slot in task.question
+    }
+    given_by = [of_slot[slot] for slot in hidden.given_by]
+    others = [x for slot, x in of_slot.items() if slot not in hidden.given_by]
+    return holds_hidden(given_by, others)
 
 
 def _streams(patching: xr.Dataset) -> xr.Dataset:
     return patching.isel(site=np.flatnonzero(patching.component.isin(["z_H", "z_L"])))
 
 
-def bridge_sites(patching: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
-    """The site that holds the bridge best in each run, at the last step, of all in the streams.
+def hidden_sites(
+    patching: xr.Dataset, groups: Sequence[str], task: Task = COMPOSITION
+) -> pd.DataFrame:
+    """The site that holds what is hidden best in each run, at the last step, of all in the streams.
 
     Returns:
-      run, group_of_runs, group (of the queries), num_sites (that were looked at), component, place,
-      position (empty where no effect is defined), score (`holds_bridge`).
+      run, group_of_runs, group (of the queries), token, num_sites (that were looked at), component,
+      place, position (empty where no effect is defined), score (`holds_hidden`).
     """
     last = patching.isel(step=[-1])
     sites = _streams(last)
     rows = []
     for split in dict.fromkeys(last.group.to_numpy().tolist()):
-        scores = _scores(last, split)[:, 0]
-        for run, group, own in zip(last.run.to_numpy(), groups, scores, strict=True):
-            known = bool(np.isfinite(own).any())
-            best = int(np.nanargmax(own)) if known else 0
-            named = [str(sites[n].to_numpy()[best]) if known else "" for n in SITE[:3]]
-            score = float(own[best]) if known else math.nan
-            rows.append((int(run), group, split, len(own), *named, score))
-    columns = ["run", "group_of_runs", "group", "num_sites", *SITE[:3], "score"]
+        for hidden in task.hidden:
+            scores = _scores(last, split, hidden, task)[:, 0]
+            for run, group, own in zip(last.run.to_numpy(), groups, scores, strict=True):
+                known = bool(np.isfinite(own).any())
+                best = int(np.nanargmax(own)) if known else 0
+                named = [str(sites[n].to_numpy()[best]) if known else "" for n in SITE[:3]]
+                score = float(own[best]) if known else math.nan
+                rows.append((int(run), group, split, hidden.name, len(own), *named, score))
+    columns = ["run", "group_of_runs", "group", "token", "num_sites", *SITE[:3], "score"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def order_of_events(patching: xr.Dataset, lens: xr.Dataset) -> pd.DataFrame:
-    """Each run's events on held-out ID and on OOD compositions.
+def order_of_events(
+    patching: xr.Dataset, lens: xr.Dataset, task: Task = COMPOSITION
+) -> pd.DataFrame:
+    """Each run's events on held-out queries and on unseen ones; of a task that hides nothing,
+    that it answered.
 
     Returns:
       run, regime, group, event (EVENTS), step: the first stored checkpoint at which, and at the
-      next, bridge_found_strict, the bridge score or the answer accuracy is at least 0.5; inf if
+      next, the strict rate of the path, its score or the answer accuracy is at least 0.5; inf if
       never; step_before: the run's analysed checkpoint before, since which it came.
     """
     steps, analysed = lens.step.to_numpy(), _analysed(lens)
     rows: list[tuple] = []
-    for split, kind in _COMPOSITIONS.items():
+    kinds = {"id": task.held_out, "ood": task.generalisation}
+    for split, kind in ((split, kind) for split, kind in kinds.items() if kind):
         own = lens.sel(type=kind)
-        by_event = {
-            "path readable": (own.bridge_found_strict.to_numpy(), PATH_AT),
-            "path causal": (bridge_score(patching, split), PATH_AT),
-            "answered": (own.answer_accuracy.to_numpy(), PATH_AT),
-        }
+        by_event = {"answered": (own.answer_accuracy.to_numpy(), PATH_AT)}
+        if task.hidden:
+            by_event = {
+                "path readable": (own[f"{task.path}_{FOUND_STRICT}"].to_numpy(), PATH_AT),
+                "path causal": (causal_score(patching, split, task), PATH_AT),
+            } | by_event
         for event, (values, threshold) in by_event.items():
             found, before = first_steps(steps, values, analysed, threshold)
             runs = zip(lens.run.to_numpy(), lens.regime.to_numpy(), found, before, strict=True)

@@ -10,40 +10,76 @@ from jaxtyping import Bool, Int
 
 from grokjax.base.draws import random_stream
 from grokjax.base.errors import UserError
+from grokjax.data.composition import COMPOSITION
 from grokjax.data.dataset import Dataset
 from grokjax.data.graph import (
-    ANSWER,
-    HEAD,
     ID,
     NEW,
     OOD,
     QUERY,
-    RELATION1,
-    RELATION2,
     chain_facts,
     compose,
 )
+from grokjax.data.vocabulary import PAD
 
 MOST_COMPOSITIONS = 2**21  # that pairs are drawn from: over twice the paper's
-SLOTS = ("head", "relation1", "relation2")
+SLOTS = COMPOSITION.question  # of compositions; another task's are its question's
 SPLITS = ("id", "ood")
-
-_COLUMN = {"head": HEAD, "relation1": RELATION1, "relation2": RELATION2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """N pairs of one slot and split; token ids (head, relation 1, bridge, relation 2, answer)."""
+    """N pairs of one slot and split, as rows of token ids.
+
+    Of compositions: head, relation 1, bridge, relation 2, answer; of other tasks the question and
+    the answer. `columns` are those of a query.
+    """
 
     slot: str
     split: str
-    clean: Int[np.ndarray, "N 5"]
-    corrupted: Int[np.ndarray, "N 5"]
+    clean: Int[np.ndarray, "N W"]
+    corrupted: Int[np.ndarray, "N W"]
+    columns: tuple[int, ...] = tuple(QUERY)
 
     @property
-    def queries(self) -> tuple[Int[np.ndarray, "N 4"], Int[np.ndarray, "N 4"]]:
+    def queries(self) -> tuple[Int[np.ndarray, "N C"], Int[np.ndarray, "N C"]]:
         """Clean and corrupted as `make_batch` takes them."""
-        return self.clean[:, QUERY], self.corrupted[:, QUERY]
+        return self.clean[:, self.columns], self.corrupted[:, self.columns]
+
+
+class Pool(NamedTuple):
+    """What pairs are drawn from: rows and query columns as in `Pairs`, and each row's split.
+
+    A split is one of SPLITS, or empty: of a query that can only be the corrupted one.
+    """
+
+    rows: Int[np.ndarray, "M W"]
+    columns: tuple[int, ...]
+    split: np.ndarray
+
+
+def query_pool(dataset: Dataset) -> Pool:
+    """Everything that can be asked, of a task of facts; else what is trained and what is tested.
+
+    "id" are queries of the kind that is trained on, "ood" those of the generalisation type.
+
+    Raises:
+      UserError: as `all_compositions`.
+    """
+    task = dataset.task
+    if task.of_facts:
+        rows, hops = all_compositions(dataset)
+        split = np.full(len(rows), "", object)
+        for name, kind in zip(SPLITS, (ID, OOD), strict=True):
+            split[np.all(hops == kind, axis=1)] = name
+        return Pool(rows, tuple(QUERY), split)
+    probes = dataset.probes
+    unseen = np.asarray(probes.table.query)[probes.types == task.generalisation]
+    trained = np.unique(np.asarray(dataset.train.query), axis=0)
+    trained = trained[np.all(trained != PAD, axis=1)]
+    rows = np.concatenate([trained, unseen]).astype(np.int64)
+    split = np.repeat(np.array(SPLITS, object), [len(trained), len(unseen)])
+    return Pool(rows, tuple(range(rows.shape[1])), split)
 
 
 class Compositions(NamedTuple):
@@ -78,31 +114,30 @@ def draw_pairs(
     split: str,
     num_pairs: int,
     seed: int = 0,
-    compositions: Compositions | None = None,
+    pool: Pool | None = None,
 ) -> Pairs:
     """Pairs that differ in exactly one token of the question, and in the answer.
 
-    "id": both queries have two ID hops. "ood": the clean query has two OOD hops and the corrupted
-    one is any composition, since too few of OOD ones share two tokens. No clean query comes twice,
-    and every value of the differing token is drawn about as often.
+    "id": both queries are (of compositions, with two ID hops). "ood": the clean query is, and the
+    corrupted one is any, since too few OOD ones share all tokens but one. No clean query comes
+    twice, and every value of the differing token is drawn about as often.
 
     Args:
-      dataset: with its facts.
-      slot: one of SLOTS.
+      dataset: of the run.
+      slot: one of the task's question.
       split: one of SPLITS.
       num_pairs: at most; small graphs have fewer.
       seed: of the draw.
-      compositions: `all_compositions(dataset)`, where it is at hand.
+      pool: `query_pool(dataset)`, where it is at hand.
 
     Returns:
       Up to `num_pairs` pairs, none where the graph has none.
     """
-    rows, hops = compositions or all_compositions(dataset)
-    both = {"id": ID, "ood": OOD}[split]
-    column = _COLUMN[slot]
-    others = [c for c in _COLUMN.values() if c != column]
-    key = rows[:, others[0]] * (rows.max() + 1) + rows[:, others[1]]
-    asked = np.all(hops == both, axis=1)
+    rows, columns, splits = pool or query_pool(dataset)
+    *question, answer = columns
+    column = question[dataset.task.question.index(slot)]
+    key = _joined(rows, [c for c in question if c != column])
+    asked = splits == split
     allowed = asked if split == "id" else np.ones(len(rows), bool)
     order = np.flatnonzero(allowed)[np.argsort(key[allowed], kind="stable")]
     keys = key[order]
@@ -121,20 +156,30 @@ def draw_pairs(
                 low, high = (np.searchsorted(keys, key[i], side) for side in ("left", "right"))
                 same = order[low:high]
                 differs = (rows[same, column] != rows[i, column]) & (
-                    rows[same, ANSWER] != rows[i, ANSWER]
+                    rows[same, answer] != rows[i, answer]
                 )
                 if np.any(differs):
                     clean.append(i)
                     corrupted.append(rng.choice(same[differs]))
                     break
-    return Pairs(slot, split, rows[np.array(clean, int)], rows[np.array(corrupted, int)])
+    chosen = rows[np.array(clean, int)], rows[np.array(corrupted, int)]
+    return Pairs(slot, split, *chosen, columns)
+
+
+def _joined(rows: Int[np.ndarray, "M W"], columns: list[int]) -> Int[np.ndarray, " M"]:
+    """A number for each row that is the same for equal values of some columns, in their order."""
+    key = np.zeros(len(rows), np.int64)
+    for column in columns:
+        key = np.unique(key, return_inverse=True)[1] * (rows.max() + 1) + rows[:, column]
+    return key
 
 
 def stack_pairs(
     pairs: list[Pairs], num_pairs: int
-) -> tuple[Int[np.ndarray, "C N 4"], Int[np.ndarray, "C N 4"], Bool[np.ndarray, "C N"]]:
-    """Clean and corrupted queries of C cells (slot, split), all-PAD rows where one has fewer."""
-    clean, corrupted = (np.zeros((len(pairs), num_pairs, 4), np.int32) for _ in range(2))
+) -> tuple[Int[np.ndarray, "cells N C"], Int[np.ndarray, "cells N C"], Bool[np.ndarray, "cells N"]]:
+    """Clean and corrupted queries of some cells (slot, split), all-PAD rows where one has fewer."""
+    size = len(pairs[0].columns)
+    clean, corrupted = (np.zeros((len(pairs), num_pairs, size), np.int32) for _ in range(2))
     there = np.zeros((len(pairs), num_pairs), bool)
     for i, cell in enumerate(pairs):
         n = len(cell.clean)

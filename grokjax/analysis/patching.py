@@ -162,7 +162,7 @@ class Patching:
 def _run(
     config: ModelConfig,
     weights: Weights,
-    queries: Int[Array, "N 4"],
+    queries: Int[Array, "N C"],
     answers: tuple[Int[Array, " N"], Int[Array, " N"]],
     donor: Donor,
     shares: dict[str, Array],
@@ -190,7 +190,7 @@ def _run(
 def _attribute(
     config: ModelConfig,
     weights: Weights,
-    queries: Int[Array, "N 4"],
+    queries: Int[Array, "N C"],
     answers: tuple[Int[Array, " N"], Int[Array, " N"]],
     states: dict[str, Array],
     nothing: dict[str, Array],

@@ -13,9 +13,9 @@ from grokjax.analysis.effects import patch_effects
 from grokjax.analysis.pairs import SLOTS, Pairs
 from grokjax.analysis.sites import STREAMS, all_sites
 from grokjax.base.errors import UserError
-from grokjax.base.names import POSITIONS, TEST_INFERRED_OOD
-from grokjax.data.dataset import Dataset, make_batch, with_bridges
-from grokjax.data.graph import ANSWER, BRIDGE, HEAD, QUERY, RELATION1, RELATION2
+from grokjax.data.dataset import Dataset, make_batch
+from grokjax.data.graph import ANSWER, HEAD, QUERY, RELATION1, RELATION2
+from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, forward_all_steps
 from grokjax.model.lens import top_tokens
 
@@ -72,10 +72,10 @@ def read_question(
     Returns:
       Names, a row per stage and a column per position.
     """
-    top, _ = _said(model, weights, dataset, row[None])
+    top, _ = _said(model, weights, dataset, row[None, QUERY])
     name = dataset.vocabulary.name
     table = [[name(token) for token in stage] for stage in top[:, 0]]
-    shown = pd.DataFrame(table, list(model.evaluation_stages), list(POSITIONS))
+    shown = pd.DataFrame(table, list(model.evaluation_stages), list(dataset.task.positions))
     return shown.rename_axis("stage")
 
 
@@ -122,36 +122,43 @@ def patch_question(
 def questions_table(
     model: ModelConfig, weights: Any, dataset: Dataset, num: int = 6
 ) -> pd.DataFrame:
-    """Some OOD compositions by name: what the model says, and where it first names the bridge."""
-    probes = dataset.probes
-    rows = with_bridges(np.asarray(probes.table.query), np.asarray(probes.bridge))
-    rows = rows[probes.types == TEST_INFERRED_OOD][:num]
-    if not len(rows):
+    """Some unseen queries by name: what the model says, where it first names what is hidden."""
+    probes, task = dataset.probes, dataset.task
+    chosen = np.flatnonzero(probes.types == task.generalisation)[:num]
+    if not len(chosen):
         return pd.DataFrame()
-    top, answers = _said(model, weights, dataset, rows)
+    query = np.asarray(probes.table.query)[chosen]
+    top, answers = _said(model, weights, dataset, query)
     name = dataset.vocabulary.name
     table = []
-    for i, row in enumerate(rows):
-        stage, place = np.nonzero(top[:, i] == row[BRIDGE])
-        first = f"{model.evaluation_stages[stage[0]]}, {POSITIONS[place[0]]}" if len(stage) else "-"
-        asked = ", ".join(name(row[j]) for j in _ASKED)
-        table.append(
-            {"question": asked, "bridge": name(row[BRIDGE]), "answer": name(row[ANSWER])}
-            | {"said": name(answers[i]), "bridge first read at": first}
-        )
+    for i, (*asked, answer) in enumerate(query):
+        tokens = {
+            h.name: np.asarray(x.token)[chosen[i]]
+            for h, x in zip(task.hidden, probes.hidden, strict=True)
+        }
+        row = {"question": ", ".join(name(token) for token in asked if token != PAD)}
+        row |= {hidden: name(token) for hidden, token in tokens.items()}
+        row |= {"answer": name(answer), "said": name(answers[i])}
+        for hidden, token in tokens.items():
+            stage, place = np.nonzero(top[:, i] == token)
+            first = (
+                (model.evaluation_stages[stage[0]], task.positions[place[0]]) if len(stage) else "-"
+            )
+            row[f"{hidden} first read at"] = ", ".join(first)
+        table.append(row)
     return pd.DataFrame(table)
 
 
 def _said(
-    model: ModelConfig, weights: Any, dataset: Dataset, rows: Int[np.ndarray, "B 5"]
+    model: ModelConfig, weights: Any, dataset: Dataset, query: Int[np.ndarray, "B C"]
 ) -> tuple[Int[np.ndarray, "G B T"], Int[np.ndarray, " B"]]:
     """First choices of the lens, and answers; a decoder's lens reads the question alone."""
     params, buffers = weights
-    batch = make_batch(jnp.asarray(rows[:, QUERY]), dataset.vocabulary.end_id)
+    batch = make_batch(jnp.asarray(query), dataset.vocabulary.end_id)
     output = forward_all_steps(model, params, buffers, batch)
     top = np.array(top_tokens(model, params, output.trace))
     said = np.asarray(jnp.argmax(output.logits, axis=-1))
     place = np.asarray(batch.answer_position)
     if not model.predicts_input:
         top = np.where(np.arange(top.shape[2])[None, None] < place[None, :, None], top, 0)
-    return top, said[np.arange(len(rows)), place]
+    return top, said[np.arange(len(query)), place]

@@ -10,7 +10,6 @@ import pandas as pd
 from jaxtyping import Float
 
 from grokjax.base.errors import UserError
-from grokjax.base.names import POSITIONS
 from grokjax.model import BLOCK_COMPONENTS, DECODER, ModelConfig
 
 STREAMS = ("z_H", "z_L", "embedding")
@@ -33,9 +32,9 @@ class Site:
 
 
 def position_names(config: ModelConfig) -> tuple[str, ...]:
-    """Of all S positions: registers, then the tokens of a composition."""
+    """Of all S positions: registers, then the tokens."""
     registers = tuple(f"register{i}" for i in range(config.num_registers))
-    return registers + POSITIONS[: config.seq_len]
+    return registers + config.token_names[: config.seq_len]
 
 
 def components(config: ModelConfig) -> tuple[str, ...]:
@@ -70,7 +69,7 @@ def all_sites(config: ModelConfig, only: Sequence[str] | None = None) -> list[Si
         raise UserError(f"sites: no component {unknown[0]!a}; this model has {available}")
     names = position_names(config)
     if not config.predicts_input:
-        names = names[: POSITIONS.index("answer")]
+        names = names[: names.index("answer")]
     return [
         Site(component, place, position, head)
         for component in only

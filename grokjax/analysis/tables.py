@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from grokjax.analysis.logit_lens import RATES
+from grokjax.analysis.logit_lens import rates_of
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import Task
 from grokjax.statistics.bootstrap import Intervals, rate_interval, ratio_interval
 from grokjax.statistics.intervals import mean_interval
 
@@ -35,14 +37,16 @@ def lens_by_run(lens: xr.Dataset) -> pd.DataFrame:
     return frame[["run", "regime", "step", *place, *names, "num_queries"]].dropna(subset=["top1"])
 
 
-def rates_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
+def rates_by_group(
+    lens: xr.Dataset, groups: Sequence[str], task: Task = COMPOSITION
+) -> pd.DataFrame:
     """group, step, type, metric; mean over seeds with bounds (`mean_interval`), num_seeds."""
     rows = []
     for name, runs in _members(groups):
         own = lens.isel(run=runs)
         for step in own.step.to_numpy():
             for kind in own.type.to_numpy():
-                for metric in (m for m in RATES if m in own):
+                for metric in (m for m in rates_of(task) if m in own):
                     values = own[metric].sel(step=step, type=kind).to_numpy()
                     by_seed = pd.Series(values).groupby(own.seeds.to_numpy()).mean().dropna()
                     if len(by_seed):
@@ -110,10 +114,12 @@ def _pooled(own: xr.Dataset, sites: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def lens_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
-    """Shares of queries whose first choice is the bridge or the target, by site.
+def lens_by_group(
+    lens: xr.Dataset, groups: Sequence[str], task: Task = COMPOSITION
+) -> pd.DataFrame:
+    """Shares of queries whose first choice is a hidden token or the target, by site.
 
-    Queries whose bridge is head or answer are left out.
+    Queries whose hidden token is in the question, or the answer, are left out.
 
     Returns:
       group_of_runs, step, type, token, stream, stage, position; top1, low, high (95 %, bootstrap
@@ -121,11 +127,12 @@ def lens_by_group(lens: xr.Dataset, groups: Sequence[str]) -> pd.DataFrame:
     """
     frames = []
     place = ["stream", "stage", "position"]
-    kinds = [str(t) for t in lens.type.to_numpy() if "atomic" not in str(t)]
+    kinds = [str(t) for t in lens.type.to_numpy() if str(t) in task.read_types]
+    tokens = (*(hidden.name for hidden in task.hidden), "target")
     for name, runs in _members(groups):
         for step in range(lens.sizes["step"]):
             for kind in kinds:
-                for token in ("bridge", "target"):
+                for token in tokens:
                     own = lens.isel(run=runs, step=step)
                     own = own.sel(type=kind, token=token, subset="apart")
                     rates = own.top1.stack(site=place)
@@ -179,10 +186,11 @@ def effect_maps(
     return maps.reshape(len(maps), -1), columns.reset_index(drop=True)
 
 
-def bridge_profiles(lens: xr.Dataset, kind: str) -> np.ndarray:
-    """Each run's shares of queries whose first choice is the bridge, by site, [R, F]."""
-    own = lens.isel(step=0).sel(type=kind, token="bridge", subset="apart")
-    top1 = own.top1.transpose("run", ...).to_numpy()
+def hidden_profiles(lens: xr.Dataset, kind: str, task: Task = COMPOSITION) -> np.ndarray:
+    """Each run's shares of queries whose first choice is hidden, by token and site, [R, F]."""
+    tokens = [hidden.name for hidden in task.hidden]
+    own = lens.isel(step=0).sel(type=kind, token=tokens, subset="apart")
+    top1 = own.top1.transpose("run", "token", ...).to_numpy()
     return top1.reshape(len(top1), -1)
 
 

@@ -14,7 +14,7 @@ PENDING, PARTIAL, FAILED, FINISHED = "pending", "partial", "failed", "done"
 # What has become of an event in a run: it came, the run ended first, or it diverged first.
 OBSERVED, CENSORED = "observed", "censored"
 
-# Probe types, as the authors name them.
+# Probe types of the study's task (`data/composition.py`), as the authors name them.
 ID_ATOMIC, OOD_ATOMIC = "id_atomic", "ood_atomic"
 TRAIN_INFERRED = "train_inferred"
 TEST_INFERRED_IID, TEST_INFERRED_OOD = "test_inferred_iid", "test_inferred_ood"
@@ -28,7 +28,6 @@ NEW_THEN_OLD, OLD_THEN_NEW = "new_then_old", "old_then_new"
 NEW_THEN_NEW = "new_then_new"
 CATEGORIES = (NEW_THEN_OLD, OLD_THEN_NEW, NEW_THEN_NEW)
 KEPT_ATOMIC, KEPT_INFERRED = "kept_atomic", "kept_inferred"
-PROBE_TYPES = (*FOLDER_TYPES, *CATEGORIES, KEPT_ATOMIC, KEPT_INFERRED)
 
 # Kinds of models.
 RECURSIVE, DECODER = "recursive", "decoder"
@@ -37,32 +36,21 @@ RECURSIVE, DECODER = "recursive", "decoder"
 POSITIONS = ("head", "relation1", "relation2", "answer", "end")
 BEST = "best"  # of the stages or positions, on ID compositions
 
-# Metrics of a probe type; a column of `curves.csv` is `TYPE/METRIC`.
+# Metrics of a probe type; a column of `curves.csv` is `TYPE/METRIC`. What a task hides has more of
+# them (`data/task.py`); of the study's task it is the bridge.
 ANSWER_ACCURACY, EXACT_MATCH, TARGET_FOUND = "answer_accuracy", "exact_match", "target_found"
+TRAINING_ACCURACY = "training_accuracy"
 BRIDGE_FOUND = "bridge_found"
 BRIDGE_FOUND_STRICT = "bridge_found_strict"
 BRIDGE_CHANCE = "bridge_chance"
-BRIDGE_CHANCE_STRICT = "bridge_chance_strict"
-TRAINING_ACCURACY = "training_accuracy"
 OOD_ACCURACY = f"{TEST_INFERRED_OOD}/{ANSWER_ACCURACY}"
 OOD_BRIDGE_FOUND = f"{TEST_INFERRED_OOD}/{BRIDGE_FOUND}"
 OOD_BRIDGE_FOUND_STRICT = f"{TEST_INFERRED_OOD}/{BRIDGE_FOUND_STRICT}"
 OOD_BRIDGE_CHANCE = f"{TEST_INFERRED_OOD}/{BRIDGE_CHANCE}"
-OOD_BRIDGE_CHANCE_STRICT = f"{TEST_INFERRED_OOD}/{BRIDGE_CHANCE_STRICT}"
-ID_ACCURACY = f"{TEST_INFERRED_IID}/{ANSWER_ACCURACY}"  # of held-out ID compositions
-# The strict rate at every site, `PREFIX/STAGE/POSITION`, and at the one that a run keeps.
-OOD_BRIDGE_BY_SITE = f"{TEST_INFERRED_OOD}/bridge_found_at"
-OOD_PATH = f"{TEST_INFERRED_OOD}/bridge_found_at_site"
 
-# Events, and the metric that each is read from. Two readings of the path: strict, at the site that
-# a run keeps, and the study's, anywhere.
+# Events; the metric that each is read from is a task's. Two readings of the path: strict, at the
+# site that a run keeps, and the study's, anywhere.
 MEMORISED, PATH, ANY_PATH, ANSWER = "memorised", "path", "any path", "answer"
-EVENT_METRICS = {
-    MEMORISED: TRAINING_ACCURACY,
-    PATH: OOD_PATH,
-    ANY_PATH: OOD_BRIDGE_FOUND,
-    ANSWER: OOD_ACCURACY,
-}
 GROKKED = "grokked"  # has answered at `EVENT_AT`: a checkpoint's name, and a group of runs
 
 # Stored steps that finetuning starts from: by an event, or the last.
@@ -77,9 +65,9 @@ ORDERS = (PATH_FIRST, ANSWER_FIRST, TOGETHER, UNDECIDED)
 # What a training's page compares groups in, the study's question first.
 STEPS_TO_ANSWER, STEPS_TO_PATH = "steps to answer", "steps to path"
 STEPS_TO_MEMORISE = "steps to memorise"
-FINAL_OOD_ACCURACY, FINAL_ID_ACCURACY = "final OOD accuracy", "final ID accuracy"
+FINAL_ACCURACY, FINAL_HELD_OUT_ACCURACY = "final accuracy", "final held-out accuracy"
 COMPARED = (
-    STEPS_TO_ANSWER, STEPS_TO_PATH, STEPS_TO_MEMORISE, FINAL_OOD_ACCURACY, FINAL_ID_ACCURACY,
+    STEPS_TO_ANSWER, STEPS_TO_PATH, STEPS_TO_MEMORISE, FINAL_ACCURACY, FINAL_HELD_OUT_ACCURACY,
 )  # fmt: skip
 
 # Thresholds. An event is there at a level in `CONSECUTIVE` evaluations running.

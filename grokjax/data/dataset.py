@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from grokjax.base import names
 from grokjax.base.draws import random_stream
 from grokjax.base.errors import UserError
-from grokjax.base.names import POSITIONS
+from grokjax.data.composition import COMPOSITION
 from grokjax.data.graph import (
     ANSWER,
     BRIDGE,
@@ -29,9 +30,9 @@ from grokjax.data.graph import (
     make_splits,
     resolve_augmentation,
 )
+from grokjax.data.task import Task
 from grokjax.data.vocabulary import MAX_TOKENS, PAD, SPECIAL_TOKENS, Vocabulary, make_vocabulary
 
-NUM_TOKENS = len(POSITIONS)  # T
 NUM_DECOYS = 8
 NO_FACTS = np.zeros((0, 3), np.int32)
 
@@ -39,15 +40,23 @@ NO_FACTS = np.zeros((0, 3), np.int32)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class QueryTable:
-    """Queries as token ids: head, relation 1, relation 2 (PAD for an atomic fact), answer.
+    """Queries as token ids: the task's question, PAD where it is shorter, and the answer.
 
-    An identity query has no relation at all.
-
-    Rows from `size` on are padding, all 0.
+    Of compositions: head, relation 1, relation 2 (PAD for an atomic fact), answer; an identity
+    query has no relation at all. Rows from `size` on are padding, all 0.
     """
 
-    query: Int16[np.ndarray | Array, "*R N 4"]
+    query: Int16[np.ndarray | Array, "*R N C"]
     size: Int[np.ndarray | Array, "*R"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HiddenTokens:
+    """What each query hides, and what tells it found from guessed."""
+
+    token: Int16[np.ndarray | Array, "*R Q"]  # PAD where there is none
+    decoy: Int16[np.ndarray | Array, "*R Q 8"]  # those of other queries of the type
 
 
 @jax.tree_util.register_dataclass
@@ -56,10 +65,19 @@ class Probes:
     """All probe sets of a run in one table."""
 
     table: QueryTable
-    bridge: Int16[np.ndarray | Array, "*R Q"]  # token id; PAD where there is none
-    decoy: Int16[np.ndarray | Array, "*R Q 8"]  # bridges of the type, for chance levels
+    hidden: tuple[HiddenTokens, ...]  # as many as the task declares
     kind: Int16[np.ndarray | Array, "*R Q"]  # index into names; -1 for padding
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def bridge(self) -> Any:
+        """Of compositions, the token that each hides."""
+        return self.hidden[0].token
+
+    @property
+    def decoy(self) -> Any:
+        """Of compositions, bridges of other queries."""
+        return self.hidden[0].decoy
 
     @property
     def types(self) -> np.ndarray:
@@ -79,13 +97,15 @@ class Dataset:
     ood_facts: FactRows
     parts: Mapping[str, int]  # what `counts` has besides
     new_facts: FactRows = dataclasses.field(default_factory=lambda: NO_FACTS)  # of finetuning
+    task: Task = COMPOSITION
 
     @property
     def counts(self) -> dict[str, int]:
         """What was realised: facts by kind, parts of the training items, probes by type."""
         of_type = np.bincount(self.probes.kind, minlength=len(self.probes.names)).tolist()
+        facts = {"num_id_facts": len(self.id_facts), "num_ood_facts": len(self.ood_facts)}
         return (
-            {"num_id_facts": len(self.id_facts), "num_ood_facts": len(self.ood_facts)}
+            (facts if self.task.of_facts else {})
             | dict(self.parts)
             | {"num_train": len(self.train.query)}
             | {f"num_{n}": num for n, num in zip(self.probes.names, of_type, strict=True)}
@@ -195,10 +215,7 @@ def probes_by_type(rows: Mapping[str, CompositionRows], seed: int) -> Probes:
 def make_probes(
     rows: CompositionRows, types: Sequence[str] | np.ndarray, known: tuple[str, ...], seed: int
 ) -> Probes:
-    """Queries to test on, with what tells a bridge that was found from one that was guessed.
-
-    A decoy is the bridge of another query of the type, so decoys are as frequent as bridges: a
-    model that has only learned which bridges are common says decoys as often.
+    """Compositions to test on.
 
     Args:
       rows: in any order.
@@ -206,13 +223,33 @@ def make_probes(
       known: types that are reported, with rows or without any.
       seed: shuffles the bridges.
     """
-    rng = random_stream(seed, "decoys")
-    kind = np.array([known.index(name) for name in types], np.int16)
-    decoys = np.zeros((len(rows), NUM_DECOYS), np.int16)
-    for i in range(len(known)):
-        bridges = rows[kind == i, BRIDGE]
-        decoys[kind == i] = np.stack([rng.permutation(bridges) for _ in range(NUM_DECOYS)], axis=1)
-    return Probes(query_table(rows), rows[:, BRIDGE].astype(np.int16), decoys, kind, known)
+    of_type = [np.asarray(types) == name for name in known]
+    kind = np.full(len(rows), -1, np.int16)
+    for i, where in enumerate(of_type):
+        kind[where] = i
+    hidden = hidden_tokens(rows[:, BRIDGE], of_type, seed)
+    return Probes(query_table(rows), (hidden,), kind, known)
+
+
+def hidden_tokens(
+    token: Int[np.ndarray, " N"], of_type: Sequence[np.ndarray], seed: int, draw: str = "decoys"
+) -> HiddenTokens:
+    """Tokens that queries hide, with decoys.
+
+    A decoy is that of another query of the type, so decoys are as frequent as the tokens: a model
+    that has only learned which are common says decoys as often.
+
+    Args:
+      token: of each query.
+      of_type: which queries are of each type.
+      seed, draw: of the shuffles.
+    """
+    rng = random_stream(seed, draw)
+    decoys = np.zeros((len(token), NUM_DECOYS), np.int16)
+    for where in of_type:
+        own = token[where]
+        decoys[where] = np.stack([rng.permutation(own) for _ in range(NUM_DECOYS)], axis=1)
+    return HiddenTokens(token.astype(np.int16), decoys)
 
 
 def with_identity_queries(dataset: Dataset) -> Dataset:
@@ -262,35 +299,38 @@ def folder_name(
     )
 
 
-def make_batch(query: Int[np.ndarray | Array, "B 4"], end_id: int) -> Batch:
+def make_batch(query: Int[np.ndarray | Array, "B C"], end_id: int) -> Batch:
     """Inputs and labels of queries (docs/protocol.md, section 2.4); an all-PAD query asks nothing.
 
     Args:
-      query: head, relation 1, relation 2 (PAD for an atomic fact), answer.
+      query: as in `QueryTable`.
       end_id: of `</a>`.
 
-    Two hops: input `h r1 r2`, labels `h r1 r2 t </a>`; one hop: input `h r`, labels `h r t </a>`;
-    none (an identity query): input `h`, labels `h h </a>`.
+    Of compositions, two hops: input `h r1 r2`, labels `h r1 r2 t </a>`; one hop: input `h r`,
+    labels `h r t </a>`; none (an identity query): input `h`, labels `h h </a>`.
     """
-    head, relation1, relation2, answer = jnp.asarray(query, jnp.int32).T
-    nothing = jnp.zeros_like(head)
-    num_hops = (relation1 != PAD).astype(jnp.int32) + (relation2 != PAD)
-    end = jnp.where(head == PAD, PAD, end_id)
+    *question, answer = jnp.asarray(query, jnp.int32).T
+    nothing = jnp.zeros_like(answer)
+    num_more = sum(((token != PAD).astype(jnp.int32) for token in question[1:]), nothing)
+    end = jnp.where(question[0] == PAD, PAD, end_id)
 
-    def by_hops(*options: Array) -> Array:
-        return jnp.stack(options)[num_hops, jnp.arange(len(head))]
+    def label(place: int, token: Array) -> Array:
+        """What comes at a place of the sequence, by the question's length, from 1 on."""
+        if not place:
+            return token
+        after = {place: answer, place - 1: end}
+        options = [
+            token if length > place else after.get(length, nothing)
+            for length in range(1, len(question) + 1)
+        ]
+        return jnp.stack(options)[num_more, jnp.arange(len(answer))]
 
-    labels = [
-        head,
-        by_hops(answer, relation1, relation1),
-        by_hops(end, answer, relation2),
-        by_hops(nothing, end, answer),
-        by_hops(nothing, nothing, end),
-    ]
+    tokens = [*question, nothing, nothing]
+    labels = [label(place, token) for place, token in enumerate(tokens)]
     return Batch(
-        inputs=jnp.stack([head, relation1, relation2, nothing, nothing]).T,
+        inputs=jnp.stack(tokens).T,
         labels=jnp.stack(labels).T,
-        answer_position=num_hops + 1,
+        answer_position=num_more + 1,
         identifiers=nothing,
     )
 
@@ -298,7 +338,7 @@ def make_batch(query: Int[np.ndarray | Array, "B 4"], end_id: int) -> Batch:
 def stack_datasets(datasets: Sequence[Dataset]) -> tuple[QueryTable, Probes]:
     """Training tables and probes of R runs with a leading run axis, padded to the largest.
 
-    Probe names are the union over the runs, in the order of `names.PROBE_TYPES`.
+    Probe names are the union over the runs, in the order in which their task declares them.
 
     Args:
       datasets: one per run.
@@ -307,11 +347,14 @@ def stack_datasets(datasets: Sequence[Dataset]) -> tuple[QueryTable, Probes]:
       Tables query [R, N, 4] with size [R], and probes [R, Q, ...]; kind is -1 on padding.
 
     Raises:
-      UserError: the runs have different vocabularies.
+      UserError: the runs have different tasks or vocabularies.
     """
+    task = datasets[0].task
+    if any(d.task != task for d in datasets):
+        raise UserError("data: the runs of a population must share one task")
     if any(d.vocabulary != datasets[0].vocabulary for d in datasets):
         raise UserError("data: the runs of a population must share one vocabulary")
-    known = tuple(n for n in names.PROBE_TYPES if any(n in d.probes.names for d in datasets))
+    known = tuple(n for n in task.type_names if any(n in d.probes.names for d in datasets))
 
     def stack(arrays: Sequence[np.ndarray], fill: int = PAD) -> np.ndarray:
         longest = max(len(a) for a in arrays)
@@ -331,8 +374,13 @@ def stack_datasets(datasets: Sequence[Dataset]) -> tuple[QueryTable, Probes]:
         kinds.append(place[np.asarray(d.probes.kind)])
     probes = Probes(
         table=tables([d.probes.table for d in datasets]),
-        bridge=stack([np.asarray(d.probes.bridge) for d in datasets]),
-        decoy=stack([np.asarray(d.probes.decoy) for d in datasets]),
+        hidden=tuple(
+            HiddenTokens(
+                stack([np.asarray(h.token) for h in of_runs]),
+                stack([np.asarray(h.decoy) for h in of_runs]),
+            )
+            for of_runs in zip(*(d.probes.hidden for d in datasets), strict=True)
+        ),
         kind=stack(kinds, fill=-1),
         names=known,
     )

@@ -14,7 +14,15 @@ import numpy as np
 from grokjax.base import names
 from grokjax.base.errors import UserError
 from grokjax.base.files import MAX_JSON_BYTES, given_path, read_json, replacing
-from grokjax.data.dataset import NO_FACTS, Dataset, Probes, QueryTable, make_probes, query_table
+from grokjax.data.dataset import (
+    NO_FACTS,
+    Dataset,
+    HiddenTokens,
+    Probes,
+    QueryTable,
+    make_probes,
+    query_table,
+)
 from grokjax.data.graph import (
     ANSWER,
     BRIDGE,
@@ -220,7 +228,12 @@ def in_authors_types(dataset: Dataset) -> Dataset:
 
     They do not tell which hop is new, nor have they probes of what is kept. Other datasets are
     theirs as they are.
+
+    Raises:
+      UserError: it is of another task than theirs.
     """
+    if not dataset.task.of_facts:
+        raise UserError(f"{dataset.name}: their files hold compositions, not {dataset.task.name}")
     if not len(dataset.new_facts):
         return dataset
     theirs = dict.fromkeys(names.CATEGORIES, names.TEST_INFERRED_NEW_MIX) | {
@@ -232,9 +245,10 @@ def in_authors_types(dataset: Dataset) -> Dataset:
     rows = np.concatenate([np.flatnonzero(types == name) for name in known])
     table = QueryTable(np.asarray(probes.table.query)[rows], np.asarray(len(rows), np.int32))
     kind = np.array([known.index(name) for name in types[rows]], np.int16)
+    hidden = (HiddenTokens(probes.bridge[rows], probes.decoy[rows]),)
     return dataclasses.replace(
         dataset,
-        probes=Probes(table, probes.bridge[rows], probes.decoy[rows], kind, known),
+        probes=Probes(table, hidden, kind, known),
         id_facts=NO_FACTS,
         ood_facts=NO_FACTS,
         new_facts=NO_FACTS,

@@ -9,15 +9,25 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from grokjax.data.dataset import Dataset, make_dataset, with_identity_queries
+from grokjax.base.errors import UserError
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.dataset import Dataset, with_identity_queries
 from grokjax.data.folder import read_folder
 from grokjax.data.new_facts import DRAWN_BY, finetuning_dataset, from_folder
+from grokjax.data.task import Task
+from grokjax.data.tasks import make_task
+from grokjax.data.vocabulary import SPECIAL_TOKENS
 
 
 def load_dataset(run: ConfigDict) -> Dataset:
     """The data of one run: from its folder if it names one, or drawn; for finetuning, on top."""
     data, transfer, seed = run.data, run.transfer, run.seeds.data
-    dataset = read_folder(data.folder, seed) if data.folder else make_dataset(data, seed)
+    if data.folder and data.task != COMPOSITION.name:
+        raise UserError(f"data.folder: {data.folder} holds compositions, not {data.task}; drop one")
+    dataset = read_folder(data.folder, seed) if data.folder else make_task(data, seed)
+    if not dataset.task.of_facts and (data.identity_bridge or transfer.source):
+        what = "transfer" if transfer.source else "data.identity_bridge"
+        raise UserError(f"{what}: {data.task} has no facts to add to; it is of compositions")
     if data.identity_bridge:
         dataset = with_identity_queries(dataset)
     if transfer.source and transfer.folder:
@@ -36,6 +46,15 @@ def load_datasets(runs: Sequence[ConfigDict]) -> list[Dataset]:
             made[key] = load_dataset(run)
         keys.append(key)
     return [made[key] for key in keys]
+
+
+def vocabulary_of(run: ConfigDict) -> tuple[int, Task]:
+    """Tokens of a run's data, PAD included, and its task; a graph is not drawn for that."""
+    data = run.data
+    if data.task == COMPOSITION.name and not data.folder:
+        return 1 + data.num_entities + data.num_relations + len(SPECIAL_TOKENS), COMPOSITION
+    made = load_dataset(run)
+    return made.vocabulary.size, made.task
 
 
 def data_hash(datasets: Sequence[Dataset]) -> str:

@@ -74,8 +74,10 @@ class Vocabulary:
         if token_id == PAD:
             return "-"
         token = self.tokens[token_id - 1]
-        if not token.startswith((ENTITY, RELATION)):
+        if token in SPECIAL_TOKENS:
             return token
+        if not token.startswith((ENTITY, RELATION)):
+            return token[1:-1]
         name = token[len(ENTITY) : -1]
         if name.isdecimal():  # of a graph that was drawn
             return token[1:-1]

@@ -83,7 +83,7 @@ class Programs:
         self._config, self._runs, self._target = config, runs, target
         datasets = load_datasets(runs)
         vocabulary = datasets[0].vocabulary
-        self._model = model_config(config, vocabulary.size)
+        self._model = model_config(config, vocabulary.size, datasets[0].task)
         self._train = TrainConfig(
             self._model,
             config.train.batch_size,
@@ -97,6 +97,7 @@ class Programs:
             vocabulary.end_id,
             config.evaluate.path_stage,
             config.evaluate.path_position,
+            task=datasets[0].task,
         )
         wanted = num_runs or len(runs)
         self._mesh = make_mesh(wanted, config.train.batch_devices, target.devices)

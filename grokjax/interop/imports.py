@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from grokjax.base.errors import UserError
 from grokjax.base.files import given_path, read_json
 from grokjax.base.names import DONE
-from grokjax.data.dataset import NUM_TOKENS
+from grokjax.data.composition import COMPOSITION
 from grokjax.data.folder import read_folder
 from grokjax.data.loading import load_dataset
 from grokjax.data.vocabulary import Vocabulary
@@ -146,8 +146,8 @@ def import_gpt2(
     params = params_from_gpt2(read_arrays(weights_file), known)
     rows = _token_rows(folder, c, read_folder(data).vocabulary)
     params["embed"] = params["embed"][rows]
-    params["positions"] = params["positions"][:NUM_TOKENS]
-    model = dataclasses.replace(known, vocab_size=len(rows), seq_len=NUM_TOKENS)
+    params["positions"] = params["positions"][: COMPOSITION.num_tokens]
+    model = dataclasses.replace(known, vocab_size=len(rows), seq_len=COMPOSITION.num_tokens)
     config = _imported_config(model, data, step)
     config.train.loss = "softmax"
     return _write_workdir(config, params, {}, out, step, weights_file)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from grokjax.base.names import DECODER, RECURSIVE
+from grokjax.base.names import DECODER, POSITIONS, RECURSIVE
 
 Params = dict[str, Any]
 Buffers = dict[str, Array]
@@ -50,6 +50,7 @@ class ModelConfig:
     L_cycles: int
     kind: str = RECURSIVE
     seq_len: int = 5
+    token_names: tuple[str, ...] = POSITIONS  # of the T tokens
     gradient_cycles: int = 1  # trailing H cycles with gradient; 0 means all
     mixer: str = "mlp"
     positions: str = "none"

@@ -6,8 +6,10 @@ import numpy as np
 import xarray as xr
 
 from grokjax.analysis import tables
+from grokjax.analysis.logit_lens import tokens_of
 from grokjax.base.errors import UserError
-from grokjax.base.names import TEST_INFERRED_OOD
+from grokjax.data.task import GENERALISATION, TRAINED, Hidden, ProbeType, Task
+from grokjax.data.tasks import DECLARED
 from grokjax.report import analysis_figures
 from grokjax.report.style import Picture
 
@@ -29,7 +31,7 @@ class Plotting:
         """A heat map of the last step: of a lens by probe type, of effects by group and direction.
 
         Args:
-          type: probe type of a lens; OOD compositions, or the first ones there are, by default.
+          type: probe type of a lens; what grokking is told by, or the first there is, by default.
           group: of the pairs, the first by default.
           direction: of the patches, the first by default.
           blocks: what blocks compute, instead of the streams.
@@ -48,9 +50,10 @@ class Plotting:
             data = data.assign_coords({name: ("run", values)})
         labels = data.regime.to_numpy().tolist()
         if "top1" in data:
-            table = tables.lens_by_group(data, labels)
+            task = _task_of(data)
+            table = tables.lens_by_group(data, labels, task)
             kinds = list(dict.fromkeys(table.type[table.num_seeds > 0]))
-            preferred = [k for k in kinds if k == TEST_INFERRED_OOD] or kinds
+            preferred = [k for k in kinds if k == task.generalisation] or kinds
             return analysis_figures.lens_figure(table, _one_of("type", type, preferred[0], kinds))
         if "effect" in data:
             table = tables.patching_by_group(data, labels)
@@ -62,6 +65,18 @@ class Plotting:
                 blocks=blocks,
             )
         raise UserError("plot: this is neither a lens nor effects of patches")
+
+
+def _task_of(lens: xr.Dataset) -> Task:
+    """The task that a lens is of; one of ours, or the least that its names say."""
+    tokens, types = (lens[name].to_numpy().tolist() for name in ("token", "type"))
+    for task in DECLARED.values():
+        if tokens == list(tokens_of(task)):
+            return task
+    hidden, question = tokens[: tokens.index("target")], tokens[tokens.index("target") + 1 :]
+    kinds = (ProbeType(name, GENERALISATION if name == types[-1] else TRAINED) for name in types)
+    given = tuple(Hidden(name, ()) for name in hidden)
+    return Task("own", tuple(question), tuple(kinds), given)
 
 
 def _one_of(name: str, wanted: str | None, default: str, known: list[str]) -> str:

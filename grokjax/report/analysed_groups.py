@@ -17,7 +17,7 @@ def group_runs(results: Results, analysis: Analysis, by: str) -> list[str]:
     Args:
       results: of the workdir.
       analysis: of it.
-      by: a column of runs.csv, or "grokked": whether a run has answered OOD compositions at
+      by: a column of runs.csv, or "grokked": whether a run has answered unseen queries at
         `EVENT_AT`, as `event_table` has it, by the last step that is analysed.
 
     Raises:
@@ -26,7 +26,7 @@ def group_runs(results: Results, analysis: Analysis, by: str) -> list[str]:
     check_group_by(results, by)
     run_ids = analysis.lens.run.to_numpy()
     if by == GROKKED:
-        events = event_table(results.runs, results.curves, (EVENT_AT,))
+        events = event_table(results.runs, results.curves, (EVENT_AT,), task=results.task)
         answers = events[(events.event == ANSWER) & (events.status == OBSERVED)]
         grokked = set(answers.run_id[answers.step <= int(analysis.lens.step[-1])])
         last = analysis.last().lens.answer_accuracy.isel(step=0)

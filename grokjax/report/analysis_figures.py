@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from grokjax.analysis.onset import EVENTS
-from grokjax.analysis.pairs import SLOTS
 from grokjax.model import BLOCK_COMPONENTS
 from grokjax.model.lens import lens_stream
 from grokjax.report.panels import STEPS, Panels, event_strip, heat_map
@@ -32,18 +31,13 @@ from grokjax.report.style import (
 )
 from grokjax.report.wording import PROBES
 
-_SLOT_TITLES = {
-    "head": "head differs",
-    "relation1": "r1 differs",
-    "relation2": "r2 differs",
-}
 _SHORT = {"head": "h", "relation1": "r1", "relation2": "r2", "answer": "a", "end": "e"}
 SPLIT_NAMES = {"id": "ID", "ood": "OOD"}
 
 
 @in_style
 def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
-    """Heat maps, stage by position: how often the lens's first choice is the bridge, the target.
+    """Heat maps, stage by position: how often the lens says a hidden token, or the target.
 
     Of each stage, the stream that it has just written. A row per group of runs.
 
@@ -55,9 +49,10 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
     stages, positions = sorted(set(own.stage), key=_stage_order), _in_order(own.position)
     streams = own.stage.map(lens_stream) if "z_L" in set(own.stream) else "z_H"
     own = own[own.stream == streams]
-    cells = list(itertools.product(_in_order(own.group_of_runs), ("bridge", "target")))
+    tokens = _in_order(own.token)
+    cells = list(itertools.product(_in_order(own.group_of_runs), tokens))
     width, height = 1.5 + 0.75 * len(positions), 0.7 + 0.3 * len(stages)
-    panels = Panels(len(cells) // 2, 2, width, height, sharey="row")
+    panels = Panels(len(cells) // len(tokens), len(tokens), width, height, sharey="row")
     for axis, (group, token) in zip(panels, cells, strict=True):
         cell = own[(own.group_of_runs == group) & (own.token == token)]
         grid = cell.pivot(index="stage", columns="position", values="top1")
@@ -67,8 +62,8 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
     # Nothing is computed before the first stage: what it says is said by chance.
     panels.colour_bar(image, "share of queries", float(own.top1[own.stage == stages[0]].max()))
     panels.caption(
-        f"Share of {PROBES.get(kind, kind)} (bridge neither head nor answer) whose first choice,"
-        f" read by the output head, is the bridge or the target; {_at_step(own)}mean of"
+        f"Share of {PROBES.get(kind, f'{kind} queries')}{_apart(tokens)} whose first choice, read"
+        f" by the output head, is the {' or the '.join(tokens)}; {_at_step(own)}mean of"
         f" {span(own.num_seeds)} seeds, {span(own.num_queries.round())} queries each; null: most"
         f" that {stages[0]} says; 95 % intervals ({_widest(own, 'top1')}) in the table beside"
     )
@@ -181,7 +176,8 @@ def order_figure(events: pd.DataFrame) -> Picture:
     splits = _in_order(events.group)
     height = 0.6 + 0.26 * len(runs)
     panels = Panels(1, len(splits), 4.6, height, sharey="row", sharex=True)
-    styles = list(zip(EVENTS, COLOURS, MARKERS, strict=False))
+    shown = [event for event in EVENTS if event in set(events.event)]
+    styles = [x for x in zip(EVENTS, COLOURS, MARKERS, strict=False) if x[0] in shown]
     for axis, split in zip(panels, splits, strict=True):
         own = events[events.group == split]
         for i, (event, colour, marker) in enumerate(styles):
@@ -193,7 +189,7 @@ def order_figure(events: pd.DataFrame) -> Picture:
         axis.set_ylim(len(runs) - 0.5, -0.5)
         axis.set_xlim(0, 1.2 * end / 1000)
         axis.set_xlabel(STEPS)
-        panels.title(axis, f"{SPLIT_NAMES[split]} compositions")
+        panels.title(axis, f"{SPLIT_NAMES[split]} queries")
         axis.grid(False, axis="y")
     panels.legend(handles=[Line2D([], [], color=c, marker=m, label=e) for e, c, m in styles])
     panels.caption(
@@ -206,12 +202,12 @@ def order_figure(events: pd.DataFrame) -> Picture:
 def _by_group_and_slot(table: pd.DataFrame, width: float, height: float):
     """Panels, a row per group of runs and a column per differing token, each with its cells."""
     groups = _in_order(table.group_of_runs)
-    slots = [slot for slot in SLOTS if slot in set(table.slot)]
-    width = max(width, 0.1 * max(len(f"{g}: {_SLOT_TITLES[s]}") for g in groups for s in slots))
+    slots = _in_order(table.slot)
+    width = max(width, 0.1 * max(len(f"{g}: {_slot_title(s)}") for g in groups for s in slots))
     panels = Panels(len(groups), len(slots), width, height, sharey="row")
     cells = []
     for axis, (group, slot) in zip(panels, itertools.product(groups, slots), strict=True):
-        panels.title(axis, f"{group}: {_SLOT_TITLES[slot]}")
+        panels.title(axis, f"{group}: {_slot_title(slot)}")
         cells.append((axis, table[(table.group_of_runs == group) & (table.slot == slot)]))
     return panels, cells
 
@@ -222,6 +218,16 @@ def _strike_nulls(axis: Axes, cell: pd.DataFrame, places: list, columns: list) -
     for site in no_more.itertuples():
         x, y = columns.index(site.column), places.index(site.place)
         axis.plot([x - 0.42, x + 0.42], [y + 0.42, y - 0.42], color=GREY, linewidth=1)
+
+
+def _apart(tokens: Sequence[str]) -> str:
+    """Whose hidden tokens are not given away."""
+    hidden = " and ".join(tokens[:-1])
+    return f" ({hidden} neither asked with nor answered)" if hidden else ""
+
+
+def _slot_title(slot: str) -> str:
+    return f"{_SHORT[slot] if slot.startswith('relation') else slot} differs"
 
 
 def _null(table: pd.DataFrame) -> str:

@@ -121,7 +121,7 @@ def _compared(
             f"Of other populations, and not here: {', '.join(elsewhere)}; the sweep's report"
             " compares with them where they have been analysed."
         )
-    return compare([Analysed("", analysis, groups, runs)], margin, note=note)
+    return compare([Analysed("", analysis, groups, runs, results.task)], margin, note=note)
 
 
 def page(
@@ -131,7 +131,7 @@ def page(
 
     Lens, patching and attribution at the last step; what comes when, where there are several.
     """
-    seen = inside(analysis, groups)
+    seen = inside(analysis, groups, results.task)
     title = f"{results.config.name}: what do its networks do inside?"
     lead = (
         f"{analysis.lens.sizes['run']} runs in {len(set(groups))} groups, at step"

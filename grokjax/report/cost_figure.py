@@ -39,7 +39,7 @@ def cost_figure(
         costs = events.step.to_numpy(float) * prices[currency].loc[events.run_id].to_numpy()
         curves = draw_survival(axis, events, costs, groups)
         tables.append(curves.rename(columns={"time": "cost"}).assign(currency=name, level=level))
-        panels.title(axis, f"OOD accuracy {level:g}")
+        panels.title(axis, f"{data.task.short} accuracy {level:g}")
         axis.set_xlabel(name)
         positive = costs[costs > 0]
         if len(positive) and positive.max() > _WIDE * positive.min():

@@ -10,16 +10,9 @@ import pandas as pd
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import refuse_links
-from grokjax.base.names import (
-    ID_ACCURACY,
-    OOD_ACCURACY,
-    OOD_BRIDGE_CHANCE,
-    OOD_BRIDGE_CHANCE_STRICT,
-    OOD_BRIDGE_FOUND,
-    OOD_BRIDGE_FOUND_STRICT,
-    OOD_PATH,
-    TRAINING_ACCURACY,
-)
+from grokjax.base.names import TRAINING_ACCURACY
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import CHANCE, CHANCE_STRICT, FOUND, FOUND_STRICT, Task
 from grokjax.report.panels import STEPS, Panels, chance_line, lines, published_line
 from grokjax.report.style import (
     BAND_FROM,
@@ -38,29 +31,13 @@ from grokjax.results import Results, StoredRuns
 from grokjax.sweeps.results import load
 from grokjax.workdir.tables import bands, held_curves
 
-# What is answered, and below it what can be read.
-_ANSWERS = (
-    (TRAINING_ACCURACY, "training accuracy", BLACK, ":"),
-    (ID_ACCURACY, "held-out ID accuracy", GREEN, "-."),
-    (OOD_ACCURACY, "OOD accuracy", BLUE, "-"),
-)
-_PATH = (
-    (OOD_BRIDGE_FOUND_STRICT, "OOD bridge at its site", ORANGE, "-"),
-    (OOD_BRIDGE_FOUND, "OOD bridge anywhere", PINK, "--"),
-)
 _CHANCE = {
-    OOD_BRIDGE_CHANCE_STRICT: ("at its site, by chance", (0, (1, 3))),
-    OOD_BRIDGE_CHANCE: ("anywhere, by chance", ":"),
+    CHANCE_STRICT: ("at its site, by chance", (0, (1, 3))),
+    CHANCE: ("anywhere, by chance", ":"),
 }
 # As the paper's file says.
 _PUBLISHED = ((0, "training_accuracy", BLACK), (1, "bridge_found", PINK))
-# A decoder says the bridge after the first relation anyway, as the answer of a fact that it knows:
-# of different models only the place of the answer can be compared.
-_COMPARED = (
-    (TRAINING_ACCURACY, "training accuracy"),
-    (OOD_ACCURACY, "OOD accuracy"),
-    (OOD_BRIDGE_FOUND_STRICT, "OOD bridge at the answer"),
-)
+Line = tuple[str, str, str, Any]  # metric, in words, colour, dashes
 
 
 @in_style
@@ -71,48 +48,76 @@ def curves_figure(
     *,
     paper: dict[str, Any] | None = None,
     groups: Sequence[str] | None = None,
+    task: Task = COMPOSITION,
 ) -> Picture:
-    """Two panels per group of runs, what it answers above what can be read of its path.
+    """Two panels per group of runs, what it answers above what can be read of its path; one where
+    nothing is hidden.
 
     Args:
       runs, curves: tables of a workdir.
       by: the column of `runs` that groups them.
       paper: the published run by group, where the setting is its own.
       groups: that are drawn; all by default.
+      task: of the runs.
     """
     names = list(dict.fromkeys(runs[by])) if groups is None else list(groups)
     runs = runs[runs[by].isin(names)]
-    # A report's curves have the rate at the site that a run keeps, others the best at each step.
-    path = ((OOD_PATH if OOD_PATH in curves else _PATH[0][0], *_PATH[0][1:]), *_PATH[1:])
-    drawn = [(row, *one) for row, kind in enumerate((_ANSWERS, path)) for one in kind]
+    path = _path_lines(task, curves)
+    drawn = [(row, *one) for row, kind in enumerate((_answer_lines(task), path)) for one in kind]
     drawn = [one for one in drawn if one[1] in curves]
     held = {metric: held_curves(runs, curves, metric, by) for _, metric, *_ in drawn}
-    chance = {metric: bands(runs, curves, metric, by) for metric in _CHANCE if metric in curves}
-    panels = Panels.wrapped(len(names), 3.9, 2.1, rows=2, sharex=True, sharey=True)
+    styles = {task.of_path(reading): style for reading, style in _CHANCE.items()}
+    chance = {metric: bands(runs, curves, metric, by) for metric in styles if metric in curves}
+    rows = 2 if task.hidden else 1
+    panels = Panels.wrapped(len(names), 3.9, 2.1, rows=rows, sharex=True, sharey=True)
     panels.label(STEPS)
-    about = (OOD_ACCURACY, path[0][0])
+    about = (task.accuracy, *(metric for metric, *_ in path[:1]))
     for i, name in enumerate(names):
-        cell, few = panels.cell(i, rows=2), int((runs[by] == name).sum()) < BAND_FROM
+        cell, few = panels.cell(i, rows=rows), int((runs[by] == name).sum()) < BAND_FROM
         for row, metric, label, colour, dashes in drawn:
             own = held[metric][held[metric][by] == name]
             # One band a panel: of what the panel is about.
-            each = metric in about or (metric == OOD_BRIDGE_FOUND and few)
+            each = metric in about or (metric == task.of_path(FOUND) and few)
             lines(cell[row], own, metric, each=each, label=label, color=colour, linestyle=dashes)
         for metric, table in chance.items():
-            chance_line(cell[1], table[table[by] == name], *_CHANCE[metric])
+            chance_line(cell[1], table[table[by] == name], *styles[metric])
         theirs = (paper or {}).get(name, {})
         for row, metric, colour in _PUBLISHED if theirs else ():
             curve = metric.replace("_", " ")
             published_line(cell[row], theirs["step"], theirs[metric], curve, colour)
         panels.title(cell[0], f"{name} ({_count(runs[runs[by] == name])})")
         cell[0].set_ylabel("answered" if i % panels.axes.shape[1] == 0 else "")
-        cell[1].set_ylabel("bridge read" if i % panels.axes.shape[1] == 0 else "")
+        if task.hidden:
+            cell[1].set_ylabel(f"{task.path} read" if i % panels.axes.shape[1] == 0 else "")
     panels.shares()
     panels.axes[0][0].set_xlim(left=0)
     panels.legend()
     panels.caption(_caption(runs, by))
     drawn_bands = {m: bands(runs, curves, m, by) for m in held} | chance
     return panels.picture(pd.concat([t.assign(metric=m) for m, t in drawn_bands.items()]))
+
+
+def _answer_lines(task: Task) -> list[Line]:
+    """What is answered."""
+    familiar = (task.held_out_accuracy, f"{task.short_familiar} accuracy", GREEN, "-.")
+    return [
+        (TRAINING_ACCURACY, "training accuracy", BLACK, ":"),
+        *([familiar] if task.held_out else []),
+        (task.accuracy, f"{task.short} accuracy", BLUE, "-"),
+    ]
+
+
+def _path_lines(task: Task, curves: pd.DataFrame) -> list[Line]:
+    """What can be read of the path: in a report's curves at the site that a run keeps, in others
+    at the best of each step."""
+    if not task.hidden:
+        return []
+    at_site = task.kept_path if task.kept_path in curves else task.of_path(FOUND_STRICT)
+    where = "its site" if len(task.hidden) == 1 else "its sites"
+    return [
+        (at_site, f"{task.short} {task.path} at {where}", ORANGE, "-"),
+        (task.of_path(FOUND), f"{task.short} {task.path} anywhere", PINK, "--"),
+    ]
 
 
 def _count(runs: pd.DataFrame) -> str:
@@ -135,7 +140,7 @@ def _caption(runs: pd.DataFrame, by: str) -> str:
 def save_curves(results: Results) -> pathlib.Path:
     """`figures/curves.png`, a panel per regime; `curves_bands.csv` beside it is what is drawn."""
     refuse_links(results.workdir, "figures")
-    picture = curves_figure(results.runs, results.curves, "regime")
+    picture = curves_figure(results.runs, results.curves, "regime", task=results.task)
     return picture.save(results.workdir / "figures" / "curves.png", "curves_bands.csv")
 
 
@@ -154,6 +159,21 @@ def compare_workdirs(workdirs: Sequence[str]) -> Picture:
         if not len(found[-1].curves):
             raise UserError(f"{found[-1].workdir}: has no curves yet; train it first")
     return comparison_figure(found, names)
+
+
+def _compared_lines(task: Task) -> list[tuple[str, str]]:
+    """What several models are compared by, in words.
+
+    A decoder says the bridge after the first relation anyway, as the answer of a fact that it
+    knows: of different models only the place of the answer can be compared.
+    """
+    lines = [
+        (TRAINING_ACCURACY, "training accuracy"),
+        (task.accuracy, f"{task.short} accuracy"),
+    ]
+    if task.hidden:
+        lines.append((task.of_path(FOUND_STRICT), f"{task.short} {task.path} at the answer"))
+    return lines
 
 
 @in_style
@@ -176,8 +196,14 @@ def comparison_figure(
     regimes = [r for r in dict.fromkeys(populations[0].runs.regime) if all(r in s for s in shared)]
     if not regimes:
         raise UserError("compare: the workdirs have no regime in common; train the same ones")
-    panels = Panels(len(regimes), len(_COMPARED), 3.9, 2.6, sharex=True, sharey=True)
-    cells = ((regime, *compared) for regime in regimes for compared in _COMPARED)
+    task = populations[0].task
+    if any(p.task != task for p in populations):
+        raise UserError(
+            "compare: the workdirs have different tasks; their curves mean other things"
+        )
+    compared = _compared_lines(task)
+    panels = Panels(len(regimes), len(compared), 3.9, 2.6, sharex=True, sharey=True)
+    cells = ((regime, *one) for regime in regimes for one in compared)
     for axis, (regime, metric, label) in zip(panels, cells, strict=True):
         for i, (name, p) in enumerate(zip(names, populations, strict=True)):
             own = held_curves(p.runs[p.runs.regime == regime], p.curves, metric)
@@ -187,7 +213,7 @@ def comparison_figure(
     table = pd.concat(
         bands(p.runs, p.curves, metric).assign(model=name, metric=metric)
         for p, name in zip(populations, names, strict=True)
-        for metric, _ in _COMPARED
+        for metric, _ in compared
     )
     panels.shares()
     panels.label(STEPS, "share of queries")

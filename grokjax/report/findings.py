@@ -20,6 +20,7 @@ from grokjax.base.names import (
     STOPPED,
     UNDECIDED,
 )
+from grokjax.data.task import Task
 from grokjax.report.html import Finding
 from grokjax.report.training_comparisons import DECLARED, NO_BOUND
 from grokjax.report.training_runs import TrainingRuns
@@ -43,8 +44,10 @@ def findings(data: TrainingRuns, tables: Tables) -> list[Finding]:
     usable = outcomes[outcomes.status != DIVERGED]
     found: list[Finding] = []
     if len(usable):
-        found += [_memorised(usable), _order(usable), _answers(usable, tables["times"])]
-        found += _in_distribution(usable)
+        found.append(_memorised(usable))
+        found += [_order(usable, data.task)] if data.task.hidden else []
+        found.append(_answers(usable, tables["times"], data.task))
+        found += _in_distribution(usable, data.task)
         found += _costs(tables["costs"])
         found += _comparisons(tables["comparisons"])
     return [*found, *(Finding(text, table) for text, table in _undecided(data, tables))]
@@ -67,7 +70,7 @@ def _who_memorised(own: pd.DataFrame) -> str:
     return f"{len(seen)} of {len(own)} by step {seen.max():,.0f}"
 
 
-def _order(outcomes: pd.DataFrame) -> Finding:
+def _order(outcomes: pd.DataFrame, task: Task) -> Finding:
     column = f"order_{_LEVEL}"
 
     def told(own: pd.DataFrame) -> str:
@@ -78,7 +81,7 @@ def _order(outcomes: pd.DataFrame) -> Finding:
             if order == UNDECIDED:
                 text += f" (neither by step {_steps(these.end_step)})"
             elif order == ANSWER_FIRST:
-                text += _unread(these[these[f"path_{_LEVEL}"].isna()])
+                text += _unread(these[these[f"path_{_LEVEL}"].isna()], task)
             parts.append(text)
         return ", ".join(parts)
 
@@ -96,16 +99,17 @@ def _order(outcomes: pd.DataFrame) -> Finding:
     return Finding(f"Path or answer first (both at {_LEVEL}): {shown}.", "order")
 
 
-def _unread(runs: pd.DataFrame) -> str:
+def _unread(runs: pd.DataFrame, task: Task) -> str:
     """Runs whose path's site reads nothing, and whether another does: one site is not all."""
     if not len(runs):
         return ""
     elsewhere = int(runs[f"any_path_{_LEVEL}"].notna().sum())
-    other = f"the bridge is read elsewhere in {elsewhere}" if elsewhere else "nor is it elsewhere"
-    return f" (in {len(runs)} no bridge is read at the path's site by the end; {other})"
+    hidden = task.path
+    other = f"the {hidden} is read elsewhere in {elsewhere}" if elsewhere else "nor is it elsewhere"
+    return f" (in {len(runs)} no {hidden} is read at the path's site by the end; {other})"
 
 
-def _answers(outcomes: pd.DataFrame, times: pd.DataFrame) -> Finding:
+def _answers(outcomes: pd.DataFrame, times: pd.DataFrame, task: Task) -> Finding:
     answer = times[times.event == ANSWER].set_index(["group", "level"])
 
     def told(own: pd.DataFrame) -> str:
@@ -123,12 +127,13 @@ def _answers(outcomes: pd.DataFrame, times: pd.DataFrame) -> Finding:
         return text
 
     shown = _per_group(outcomes, f"answer_{EVENT_AT:g}", told)
-    what = f"Who answers OOD compositions (accuracy {EVENT_AT:g})"
+    what = f"Who answers {task.unseen} (accuracy {EVENT_AT:g})"
     return Finding(f"{what}: {shown}.", "times")
 
 
-def _in_distribution(outcomes: pd.DataFrame) -> list[Finding]:
-    """Where OOD accuracy equals that on held-out ID compositions, and where it does not."""
+def _in_distribution(outcomes: pd.DataFrame, task: Task) -> list[Finding]:
+    """Where accuracy on unseen queries equals that on familiar ones, and where it does not."""
+    unseen, familiar = f"{task.short} accuracy", f"{task.short_familiar} accuracy"
     known = outcomes.dropna(subset=["final_iid_accuracy", "final_ood_accuracy"])
     if not len(known):
         return []
@@ -142,28 +147,29 @@ def _in_distribution(outcomes: pd.DataFrame) -> list[Finding]:
         own = known[known.group.isin(members)]
         who = _names(members, [*map(str, same.index)])
         text = (
-            f"{who} {'has' if len(members) == 1 else 'have'} made OOD queries in-distribution:"
-            f" OOD accuracy equals held-out ID accuracy within {_SAME:g} in"
+            f"{who} {'has' if len(members) == 1 else 'have'} made {task.short} queries"
+            f" in-distribution: {unseen} equals {familiar} within {_SAME:g} in"
             f" {len(own)} of {len(own)} runs (medians {_medians(own)})."
         )
         found.append(Finding(text, "outcomes"))
     if len(some):
         parts = [f"{k} of {n} of {_bracketed(str(g))}" for g, k, n in some.itertuples()]
-        text = f"In some runs alone have OOD queries become in-distribution: {_shortened(parts)}."
+        what = f"{task.short} queries become in-distribution"
+        text = f"In some runs alone have {what}: {_shortened(parts)}."
         found.append(Finding(text, "outcomes"))
     rest = known[~known.group.isin(members)]
     if 0 < rest.group.nunique() <= _MOST_CLAUSES:
         told = _clauses(rest, lambda own: f"{_medians(own)} (n = {len(own)})")
         found.append(
             Finding(
-                "OOD against held-out ID accuracy at the end, medians:"
-                f" {_shortened(told)}.", "outcomes",
+                f"{task.short} against {familiar} at the end, medians: {_shortened(told)}.",
+                "outcomes",
             )
         )  # fmt: skip
     elif len(rest):
         ood = rest.groupby("group", sort=False).final_ood_accuracy.median()
         text = (
-            f"In {len(ood)} groups OOD accuracy stays below held-out ID accuracy"
+            f"In {len(ood)} groups {unseen} stays below {familiar}"
             f" ({rest.final_iid_accuracy.median():.2f}): medians from {ood.min():.2f}"
             f" ({_names([str(ood.idxmin())])}) to {ood.max():.2f} ({_names([str(ood.idxmax())])})."
         )

@@ -10,7 +10,8 @@ import pandas as pd
 
 from grokjax.analysis import onset, tables
 from grokjax.analysis.store import Analysis
-from grokjax.base.names import PATH_AT, TEST_INFERRED_IID, TEST_INFERRED_OOD, TRAIN_INFERRED
+from grokjax.base.names import PATH_AT
+from grokjax.data.task import Task
 from grokjax.report import analysis_figures
 from grokjax.report.html import Finding, Illustration, Section
 from grokjax.report.wording import PROBES
@@ -26,63 +27,70 @@ class Inside(NamedTuple):
     tables: dict[str, pd.DataFrame]
 
 
-def inside(analysis: Analysis, groups: Sequence[str]) -> Inside:
+def inside(analysis: Analysis, groups: Sequence[str], task: Task) -> Inside:
     """What the lens reads, what patches carry and when."""
-    made = _tables(analysis, groups)
-    sections = [_lens(made["lens"]), _patching(made["patching"])]
+    made = _tables(analysis, groups, task)
+    sections = [_lens(made["lens"], task), _patching(made["patching"])]
     if "events" in made:
         sections.append(_onset(made))
-    return Inside(_holds_bridge(made["bridge_sites"]), sections, made)
+    held = _holds(made["hidden_sites"]) if task.hidden else []
+    return Inside(held, sections, made)
 
 
-def _holds_bridge(sites: pd.DataFrame) -> list[Finding]:
-    """In how many runs one site holds the bridge: of all that were patched, not of a chosen one."""
+def _holds(sites: pd.DataFrame) -> list[Finding]:
+    """In how many runs one site holds what is hidden: of all that were patched, not of a chosen
+    one."""
     found = []
-    for split, own in sites.dropna(subset=["score"]).groupby("group", sort=False):
+    known = sites.dropna(subset=["score"])
+    for (split, token), own in known.groupby(["group", "token"], sort=False):
         held = (own.score >= PATH_AT).groupby(own.group_of_runs, sort=False).agg(["sum", "size"])
         told = ", ".join(f"{group} {k} of {n}" for group, k, n in held.head(_MOST).itertuples())
         left = f" and {len(held) - _MOST} groups more" if len(held) > _MOST else ""
         text = (
-            f"A single state that holds the bridge of {split.upper()} queries (score {PATH_AT:g},"
+            f"A single state that holds the {token} of {split.upper()} queries (score {PATH_AT:g},"
             f" the best of all {own.num_sites.max()} sites of the streams) is found in: {told}"
             f"{left}."
         )
-        found.append(Finding(text, "bridge_sites"))
+        found.append(Finding(text, "hidden_sites"))
     return found
 
 
-def _tables(analysis: Analysis, groups: Sequence[str]) -> dict[str, pd.DataFrame]:
+def _tables(analysis: Analysis, groups: Sequence[str], task: Task) -> dict[str, pd.DataFrame]:
     """Everything as tidy tables; events only where there are several steps."""
     made = {
         "patching_runs": tables.patching_by_run(analysis.patching),
         "lens_runs": tables.lens_by_run(analysis.lens),
-        "bridge_sites": onset.bridge_sites(analysis.patching, groups),
         "patching": tables.patching_by_group(analysis.patching, groups),
-        "lens": tables.lens_by_group(analysis.lens, groups),
-        "rates": tables.rates_by_group(analysis.lens, groups),
+        "lens": tables.lens_by_group(analysis.lens, groups, task),
+        "rates": tables.rates_by_group(analysis.lens, groups, task),
     }
-    if analysis.lens.sizes["step"] > 1:
+    several_steps = analysis.lens.sizes["step"] > 1
+    if task.hidden:
+        made["hidden_sites"] = onset.hidden_sites(analysis.patching, groups, task)
+    if several_steps:
         made |= {
             "causal_steps": onset.causal_steps(analysis.patching),
-            "readable_steps": onset.readable_steps(analysis.lens),
-            "events": onset.order_of_events(analysis.patching, analysis.lens),
+            "events": onset.order_of_events(analysis.patching, analysis.lens, task),
         }
+    if several_steps and task.hidden:
+        made["readable_steps"] = onset.readable_steps(analysis.lens, task=task)
     return made
 
 
-def _lens(table: pd.DataFrame) -> Section:
+def _lens(table: pd.DataFrame, task: Task) -> Section:
     last = table[table.step == table.step.max()]
     shown = [
         Illustration(
             f"lens_{kind}",
             functools.partial(analysis_figures.lens_figure, last, kind),
-            f"Heat maps of {PROBES[kind]}: first choice by stage and position, for each group",
-            f"{PROBES[kind]}",
+            f"Heat maps of {PROBES.get(kind, kind)}: first choice by stage and position, by group",
+            PROBES.get(kind, kind),
         )
-        for kind in (TEST_INFERRED_OOD, TEST_INFERRED_IID, TRAIN_INFERRED)
+        for kind in (task.generalisation, task.held_out, *task.trained[::-1])
         if (last[last.type == kind].num_seeds > 0).any()
     ]
-    text = "What each state would say if it were the last: the bridge, or the target."
+    wanted = ", or ".join(f"the {name}" for name in (*(h.name for h in task.hidden), "target"))
+    text = f"What each state would say if it were the last: {wanted}."
     return Section("What the lens reads", text, shown)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from grokjax.base.names import PROBE_TYPES
 from grokjax.report.html import Column, Illustration, Section, Shown, number, show
 from grokjax.report.panels import STEPS, Panels, lines
 from grokjax.report.style import Picture, in_style, styles
@@ -40,7 +39,7 @@ def metrics_table(data: TrainingRuns) -> pd.DataFrame:
     last = usable_runs(data.runs)[["run_id", "group"]].merge(last, on="run_id")
     rows = []
     for metric in own_metrics(data):
-        for kind in PROBE_TYPES:
+        for kind in data.task.type_names:
             column = f"{kind}/{metric}"
             if column not in last:
                 continue
@@ -69,7 +68,7 @@ def _figure(data: TrainingRuns, groups: Sequence[str]) -> Picture:
     columns = [
         (kind, metric, f"{kind}/{metric}")
         for metric in own_metrics(data)
-        for kind in PROBE_TYPES
+        for kind in data.task.type_names
         if f"{kind}/{metric}" in data.curves and data.curves[f"{kind}/{metric}"].notna().any()
     ]
     runs = data.runs[data.runs.group.isin(groups)]

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from grokjax.analysis import tables
+from grokjax.analysis.pairs import SPLITS
 from grokjax.analysis.path_identity import LENS, PATCHING, Paths, compare_paths
 from grokjax.analysis.store import Analysis
-from grokjax.base.names import TEST_INFERRED_OOD, TRAIN_INFERRED
+from grokjax.data.task import Task
 from grokjax.report.html import (
     Column,
     Finding,
@@ -28,12 +29,6 @@ from grokjax.report.path_identity_figure import path_identity_figure
 
 TABLE, PAIRS = "path_identity", "path_pairs"
 _MOST_SENTENCES = 6
-_KINDS = {  # how each was read, and a row per run
-    "effects on ID queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "id")[0]),
-    "effects on OOD queries": (PATCHING, lambda a: tables.effect_maps(a.patching, "ood")[0]),
-    "bridge by site, ID": (LENS, lambda a: tables.bridge_profiles(a.lens, TRAIN_INFERRED)),
-    "bridge by site, OOD": (LENS, lambda a: tables.bridge_profiles(a.lens, TEST_INFERRED_OOD)),
-}
 _COLUMNS: dict[str, Column] = {
     "paths": "paths",
     "reading": "reading",
@@ -69,6 +64,7 @@ class Analysed(NamedTuple):
     analysis: Analysis
     groups: Sequence[str]
     runs: Sequence[int]
+    task: Task
 
 
 class PathsCompared(NamedTuple):
@@ -84,7 +80,7 @@ def comparable(analysed: Sequence[Analysed]) -> list[list[Analysed]]:
     """The populations that have the same sites and were asked in the same way, together."""
     found: dict[Hashable, list[Analysed]] = {}
     for each in analysed:
-        found.setdefault(_asked(each.analysis), []).append(each)
+        found.setdefault((each.task, _asked(each.analysis)), []).append(each)
     return list(found.values())
 
 
@@ -109,12 +105,8 @@ def compare(
       suffix: of the tables' names.
     """
     last = [each.analysis.last() for each in analysed]
-    kinds = {
-        title: Paths(reading, np.concatenate([of(own) for own in last]))
-        for title, (reading, of) in _KINDS.items()
-    }
     found = compare_paths(
-        kinds,
+        _paths(analysed[0].task, last),
         [group for each in analysed for group in each.groups],
         runs=[run for each in analysed for run in each.runs],
         # Runs of one seed share graph, pairs, initialisation and order, whatever their regime.
@@ -139,6 +131,20 @@ def compare(
     section = Section(title, _text(analysed, last, note), shown, [table])
     made = {TABLE + suffix: found.table, PAIRS + suffix: found.pairs}
     return PathsCompared(_findings(found.table, TABLE + suffix), section, made, lines)
+
+
+def _paths(task: Task, analyses: Sequence[Analysis]) -> dict[str, Paths]:
+    """How paths are read, a row per run: by patching, and where something is hidden by the lens."""
+    found = {}
+    for split in SPLITS:
+        maps = [tables.effect_maps(a.patching, split)[0] for a in analyses]
+        found[f"effects on {split.upper()} queries"] = Paths(PATCHING, np.concatenate(maps))
+    kinds = (task.site_types[0], task.generalisation) if task.site_types else ()
+    for split, kind in zip(SPLITS, kinds, strict=False):
+        profiles = [tables.hidden_profiles(a.lens, kind, task) for a in analyses]
+        title = f"{task.path} by site, {split.upper()}"
+        found[title] = Paths(LENS, np.concatenate(profiles))
+    return found
 
 
 def _text(analysed: Sequence[Analysed], last: Sequence[Analysis], note: str) -> str:

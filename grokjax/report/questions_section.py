@@ -15,16 +15,17 @@ _MOST_GROUPS = 6
 
 
 def with_questions(page: Page, results: Results, analysis: Analysis, groups: Sequence[str]) -> Page:
-    """An analysis' page with OOD compositions of the first run of each group.
+    """An analysis' page with unseen queries of the first run of each group.
 
     Runs those models once more: for who analyses, not for who reads what was stored.
     """
     table = _table(results, analysis, groups)
     if not len(table):
         return page
-    text = (
-        "OOD compositions by name: what the model says, and where the lens names the bridge first."
-    )
+    task = results.task
+    text = f"{task.unseen[0].upper()}{task.unseen[1:]} by name: what the model says"
+    hidden = " and the ".join(h.name for h in task.hidden)
+    text += f", and where the lens names the {hidden} first." if hidden else "."
     shown = Shown("questions", table, "The first run of each group.")
     section = Section("Some questions", text, (), [shown])
     tables = dict(page.tables) | {"questions": table}

@@ -18,7 +18,7 @@ from grokjax.report.path_identity_section import Analysed, PathsCompared, compar
 from grokjax.report.training_runs import group_labels
 from grokjax.results import Results, StoredRuns
 
-_KEPT = ("bridge_sites", "patching", "lens", "rates")  # tables beside a training's report
+_KEPT = ("hidden_sites", "patching", "lens", "rates")  # tables beside a training's report
 
 
 class StoredAnalyses(NamedTuple):
@@ -46,10 +46,10 @@ def stored_analyses(found: StoredRuns) -> StoredAnalyses:
     several = len(loaded) > 1
     for name, results, analysis in loaded:
         where, suffix = (f" (population {name})", f"_{name}") if several else ("", "")
-        own = inside(analysis, group_runs(results, analysis, "regime"))
+        own = inside(analysis, group_runs(results, analysis, "regime"), results.task)
         findings += [Finding(text + where, table + suffix) for text, table in own.findings]
         sections += [_renamed(section, where, suffix) for section in own.sections]
-        tables |= {name + suffix: own.tables[name] for name in _KEPT}
+        tables |= {kept + suffix: own.tables[kept] for kept in _KEPT if kept in own.tables}
     return StoredAnalyses(findings, sections, tables)
 
 
@@ -77,9 +77,10 @@ def _across(
     label = dict(zip(found.runs.run_id, group_labels(found.runs), strict=True))
     names = _names(found)
     analysed = []
-    for name, _, analysis in loaded:
+    for name, results, analysis in loaded:
         runs = [names[name, own] for own in analysis.lens.run.to_numpy().tolist()]
-        analysed.append(Analysed(name, analysis, [label[run] for run in runs], runs))
+        groups = [label[run] for run in runs]
+        analysed.append(Analysed(name, analysis, groups, runs, results.task))
     together = comparable(analysed)
     known = {group for each in analysed for group in each.groups}
     missing = [group for group in dict.fromkeys(label.values()) if group not in known]

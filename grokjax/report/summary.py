@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from grokjax.base.names import (
-    ANSWERS_AT,
-    EVENT_AT,
-    ID_ACCURACY,
-    OOD_ACCURACY,
-    OOD_BRIDGE_CHANCE,
-    OOD_BRIDGE_FOUND,
-    TRAINING_ACCURACY,
-)
+from grokjax.base.names import ANSWERS_AT, EVENT_AT, TRAINING_ACCURACY
 from grokjax.base.text import aligned
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import CHANCE, FOUND, Task
 from grokjax.statistics.events import first_crossing
 from grokjax.workdir.tables import usable_runs
 
@@ -46,20 +40,22 @@ class RegimeSummary:
     num_diverged: int
     num_repeated: int  # rows that are a run given before; each counts once
     num_memorised: int
-    num_answering: int  # OOD accuracy over `ANSWERS_AT` at the end
+    num_answering: int  # accuracy on unseen queries over `ANSWERS_AT` at the end
     memorised_at: Span  # steps, of the runs that did
     training_accuracy: Span
     id_accuracy: Span
     ood_accuracy: Span
-    bridge_found: Span
-    bridge_chance: Span
+    path_found: Span
+    path_chance: Span
 
     @property
     def num_usable(self) -> int:
         return self.num_runs - self.num_diverged
 
 
-def summarize(runs: pd.DataFrame, curves: pd.DataFrame) -> list[RegimeSummary]:
+def summarize(
+    runs: pd.DataFrame, curves: pd.DataFrame, task: Task = COMPOSITION
+) -> list[RegimeSummary]:
     """One summary per regime, in the order of the runs.
 
     Diverged runs are counted, not averaged; rows with the same hash are one run.
@@ -67,13 +63,13 @@ def summarize(runs: pd.DataFrame, curves: pd.DataFrame) -> list[RegimeSummary]:
     once = runs.drop_duplicates("run_hash") if "run_hash" in runs else runs
     repeated = runs.regime.value_counts() - once.regime.value_counts()
     return [
-        _summarize(str(regime), own, int(repeated[regime]), curves)
+        _summarize(str(regime), own, int(repeated[regime]), curves, task)
         for regime, own in once.groupby("regime", sort=False)
     ]
 
 
 def _summarize(
-    regime: str, runs: pd.DataFrame, num_repeated: int, curves: pd.DataFrame
+    regime: str, runs: pd.DataFrame, num_repeated: int, curves: pd.DataFrame, task: Task
 ) -> RegimeSummary:
     usable = usable_runs(runs)
     own = [curves[curves.run_id == run_id] for run_id in usable.run_id]
@@ -89,59 +85,67 @@ def _summarize(
         num_diverged=len(runs) - len(usable),
         num_repeated=num_repeated,
         num_memorised=len(memorised),
-        num_answering=sum(bool(c[OOD_ACCURACY].iloc[-1] > ANSWERS_AT) for c in own),
+        num_answering=sum(bool(c[task.accuracy].iloc[-1] > ANSWERS_AT) for c in own),
         memorised_at=Span.of(memorised),
         training_accuracy=at_end(TRAINING_ACCURACY),
-        id_accuracy=at_end(ID_ACCURACY),
-        ood_accuracy=at_end(OOD_ACCURACY),
-        bridge_found=at_end(OOD_BRIDGE_FOUND),
-        bridge_chance=at_end(OOD_BRIDGE_CHANCE),
+        id_accuracy=at_end(task.held_out_accuracy),
+        ood_accuracy=at_end(task.accuracy),
+        path_found=at_end(task.of_path(FOUND)),
+        path_chance=at_end(task.of_path(CHANCE)),
     )
 
 
-def summary_table(summaries: Sequence[RegimeSummary], step: int) -> str:
+def summary_table(summaries: Sequence[RegimeSummary], step: int, task: Task = COMPOSITION) -> str:
     """Text for a terminal; says what its numbers and thresholds are."""
-    header = (
-        "regime", "runs", "memorised at (step)", "ID accuracy", "OOD accuracy", "bridge found",
-        "(chance)",
-    )  # fmt: skip
-    rows = [
-        (
-            s.regime,
-            _count(s),
-            _steps(s),
-            _shares(s.id_accuracy),
-            _shares(s.ood_accuracy),
-            _shares(s.bridge_found),
-            f"{s.bridge_chance.median:.2f}",
-        )
-        for s in summaries
-    ]
-    rule = ["-" * max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = aligned([header, rule, *rows])
+    columns: dict[str, Callable[[RegimeSummary], str]] = {
+        "regime": lambda s: s.regime,
+        "runs": _count,
+        "memorised at (step)": _steps,
+    }
     note = (
         f"At step {step:,}: median (lowest to highest run). Memorised: training accuracy {EVENT_AT}"
-        " in three evaluations running. ID accuracy: on held-out ID compositions. OOD accuracy and"
-        " bridge found: on OOD compositions, EMA weights; chance: bridge found with bridges"
-        " shuffled among the queries."
+        " in three evaluations running."
     )
-    return "\n".join([*lines, note])
+    about = f"{task.short} accuracy"
+    if task.held_out:
+        columns[f"{_first_word(task)} accuracy"] = lambda s: _shares(s.id_accuracy)
+        note += f" {_first_word(task)} accuracy: on {task.familiar}."
+    columns[about] = lambda s: _shares(s.ood_accuracy)
+    if task.hidden:
+        columns[f"{task.path} found"] = lambda s: _shares(s.path_found)
+        columns["(chance)"] = lambda s: f"{s.path_chance.median:.2f}"
+        hidden = " and ".join(f"{h.name}s" for h in task.hidden)
+        about += f" and {task.path} found"
+        note += (
+            f" {about}: on {task.unseen}, EMA weights; chance: {task.path} found with {hidden}"
+            " shuffled among the queries."
+        )
+    else:
+        note += f" {about}: on {task.unseen}, EMA weights."
+    rows = [tuple(text(s) for text in columns.values()) for s in summaries]
+    rule = ["-" * max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return "\n".join([*aligned([tuple(columns), rule, *rows]), note])
 
 
-def verdict(summaries: Sequence[RegimeSummary]) -> str:
-    """One sentence per regime: whether it answers OOD compositions, whatever came out."""
+def verdict(summaries: Sequence[RegimeSummary], task: Task = COMPOSITION) -> str:
+    """One sentence per regime: whether it answers unseen queries, whatever came out."""
 
     def sentence(s: RegimeSummary) -> str:
         if not s.num_usable:
             return f"{s.regime}: all of its runs diverged."
         if not s.ood_accuracy.n:
-            return f"{s.regime} has no OOD compositions."
+            return f"{s.regime} has no {task.unseen}."
         return (
-            f"{s.regime} answers {_shares(s.ood_accuracy)} of OOD compositions:"
+            f"{s.regime} answers {_shares(s.ood_accuracy)} of {task.unseen}:"
             f" {s.num_answering} of {s.num_usable} runs over {ANSWERS_AT:.2f}."
         )
 
     return "\n".join(sentence(s) for s in summaries)
+
+
+def _first_word(task: Task) -> str:
+    """`ID` of `held-out ID`."""
+    return task.short_familiar.split()[-1]
 
 
 def _count(s: RegimeSummary) -> str:

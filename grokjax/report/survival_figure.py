@@ -20,7 +20,7 @@ from grokjax.report.style import BAND_FROM, Picture, in_style, styles
 from grokjax.report.training_runs import TrainingRuns, causes
 from grokjax.statistics.survival import CENSORED, aalen_johansen
 
-_TITLES = {MEMORISED: "memorised", PATH: "path readable (OOD)", ANSWER: "answers (OOD)"}
+_TITLES = {MEMORISED: "memorised", PATH: "path readable ({})", ANSWER: "answers ({})"}
 _MOST_BANDS = 5  # that can be told apart
 
 
@@ -30,14 +30,15 @@ def survival_figure(
 ) -> Picture:
     """P(event by step) of each group, a column of panels per event and a row per level."""
     groups = data.groups if groups is None else groups
-    cells = list(itertools.product(levels, _TITLES))
-    panels = Panels(len(levels), len(_TITLES), 3.7, 2.4, sharex=True, sharey=True)
+    shown = {e: _TITLES[e].format(data.task.short) for e in data.task.event_metrics if e in _TITLES}
+    cells = list(itertools.product(levels, shown))
+    panels = Panels(len(levels), len(shown), 3.7, 2.4, sharex=True, sharey=True)
     tables = []
     for axis, (level, event) in zip(panels, cells, strict=True):
         events = data.events[(data.events.threshold == level) & (data.events.event == event)]
         curves = draw_survival(axis, events, events.step.to_numpy(), groups, unit=1000)
         tables.append(curves.assign(event=event, level=level))
-        panels.title(axis, f"{_TITLES[event]} at {level:g}")
+        panels.title(axis, f"{shown[event]} at {level:g}")
     panels.shares()
     panels.label(STEPS, "share of runs")
     panels.legend()

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from grokjax.base.names import ANSWER_FIRST, EVENT_AT, ORDER_LEVELS
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import Task
 from grokjax.report.panels import Panels, heat_map
 from grokjax.report.style import BLUE, SHARE, TINY, Picture, in_style
 from grokjax.report.wording import explained, in_words, value_in_words
@@ -20,7 +22,6 @@ from grokjax.statistics.survival import wilson
 
 _MOST_FACETS = 6
 _LEVEL = f"{ORDER_LEVELS[0]:g}"
-_ACCURACY = "OOD accuracy at the end"
 # What a share counts, and of which column of the outcomes.
 _SHARES: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
     f"answers at {EVENT_AT:g}": (f"answer_{EVENT_AT:g}", pd.Series.notna),
@@ -58,7 +59,7 @@ def facets(runs: pd.DataFrame, drawn: list[str]) -> pd.Series:
 
 
 @in_style
-def map_figure(runs: pd.DataFrame, outcomes: pd.DataFrame) -> Picture:
+def map_figure(runs: pd.DataFrame, outcomes: pd.DataFrame, task: Task = COMPOSITION) -> Picture:
     """Heat maps of two swept numbers, a row per facet: accuracy, and three shares of runs.
 
     A cell has the median with lowest and highest run, or the share with its Wilson interval, and n.
@@ -66,13 +67,14 @@ def map_figure(runs: pd.DataFrame, outcomes: pd.DataFrame) -> Picture:
     Args:
       runs: with at least two swept numbers.
       outcomes: the table of that name.
+      task: of the runs.
     """
     across, up = swept_numbers(runs)[:2]
     table = _with_settings(runs, outcomes, [across, up])
     names = list(dict.fromkeys(table.facet))[:_MOST_FACETS]
     columns, rows = (sorted(table[n].unique()) for n in (across, up))
     width = 1.2 + 0.75 * max(len(columns), 3)
-    quantities = _quantities(outcomes)
+    quantities = _quantities(outcomes, task)
     panels = Panels(len(names), len(quantities), width, 1.0 + 0.55 * max(len(rows), 3), sharey=True)
     cells = []
     grid = itertools.product(names, quantities)
@@ -95,14 +97,14 @@ def map_figure(runs: pd.DataFrame, outcomes: pd.DataFrame) -> Picture:
 
 
 @in_style
-def strip_figure(runs: pd.DataFrame, outcomes: pd.DataFrame) -> Picture:
+def strip_figure(runs: pd.DataFrame, outcomes: pd.DataFrame, task: Task = COMPOSITION) -> Picture:
     """One swept number: every run's accuracy, and the shares of runs, a panel per facet."""
     (across,) = swept_numbers(runs)
     table = _with_settings(runs, outcomes, [across])
     names = list(dict.fromkeys(table.facet))[:_MOST_FACETS]
     places = {value: i for i, value in enumerate(sorted(table[across].unique()))}
     panels = Panels.wrapped(len(names), 4.2, 2.8, sharex=True, sharey=True)
-    panels.label(in_words(across), _ACCURACY)
+    panels.label(in_words(across), _accuracy(task))
     for axis, facet in zip(panels, names, strict=True):
         own = table[table.facet == facet]
         for value, here in own.groupby(across):
@@ -123,14 +125,18 @@ def strip_figure(runs: pd.DataFrame, outcomes: pd.DataFrame) -> Picture:
     summaries = [
         _summary(own, [across], what).assign(facet=facet, quantity=what)
         for facet, own in table.groupby("facet", sort=False)
-        for what in _quantities(outcomes)
+        for what in _quantities(outcomes, task)
     ]
     return panels.picture(pd.concat(summaries, ignore_index=True))
 
 
-def _quantities(outcomes: pd.DataFrame) -> list[str]:
+def _accuracy(task: Task) -> str:
+    return f"{task.short} accuracy at the end"
+
+
+def _quantities(outcomes: pd.DataFrame, task: Task) -> list[str]:
     """All that the table has the columns for."""
-    return [_ACCURACY, *(what for what, (column, _) in _SHARES.items() if column in outcomes)]
+    return [_accuracy(task), *(what for what, (column, _) in _SHARES.items() if column in outcomes)]
 
 
 def _varied(runs: pd.DataFrame) -> list[str]:
@@ -155,7 +161,7 @@ def _summary(table: pd.DataFrame, by: list[str], what: str) -> pd.DataFrame:
     for key, own in table.groupby(by):
         n = len(own)
         row: dict[str, Any] = dict(zip(by, key, strict=True))
-        if what == _ACCURACY:
+        if what not in _SHARES:
             y = own.final_ood_accuracy
             row |= {"value": y.median(), "low": y.min(), "high": y.max(), "interval": "range"}
         else:

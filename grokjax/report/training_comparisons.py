@@ -14,8 +14,8 @@ import pandas as pd
 from grokjax.base.names import (
     ANSWER,
     DIVERGED,
-    FINAL_ID_ACCURACY,
-    FINAL_OOD_ACCURACY,
+    FINAL_ACCURACY,
+    FINAL_HELD_OUT_ACCURACY,
     MEMORISED,
     ORDER_LEVELS,
     PATH,
@@ -23,6 +23,7 @@ from grokjax.base.names import (
     STEPS_TO_MEMORISE,
     STEPS_TO_PATH,
 )
+from grokjax.data.task import Task
 from grokjax.report.training_runs import TrainingRuns, causes
 from grokjax.report.training_tables import horizon
 from grokjax.settings.own_functions import values_of
@@ -57,9 +58,9 @@ COMPARISONS = [
     "p_holm",
 ]  # fmt: skip
 UNITS = {"FLOP": "flops_per_step", "device-seconds": "seconds_per_step"}
-ACCURACIES = {
-    FINAL_OOD_ACCURACY: "final_ood_accuracy",
-    FINAL_ID_ACCURACY: "final_iid_accuracy",
+_ACCURACIES = {
+    FINAL_ACCURACY: "final_ood_accuracy",
+    FINAL_HELD_OUT_ACCURACY: "final_iid_accuracy",
 }
 AT_MOST, AT_LEAST, NO_BOUND = "at most", "at least", "no bound"
 # Families of p-values that Holm's correction takes together.
@@ -184,12 +185,21 @@ def comparison_table(data: TrainingRuns) -> pd.DataFrame:
 
 def _families(table: pd.DataFrame, data: TrainingRuns) -> list[str]:
     """What the experiment declared to compare with its first group, and everything else."""
-    declared = values_of(data.config.report.family)
+    declared = [_in_words(name, data.task) for name in values_of(data.config.report.family)]
     first = (data.groups or [""])[0]
     return [
         DECLARED if not declared or (row.quantity in declared and row.group_a == first) else OTHERS
         for row in table.itertuples()
     ]
+
+
+def _in_words(quantity: str, task: Task) -> str:
+    """A quantity as a task's reader calls it."""
+    adjective = {
+        FINAL_ACCURACY: task.short,
+        FINAL_HELD_OUT_ACCURACY: task.short_familiar.split()[-1],
+    }
+    return f"final {adjective[quantity]} accuracy" if quantity in adjective else quantity
 
 
 def _time_rows(data: TrainingRuns, first: str, second: str) -> Iterator[dict[str, Any]]:
@@ -200,6 +210,8 @@ def _time_rows(data: TrainingRuns, first: str, second: str) -> Iterator[dict[str
         STEPS_TO_ANSWER: (ANSWER, ORDER_LEVELS),
     }
     for quantity, (event, levels) in quantities.items():
+        if event not in data.task.event_metrics:
+            continue
         for level in levels:
             events = data.events[(data.events.event == event) & (data.events.threshold == level)]
             until = horizon(data, event, level)
@@ -223,7 +235,10 @@ def _accuracy_rows(data: TrainingRuns, first: str, second: str) -> Iterator[dict
     by_group = dict(iter(data.outcomes.groupby("group")))
     if first not in by_group or second not in by_group:
         return
-    for quantity, column in ACCURACIES.items():
+    for name, column in _ACCURACIES.items():
+        quantity = _in_words(name, data.task)
+        if name == FINAL_HELD_OUT_ACCURACY and not data.task.held_out:
+            continue
         a, b = (by_group[g] for g in (first, second))
         diverged = [int((own.status == DIVERGED).sum()) for own in (a, b)]
         a, b = (own[(own.status != DIVERGED) & own[column].notna()] for own in (a, b))

@@ -17,21 +17,16 @@ from grokjax.base.names import (
     ORDER_LEVELS,
     PATH,
 )
+from grokjax.report import training_columns as columns
 from grokjax.report import training_comparisons, training_tables
 from grokjax.report.cost_figure import cost_figure
 from grokjax.report.curves_figure import curves_figure
 from grokjax.report.findings import Tables, findings
 from grokjax.report.html import (
-    Column,
     Illustration,
     Page,
     Section,
     Shown,
-    around,
-    count_of,
-    interval,
-    number,
-    short,
     show,
 )
 from grokjax.report.lag_figure import lag_figure
@@ -41,114 +36,7 @@ from grokjax.report.stored_analyses import StoredAnalyses
 from grokjax.report.style import span
 from grokjax.report.survival_figure import survival_figure
 from grokjax.report.swept_figure import map_figure, strip_figure, swept_numbers
-from grokjax.report.training_comparisons import NO_BOUND
 from grokjax.report.training_runs import MOST_GROUPS, TrainingRuns
-
-_ORDERED = {
-    f"{name} {level:g}": column
-    for level in ORDER_LEVELS
-    for name, column in (
-        ("path", number(f"path_{level:g}", ",.0f")),
-        ("answer", number(f"answer_{level:g}", ",.0f")),
-        ("order", f"order_label_{level:g}"),
-    )
-}
-_OUTCOMES: dict[str, Column] = {
-    "run": "run_id",
-    "hash": "run_hash",
-    "group": "group",
-    "data seed": "seeds.data",
-    "status": "status",
-    "end": number("end_step", ",.0f"),
-    "memorised": number("memorised", ",.0f"),
-    **_ORDERED,
-    "OOD": number("final_ood_accuracy"),
-    "held-out ID": number("final_iid_accuracy"),
-    "path score": number("path_score"),
-    "by chance": number("strict_chance"),
-    "anywhere": number("any_path_score"),
-    "by chance ": number("any_chance"),
-    "FLOPs": number("flops", ".1e"),
-}
-_TIMES: dict[str, Column] = {
-    "group": "group",
-    "event": "event",
-    "level": number("level", "g"),
-    "had it": count_of("observed", "n"),
-    "censored": "censored",
-    "diverged": "diverged",
-    "share by the end": around("probability"),
-    "median step": around("median", ",.0f"),
-    "earliest": number("earliest", ",.0f"),
-    "latest": number("latest", ",.0f"),
-    "restricted mean": around("restricted_mean", ",.0f"),
-}
-_ORDER: dict[str, Column] = {
-    "group": "group",
-    "reading": "reading",
-    "level": number("level", "g"),
-    "order": "order",
-    "runs": count_of("count", "n"),
-    "share": around("share"),
-    "lag, lowest": number("lag_min", ",.0f"),
-    "median": number("lag_median", ",.0f"),
-    "highest": number("lag_max", ",.0f"),
-}
-_COSTS: dict[str, Column] = {
-    "group": "group",
-    "unit": "unit",
-    "OOD accuracy": number("level", "g"),
-    "reached": count_of("reached", "n"),
-    "median": around("median", ".2e"),
-    "restricted mean": around("restricted_mean", ".2e"),
-    "to the first group": lambda t: _bounded(t, "ratio"),
-    "pairs": number("num_pairs", ".0f"),
-}
-_COMPARED: dict[str, Column] = {
-    "quantity": "quantity",
-    "level": number("level", "g"),
-    "a": "group_a",
-    "b": "group_b",
-    "measure": "measure",
-    "estimate": lambda t: _bounded(t.rename(columns={"bound": "estimate_bound", "low":
-        "estimate_low", "high": "estimate_high"}), "estimate", ".3g"),
-    "n": lambda t: [f"{a}, {b}" for a, b in zip(t.n_a, t.n_b, strict=True)],
-    "method": "method",
-    "p": number("p", ".2g"),
-    "smallest p": number("p_smallest", ".2g"),
-    "p, Holm": number("p_holm", ".2g"),
-    "over the family": lambda t: [f"{family}, {n} rows" for family, n in
-        zip(t.family, t.family_size, strict=True)],
-}  # fmt: skip
-_VARIANCE: dict[str, Column] = {
-    "group": "group",
-    "quantity": "quantity",
-    "source": "source",
-    "levels": "num_levels",
-    "runs": "n",
-    "share": around("share"),
-    "swept": "swept",
-}
-_MACHINE: dict[str, Column] = {
-    "population": "population",
-    "runs": "num_runs",
-    "steps": short("steps"),
-    "devices": short("num_devices"),
-    "training": short("training_seconds"),
-    "evaluation": short("evaluation_seconds"),
-    "compile": short("compile_seconds"),
-    "GiB": short("peak_bytes", 2**30),
-}
-
-
-def _bounded(table: pd.DataFrame, name: str, form: str = ".2f") -> list[str]:
-    """An estimate with its interval, after the word that makes it a bound."""
-    texts = interval(name, f"{name}_low", f"{name}_high", form)(table)
-    words = [word if isinstance(word, str) else "" for word in table[f"{name}_bound"]]
-    return [
-        word if word == NO_BOUND else f"{word} {text}".strip()
-        for word, text in zip(words, texts, strict=True)
-    ]
 
 
 def page(data: TrainingRuns, analyses: StoredAnalyses | None = None) -> Page:
@@ -173,21 +61,27 @@ def page(data: TrainingRuns, analyses: StoredAnalyses | None = None) -> Page:
 def _lead(data: TrainingRuns) -> str:
     by_state = data.runs.status.value_counts()
     states = ", ".join(f"{n} {state}" for state, n in by_state.items())
+    unseen = ", ".join(filter(None, [data.task.unseen, data.task.about_unseen]))
     return (
         f"{len(data.runs)} runs in {len(data.groups)} groups, up to step {data.step:,} ({states})."
-        " Accuracy is of OOD compositions, two facts that were never composed in training unless a"
-        " regime says so; the path is the bridge entity read through the logit lens at"
-        f" {_path_site(data)}. Each event is there at a level in {CONSECUTIVE} evaluations running."
-        " Times are censored where a training ended first, and a diverged run is a competing end,"
-        " not a slow one."
+        f" Accuracy is of {unseen}.{_told_path(data)}"
+        f" Each event is there at a level in {CONSECUTIVE} evaluations running. Times are"
+        " censored where a training ended first, and a diverged run is a competing end, not a slow"
+        " one."
     )
 
 
-def _path_site(data: TrainingRuns) -> str:
-    where = data.config.evaluate.path_position
+def _told_path(data: TrainingRuns) -> str:
+    task, where = data.task, data.config.evaluate.path_position
+    if not task.hidden:
+        return ""
+    what = " and ".join(f"the {h.name}" for h in task.hidden)
+    site = f"the {where}'s place"
     if where == BEST:
-        return "the position and stage of each run that read it best on ID compositions at its end"
-    return f"the {where}'s place"
+        site = (
+            f"the position and stage of each run that read it best on {task.chosen_on} at its end"
+        )
+    return f" The path is {what} read through the logit lens at {site}."
 
 
 def shown_groups(groups: Sequence[str], most: int = MOST_GROUPS) -> list[str]:
@@ -200,31 +94,30 @@ def shown_groups(groups: Sequence[str], most: int = MOST_GROUPS) -> list[str]:
 def _sections(data: TrainingRuns, tables: Tables) -> list[Section]:
     groups = shown_groups(list(dict.fromkeys(tables["outcomes"].group)))
     if not groups:
-        return [Section("The runs", "None has a curve yet.", (), [_runs_table(tables)])]
+        return [Section("The runs", "None has a curve yet.", (), [_runs_table(data, tables)])]
     numbers = swept_numbers(data.runs)
-    sections = [_curves(data, groups), _order(data, tables, groups), _times(data, tables, groups)]
+    sections = [_curves(data, groups)]
+    sections += [_order(data, tables, groups)] if data.task.hidden else []
+    sections.append(_times(data, tables, groups))
     if numbers:
         sections.append(_swept(data, tables, numbers))
     sections += [_costs(data, tables, groups), _compared(tables), _variance(tables)]
     if len(tables["own_metrics"]):
         sections.append(metrics_section(data, tables["own_metrics"], groups))
     runs = "A row a run; an empty time has not come by the run's end."
-    return [*sections, Section("The runs", runs, (), [_runs_table(tables)])]
+    return [*sections, Section("The runs", runs, (), [_runs_table(data, tables)])]
 
 
 def _curves(data: TrainingRuns, groups: Sequence[str]) -> Section:
     paper = published_pretraining(data.config)
     draw = functools.partial(
-        curves_figure, data.runs, data.curves, "group", paper=paper, groups=groups
+        curves_figure, data.runs, data.curves, "group", paper=paper, groups=groups, task=data.task
     )
-    alt = (
-        "Answers above, bridge below, against training step, a pair of panels for each of"
-        f" {', '.join(groups)}"
-    )
-    text = (
-        "What a group answers, above; what can be read of its path, below. A run that left early"
-        " keeps its last value."
-    )
+    below = f"Answers above, {data.task.path} below, against training step, a pair of panels"
+    alone = "Answers against training step, a panel"
+    alt = f"{below if data.task.hidden else alone} for each of {', '.join(groups)}"
+    what = "above; what can be read of its path, below" if data.task.hidden else "by step"
+    text = f"What a group answers, {what}. A run that left early keeps its last value."
     caption = f"{_group_sizes(data)}. {data.origin}{_left_out(data, groups)}"
     return Section("What happens when", text, [Illustration("report_curves", draw, alt, caption)])
 
@@ -243,10 +136,10 @@ def _order(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
         " fake grokking is answer first."
     )
     caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
-    shown = show(tables["order"][tables["order"]["count"] > 0], _ORDER)
+    shown = show(tables["order"][tables["order"]["count"] > 0], columns.ORDER)
     about = (
-        "Strict: the bridge at the run's site; any: anywhere, the study's reading. Shares with 95 %"
-        " Wilson intervals; lags, in steps, of the runs with both events."
+        f"Strict: the {data.task.path} at the run's site; any: anywhere, the study's reading."
+        " Shares with 95 % Wilson intervals; lags, in steps, of the runs with both events."
     )
     return Section(
         "Path or answer first",
@@ -270,10 +163,12 @@ def _times(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
     )
     caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
     return Section(
-        "Time to memorise, to the path, to the answer",
-        "At two levels, for path and answer alike.",
+        "Time to memorise, to the path, to the answer"
+        if data.task.hidden
+        else "Time to memorise, to the answer",
+        "At two levels, for path and answer alike." if data.task.hidden else "At two levels.",
         [Illustration("survival", draw, alt + ", ".join(parts), caption)],
-        [Shown("times", show(_told(times), _TIMES), about)],
+        [Shown("times", show(_told(times), columns.TIMES), about)],
     )
 
 
@@ -285,11 +180,12 @@ def _told(times: pd.DataFrame) -> pd.DataFrame:
 
 def _swept(data: TrainingRuns, tables: Tables, numbers: list[str]) -> Section:
     outcomes = tables["outcomes"]
-    draw = functools.partial(map_figure if len(numbers) > 1 else strip_figure, data.runs, outcomes)
+    figure = map_figure if len(numbers) > 1 else strip_figure
+    draw = functools.partial(figure, data.runs, outcomes, data.task)
     accuracy = outcomes.final_ood_accuracy
     alt = (
-        f"OOD accuracy and shares of runs by {' and '.join(numbers[:2])}; accuracy from"
-        f" {accuracy.min():.2f} to {accuracy.max():.2f}"
+        f"{data.task.short} accuracy and shares of runs by {' and '.join(numbers[:2])}; accuracy"
+        f" from {accuracy.min():.2f} to {accuracy.max():.2f}"
     )
     text = "Each cell's runs differ in nothing but their seeds."
     more = f" Also swept: {', '.join(numbers[2:])}." if len(numbers) > 2 else ""
@@ -315,9 +211,9 @@ def _costs(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
         [
             Shown(
                 "costs",
-                show(costs, _COSTS),
-                "Cost until the OOD accuracy. A ratio is of restricted means to the first group's;"
-                " with censored runs it is a bound, and says so.",
+                show(costs, columns.headed(columns.COSTS, data.task)),
+                f"Cost until the {data.task.short} accuracy. A ratio is of restricted means to the"
+                " first group's; with censored runs it is a bound, and says so.",
             )
         ],
     )
@@ -335,7 +231,7 @@ def _compared(tables: Tables) -> Section:
         "A difference is a less b. A p above its smallest attainable value may still mean nothing"
         " but too few seeds.",
         (),
-        [Shown("comparisons", show(table, _COMPARED), about)],
+        [Shown("comparisons", show(table, columns.COMPARED), about)],
     )
 
 
@@ -345,7 +241,7 @@ def _variance(tables: Tables) -> Section:
         "Which seed matters",
         "What data, initialisation and order each bring, as far as they were swept apart.",
         (),
-        [Shown("variance", show(tables["variance"], _VARIANCE), about)],
+        [Shown("variance", show(tables["variance"], columns.VARIANCE), about)],
     )
 
 
@@ -356,16 +252,19 @@ def _machine(tables: Tables) -> Section:
         " the process on a CPU and of one device elsewhere."
     )
     return Section(
-        "What it took", "", (), [Shown("machine", show(tables["machine"], _MACHINE), about)]
+        "What it took", "", (), [Shown("machine", show(tables["machine"], columns.MACHINE), about)]
     )
 
 
-def _runs_table(tables: Tables) -> Shown:
-    about = (
-        "Times in steps. Path score: the bridge at the run's site, its chance level beside it;"
-        " anywhere: the study's any-rate and its chance level."
-    )
-    return Shown("outcomes", show(tables["outcomes"], _OUTCOMES), about)
+def _runs_table(data: TrainingRuns, tables: Tables) -> Shown:
+    about = "Times in steps."
+    if data.task.hidden:
+        about += (
+            f" Path score: the {data.task.path} at the run's site, its chance level beside it;"
+            " anywhere: the study's any-rate and its chance level."
+        )
+    shown = show(tables["outcomes"], columns.headed(columns.OUTCOMES, data.task))
+    return Shown("outcomes", shown, about)
 
 
 def _group_sizes(data: TrainingRuns) -> str:

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from grokjax.base import names
 from grokjax.base.errors import UserError
 from grokjax.base.names import DIVERGED, OBSERVED, ORDER_LEVELS, PENDING
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import CHANCE, CHANCE_STRICT, FOUND, Task
 from grokjax.model.cost import evaluation_flops, train_flops
 from grokjax.report.reuse import keys_in, run_key, siblings
 from grokjax.report.wording import in_words, value_in_words
@@ -45,15 +47,10 @@ _PER_LEVEL = [  # of `outcomes.csv`, in this order
         )
     ),
 ]  # fmt: skip
-_AT_END = {  # columns of `outcomes.csv`, and of the curves, at a run's end
-    "path_score": names.OOD_PATH,
-    "strict_chance": names.OOD_BRIDGE_CHANCE_STRICT,
-    "any_path_score": names.OOD_BRIDGE_FOUND,
-    "any_chance": names.OOD_BRIDGE_CHANCE,
-    "final_training_accuracy": names.TRAINING_ACCURACY,
-    "final_iid_accuracy": names.ID_ACCURACY,
-    "final_ood_accuracy": names.OOD_ACCURACY,
-}
+_AT_END = (
+    "path_score", "strict_chance", "any_path_score", "any_chance",
+    "final_training_accuracy", "final_iid_accuracy", "final_ood_accuracy",
+)  # fmt: skip
 OUTCOMES = [
     "run_id", "run_hash", "regime", "group", *SEEDS, "copies", "also_in", "status", "end_step",
     "num_queries", "memorised", *_PER_LEVEL, "delay", "simultaneous",
@@ -71,7 +68,8 @@ class TrainingRuns:
       evaluation_flops (of one evaluation), seconds_per_step and evaluation_seconds_per_step
       (device-seconds of training and of the evaluations that fall on a step, shared, without
       compilation; NaN if unknown).
-    curves: with `names.OOD_PATH`, the strict path rate at the site that a run keeps.
+    curves: with `Task.kept_path`, the strict path rate at the site that a run keeps.
+    task: of all runs.
     machine: what each population took, as `_machine_time` says.
     """
 
@@ -82,6 +80,7 @@ class TrainingRuns:
     config: ConfigDict  # of its first population
     origin: str  # of `origin_of`: what repeats the numbers
     machine: pd.DataFrame
+    task: Task = COMPOSITION
 
     @property
     def groups(self) -> list[str]:
@@ -95,14 +94,15 @@ class TrainingRuns:
     @functools.cached_property
     def events(self) -> pd.DataFrame:
         """`event_table`, with each run's group."""
-        events = event_table(self.runs, self.curves)
+        events = event_table(self.runs, self.curves, task=self.task)
         group = self.runs.set_index("run_id").group
         return events.assign(group=group.loc[events.run_id].to_numpy())
 
     @functools.cached_property
     def outcomes(self) -> pd.DataFrame:
-        """A row per trained run, columns OUTCOMES (docs/tables.md)."""
-        table = order_table(self.runs, self.curves)
+        """A row per trained run, columns OUTCOMES (docs/tables.md), without those of a path where
+        nothing is hidden."""
+        table = order_table(self.runs, self.curves, task=self.task)
         if not len(table):
             return pd.DataFrame(columns=OUTCOMES)
         own = self.runs.set_index("run_id").loc[table.run_id].reset_index()
@@ -111,18 +111,40 @@ class TrainingRuns:
             table[name] = own.get(name, 1 if name == "copies" else "")
         for name in SEEDS:
             table[name] = own.get(name, 0)
-        table["num_queries"] = own.get(f"num_{names.TEST_INFERRED_OOD}", np.nan)
+        table["num_queries"] = own.get(f"num_{self.task.generalisation}", np.nan)
         table["end_step"] = last.step
-        for name in ("path_stage", "path_position", "path_site_kept"):
-            table[name] = last.get(name, "" if name != "path_site_kept" else True)
-        for name, metric in _AT_END.items():
+        for name, metric in self._at_end().items():
             table[name] = last.get(metric, np.nan)
+        if self.task.hidden:
+            table["path_site_kept"] = last.get("path_site_kept", True)
+            for name in ("path_stage", "path_position"):
+                columns = [self.task.site_column(h.name, name) for h in self.task.hidden]
+                nowhere = pd.Series("", last.index)
+                first, *others = (last.get(column, nowhere) for column in columns)
+                table[name] = first.str.cat(others, sep=", ") if others else first
         table["flops"] = own.flops_per_step * table.end_step
         for level in ORDER_LEVELS:
             table[f"flops_to_{level:g}"] = own.flops_per_step * table[f"answer_{level:g}"]
         table["seconds"] = own.seconds_per_step * table.end_step
         table["evaluation_seconds"] = own.evaluation_seconds_per_step * table.end_step
-        return table[OUTCOMES]
+        return table[[name for name in OUTCOMES if name in table]]
+
+    def _at_end(self) -> dict[str, str]:
+        """Columns of the outcomes, and of the curves, at a run's end."""
+        task = self.task
+        metrics: dict[str, str] = {}
+        if task.hidden:
+            metrics |= {
+                "path_score": task.kept_path,
+                "strict_chance": task.of_path(CHANCE_STRICT),
+                "any_path_score": task.of_path(FOUND),
+                "any_chance": task.of_path(CHANCE),
+            }
+        return metrics | {
+            "final_training_accuracy": names.TRAINING_ACCURACY,
+            "final_iid_accuracy": task.held_out_accuracy,
+            "final_ood_accuracy": task.accuracy,
+        }
 
     def _last_rows(self) -> pd.DataFrame:
         """Of each run's curve, its end: what a diverged run says later is not its doing."""
@@ -162,7 +184,14 @@ def read_training(found: StoredRuns) -> TrainingRuns:
     origin = origin_of(first.workdir, str(runs.run_hash.iloc[0]))
     name = str(first.config.name)
     return TrainingRuns(
-        name, found.workdir, runs, at_kept_site(curves, ends), first.config, origin, machine
+        name,
+        found.workdir,
+        runs,
+        at_kept_site(curves, ends, found.task),
+        first.config,
+        origin,
+        machine,
+        found.task,
     )
 
 
@@ -222,7 +251,7 @@ def _label(row: dict[str, Any], settings: list[str], several_regimes: bool) -> s
 
 
 def _num_probes(own: Results) -> float:
-    columns = [c for c in own.runs if c.startswith("num_") and ("atomic" in c or "inferred" in c)]
+    columns = [c for c in own.runs if c.removeprefix("num_") in own.task.type_names]
     return float(own.runs[columns].sum(axis=1).mean()) if columns else 0.0
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 
 from grokjax.base.names import (
     DIVERGED,
-    EVENT_METRICS,
     LEVELS,
     MEMORISED,
     ORDER_LEVELS,
@@ -51,7 +50,9 @@ def times_table(data: TrainingRuns, levels: Sequence[float] = LEVELS) -> pd.Data
     """A row per group, event and level: who had it, when, and how sure that is; columns TIMES."""
     rows = []
     cells = dict(iter(data.events.groupby(["group", "event", "threshold"], sort=False)))
-    for group, event, level in itertools.product(data.groups, EVENT_METRICS, sorted(levels)):
+    for group, event, level in itertools.product(
+        data.groups, data.task.event_metrics, sorted(levels)
+    ):
         if (group, event, level) not in cells:
             continue
         own = cells[group, event, level]
@@ -99,6 +100,8 @@ def _times(events: pd.DataFrame, until: float) -> dict[str, Any]:
 def order_shares(data: TrainingRuns) -> pd.DataFrame:
     """A row per group, reading of the path, level and order word: its share; columns ORDER."""
     rows = []
+    if not data.task.hidden:
+        return pd.DataFrame(columns=ORDER)
     own_groups = dict(iter(data.outcomes.groupby("group", sort=False)))
     cells = itertools.product(data.groups, _READINGS, ORDER_LEVELS, ORDERS)
     for group, reading, level, word in cells:

@@ -114,7 +114,7 @@ def _steps_before(source: Results | None, transfer: Any) -> int:
 
 def flops_per_step(results: Results) -> float:
     """Of training one run."""
-    model = model_config(results.config, results.vocab_size)
+    model = model_config(results.config, results.vocab_size, results.task)
     return float(train_flops(model)) * results.config.train.batch_size
 
 

@@ -7,10 +7,9 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from grokjax.base.names import OOD_ACCURACY, OOD_BRIDGE_FOUND, TRAINING_ACCURACY
 from grokjax.base.text import duration
 from grokjax.runtime.processes import is_primary
 
@@ -119,12 +118,13 @@ def told(items: Sequence[T], what: str) -> Iterator[T]:
         yield item
 
 
-def headlines(groups: Sequence[str], rows: Sequence[dict]) -> list[str]:
-    """Per group, or over all of many, mean training and OOD accuracy and bridge found.
+def headlines(groups: Sequence[str], rows: Sequence[dict], metrics: Mapping[str, str]) -> list[str]:
+    """Per group, or over all of many, means of what a task is told by.
 
     Args:
       groups: each row's group, by what is swept.
       rows: the newest curves, one row per run.
+      metrics: columns by a word for each.
 
     Returns:
       The same, in less and less space: in words, as numbers, of all runs together.
@@ -136,25 +136,25 @@ def headlines(groups: Sequence[str], rows: Sequence[dict]) -> list[str]:
         for name in names
     }
     few = by_group if len(names) <= _MOST_GROUPS else everybody
-    shown = [" | ".join(_in_words(*group) for group in few.items())]
-    shown.append("train/ood/bridge " + " | ".join(_in_numbers(*group) for group in few.items()))
+
+    def in_words(name: str, own: Sequence[dict]) -> str:
+        means = zip(metrics, _means(own, metrics.values()), strict=True)
+        return f"{name}: " + " ".join(f"{word} {mean}" for word, mean in means)
+
+    def in_numbers(name: str, own: Sequence[dict]) -> str:
+        return f"{name} {'/'.join(_means(own, metrics.values()))}".strip()
+
+    what = "/".join(metrics)
+    shown = [" | ".join(in_words(*group) for group in few.items())]
+    shown.append(f"{what} " + " | ".join(in_numbers(*group) for group in few.items()))
     for name, own in (everybody or by_group).items():
-        shown += [f"train/ood/bridge {_in_numbers(name, own)}", _in_numbers("", own)]
+        shown += [f"{what} {in_numbers(name, own)}", in_numbers("", own)]
     return shown
 
 
-def _in_words(name: str, rows: Sequence[dict]) -> str:
-    train, ood, bridge = _means(rows)
-    return f"{name}: train {train} ood {ood} bridge {bridge}"
-
-
-def _in_numbers(name: str, rows: Sequence[dict]) -> str:
-    return f"{name} {'/'.join(_means(rows))}".strip()
-
-
-def _means(rows: Sequence[dict]) -> list[str]:
+def _means(rows: Sequence[dict], metrics: Iterable[str]) -> list[str]:
     means = []
-    for metric in (TRAINING_ACCURACY, OOD_ACCURACY, OOD_BRIDGE_FOUND):
+    for metric in metrics:
         found = [row.get(metric) for row in rows]
         values = [v for v in found if v is not None and v == v]
         means.append(f"{sum(values) / len(values):.2f}" if values else "-")

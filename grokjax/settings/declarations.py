@@ -7,68 +7,25 @@ the place that uses it.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 from grokjax.base.names import BEST, CHECKPOINTS, COMPARED, DECODER, POSITIONS, RECURSIVE
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """What a number must be, in words and as a test that no NaN passes."""
-
-    wanted: str
-    holds: Callable[[float], bool]
-
-
-COUNT = Range("at least 1 and below 2**31", lambda x: 1 <= x < 2**31)
-SEED = Range("a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)
-UP_TO_1000 = Range("at least 1 and at most 1000", lambda x: 1 <= x <= 1000)
-FINITE = Range("finite and at least 0", lambda x: 0 <= x < math.inf)
-SIZE = Range("finite and above 0", lambda x: 0 < x < math.inf)
-ABOVE_0 = Range("above 0", lambda x: x > 0)
-FROM_0 = Range("at least 0", lambda x: x >= 0)
-FROM_1 = Range("at least 1", lambda x: x >= 1)
-BELOW_1 = Range("at least 0 and below 1", lambda x: 0 <= x < 1)
-SHARE = Range("between 0 and 1", lambda x: 0 <= x <= 1)
-AT_MOST_1 = Range("at most 1", lambda x: x <= 1)
-WHOLE = Range("below 2**31", lambda x: abs(x) < 2**31)
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """One setting.
-
-    Attributes:
-      default: the study's, unless `help` says otherwise; its type is the setting's.
-      help: one line.
-      allowed: what a number must be, or the texts to choose from.
-      traced: whether it may differ between the runs of a population; what is static shapes the
-        program, or the vocabulary, and is shared by all of them.
-      identity: whether a run with another value is another run.
-      added: it came after the first workdirs. A run that has the default is then the run that it
-        was before, so that the default must never change.
-      own_file: whether it may also be `FILE.py:NAME`, a function of a file (docs/extending.md).
-      also: what else people call it, words with a section where the bare one would mislead.
-    """
-
-    default: Any
-    help: str
-    allowed: Range | tuple[str, ...] | None = None
-    traced: bool = False
-    identity: bool = True
-    added: bool = False
-    own_file: bool = False
-    also: str = ""
-
-
-static = Setting
-traced = functools.partial(Setting, traced=True)
-# How long a run trains, with whom, and what becomes of it later: not who it is.
-apart = functools.partial(Setting, identity=False)
+from grokjax.settings.ranges import (
+    ABOVE_0,
+    AT_MOST_1,
+    BELOW_1,
+    COUNT,
+    FINITE,
+    FROM_0,
+    FROM_1,
+    MODULUS,
+    SEED,
+    SHARE,
+    SIZE,
+    UP_TO_1000,
+    WHOLE,
+)
+from grokjax.settings.setting import Setting, apart, static, traced
 
 SECTIONS: dict[str, dict[str, Setting]] = {
     "seeds": {
@@ -83,6 +40,14 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             "",
             "a dataset in the authors' JSON format; replaces everything else of this section",
             also="data.path data.dir dataset",
+        ),
+        "task": static(
+            "composition",
+            "what is learned; each has its own settings of this section (docs/tasks.md)",
+            ("composition", "modular", "comparison"),
+            added=True,
+            own_file=True,
+            also="dataset.name problem",
         ),
         "num_entities": static(2000, "E, entities of the graph", COUNT, also="entities num_nodes"),
         "num_relations": static(200, "kinds of facts of the graph", COUNT, also="relations"),
@@ -117,6 +82,16 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         "hop2_k": traced(
             -1, "compositions for each fact of hop2_ratio; negative: the regime's", WHOLE
         ),
+        "modulus": static(97, "p, of modular arithmetic", MODULUS, added=True, also="prime p"),
+        "operation": traced(
+            "add",
+            "of modular arithmetic; quadratic: x^2 + xy + y^2",
+            ("add", "subtract", "multiply", "divide", "quadratic"),
+            added=True,
+        ),
+        "train_share": traced(0.5, "of modular equations, trained on", SHARE, added=True),
+        "num_attributes": static(20, "of each compared entity", COUNT, added=True),
+        "num_values": static(20, "that a compared attribute may have", COUNT, added=True),
         "max_probes": static(3000, "queries of each probe type", COUNT),
         "identity_bridge": traced(False, "also trains on (e) -> e, each entity (arXiv 2509.24653)"),
     },

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from grokjax.settings.declarations import SECTIONS, SETTINGS, Setting
+from grokjax.settings.declarations import SECTIONS, SETTINGS
+from grokjax.settings.setting import Setting
 
 _HEAD = """\
 # Settings

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from grokjax.base.errors import UserError
 from grokjax.base.names import DECODER
 from grokjax.settings.config import check_row, flatten
-from grokjax.settings.declarations import SETTINGS, Range
+from grokjax.settings.declarations import SETTINGS
 from grokjax.settings.own_functions import is_own, own_name, values_of
+from grokjax.settings.ranges import Range
 from grokjax.settings.rows import expand
 from grokjax.settings.suggestions import unknown_setting
 

@@ -15,6 +15,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from grokjax.base import names
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import FOUND_STRICT, Task
 
 _EVENT_COLUMNS = ["run_id", "regime", "event", "threshold", "status", "step", "step_before"]
 
@@ -120,40 +122,55 @@ def _end(what: str, event: When) -> str:
     return f"{nothing} by {event.step:,.0f}"
 
 
-def at_kept_site(curves: pd.DataFrame, last_step: dict[int, float] | None = None) -> pd.DataFrame:
-    """The curves with each run's strict path rate at one site, kept for all steps: `OOD_PATH`.
+def at_kept_site(
+    curves: pd.DataFrame,
+    last_step: dict[int, float] | None = None,
+    task: Task = COMPOSITION,
+) -> pd.DataFrame:
+    """The curves with each run's strict path rate at one site, kept for all steps.
 
-    The site is the one that read the bridge best on ID compositions at the run's end. Curves
-    without a rate per site (of a declared site, or of before) have the strict rate itself.
+    The site is the one that read the hidden token best on familiar queries at the run's end. Curves
+    without a rate per site (of a declared site, or of before) have the strict rate itself. Of
+    several hidden tokens the path's rate is the lowest: all of them are read.
 
     Args:
       curves: of any runs.
       last_step: at which a run ended, where its later rows are not its doing.
+      task: of the runs.
 
     Returns:
-      The curves with columns `OOD_PATH` and `path_site_kept` (whether the site was kept).
+      The curves with columns `Task.kept_path` and `path_site_kept` (whether the sites were kept);
+      as they are, of a task that hides nothing.
     """
     curves = curves.copy()
-    strict = curves.get(names.OOD_BRIDGE_FOUND_STRICT, pd.Series(math.nan, curves.index))
-    curves[names.OOD_PATH] = strict
+    if not task.hidden:
+        return curves
     curves["path_site_kept"] = True
-    chosen = [c for c in ("path_stage", "path_position") if c in curves]
-    for run_id, own in curves.groupby("run_id", sort=False):
-        column = _site_column(own, (last_step or {}).get(run_id, math.inf))
-        if column in curves:
-            curves.loc[own.index, names.OOD_PATH] = own[column]
-        elif chosen and (own[chosen].nunique() > 1).any():
-            curves.loc[own.index, "path_site_kept"] = False
+    kept = []
+    for hidden in task.hidden:
+        column = f"{task.generalisation}/{hidden.name}_found_at_site"
+        strict = f"{task.generalisation}/{hidden.name}_{FOUND_STRICT}"
+        curves[column] = curves.get(strict, pd.Series(math.nan, curves.index))
+        kept.append(column)
+        where = [task.site_column(hidden.name, c) for c in ("path_stage", "path_position")]
+        chosen = [c for c in where if c in curves]
+        for run_id, own in curves.groupby("run_id", sort=False):
+            site = _site_column(own, (last_step or {}).get(run_id, math.inf), where)
+            by_site = f"{task.by_site(hidden.name)}/{site}"
+            if by_site in curves:
+                curves.loc[own.index, column] = own[by_site]
+            elif chosen and (own[chosen].nunique() > 1).any():
+                curves.loc[own.index, "path_site_kept"] = False
+    curves[task.kept_path] = curves[kept].min(axis=1, skipna=False)
     return curves
 
 
-def _site_column(own: pd.DataFrame, end: float) -> str:
-    """Of the rates per site, the one at which a run's last evaluation chose to read the path."""
+def _site_column(own: pd.DataFrame, end: float, where: Sequence[str]) -> str:
+    """STAGE/POSITION that a run's last evaluation chose to read a hidden token at."""
     own = own[own.step <= end]
-    if not {"path_stage", "path_position"} <= set(own) or not len(own):
+    if not set(where) <= set(own) or not len(own):
         return ""
-    last = own.loc[own.step.idxmax()]
-    return f"{names.OOD_BRIDGE_BY_SITE}/{last.path_stage}/{last.path_position}"
+    return "/".join(map(str, own.loc[own.step.idxmax(), list(where)]))
 
 
 def event_table(
@@ -161,11 +178,12 @@ def event_table(
     curves: pd.DataFrame,
     thresholds: Sequence[float] = names.LEVELS,
     consecutive: int = names.CONSECUTIVE,
+    task: Task = COMPOSITION,
 ) -> pd.DataFrame:
     """Every event of every run that was trained, at several thresholds.
 
     Returns:
-      run_id, regime, event (of names.EVENT_METRICS), threshold; status (observed, censored or
+      run_id, regime, event (of `Task.event_metrics`), threshold; status (observed, censored or
       diverged), step (of the event, or where the run ended), step_before (the evaluation before,
       since which the event came; NaN unless observed).
     """
@@ -176,7 +194,7 @@ def event_table(
             continue
         own = by_run[run.run_id].sort_values("step")
         diverged_at = float(run.step) if run.status == names.DIVERGED else math.inf
-        for event, metric in names.EVENT_METRICS.items():
+        for event, metric in task.event_metrics.items():
             values = own[metric].to_numpy(float) if metric in own else np.full(len(own), np.nan)
             for threshold in thresholds:
                 found = when(own.step.to_numpy(), values, threshold, consecutive, diverged_at)
@@ -189,6 +207,7 @@ def order_table(
     curves: pd.DataFrame,
     levels: Sequence[float] = names.ORDER_LEVELS,
     consecutive: int = names.CONSECUTIVE,
+    task: Task = COMPOSITION,
 ) -> pd.DataFrame:
     """A row per run that was trained: when it memorised, answered and had a path, in which order.
 
@@ -196,10 +215,10 @@ def order_table(
       run_id, regime, memorised (a step, NaN if not observed); for each level the steps answer_L,
       path_L (strict) and any_path_L, and for both readings of the path lag_L with _low and _high,
       order_L, order_label_L, any_lag_L ...; delay (answer at `EVENT_AT` less memorised),
-      simultaneous (the intervals of both overlap).
+      simultaneous (the intervals of both overlap). Of a task that hides nothing, no path.
     """
     wanted = tuple(dict.fromkeys([names.EVENT_AT, *levels]))
-    events = event_table(runs, curves, wanted, consecutive)
+    events = event_table(runs, curves, wanted, consecutive, task)
     rows = []
     for (run_id, regime), own in events.groupby(["run_id", "regime"], sort=False):
         found = {
@@ -210,23 +229,14 @@ def order_table(
         answered = found[names.ANSWER, names.EVENT_AT]
         row = {"run_id": run_id, "regime": regime, "memorised": _step(memorised)}
         for level in levels:
-            answer, path, any_path = (
-                found[e, level] for e in (names.ANSWER, names.PATH, names.ANY_PATH)
-            )
-            row |= {
-                f"answer_{level:g}": _step(answer),
-                f"path_{level:g}": _step(path),
-                f"any_path_{level:g}": _step(any_path),
-            }
+            answer = found[names.ANSWER, level]
+            row[f"answer_{level:g}"] = _step(answer)
+            if not task.hidden:
+                continue
+            path, any_path = (found[e, level] for e in (names.PATH, names.ANY_PATH))
+            row |= {f"path_{level:g}": _step(path), f"any_path_{level:g}": _step(any_path)}
             for prefix, reading in (("", path), ("any_", any_path)):
-                order = order_of(reading, answer)
-                row |= {
-                    f"{prefix}lag_{level:g}": order.lag,
-                    f"{prefix}lag_{level:g}_low": order.low,
-                    f"{prefix}lag_{level:g}_high": order.high,
-                    f"{prefix}order_{level:g}": order.word,
-                    f"{prefix}order_label_{level:g}": order.label,
-                }
+                row |= _order_columns(prefix, level, order_of(reading, answer))
         row["delay"] = _step(answered) - _step(memorised)
         row["simultaneous"] = bool(
             memorised.seen
@@ -235,6 +245,16 @@ def order_table(
         )
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _order_columns(prefix: str, level: float, order: Order) -> dict[str, float | str]:
+    return {
+        f"{prefix}lag_{level:g}": order.lag,
+        f"{prefix}lag_{level:g}_low": order.low,
+        f"{prefix}lag_{level:g}_high": order.high,
+        f"{prefix}order_{level:g}": order.word,
+        f"{prefix}order_label_{level:g}": order.label,
+    }
 
 
 def _step(event: When) -> float:

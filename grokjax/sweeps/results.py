@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from grokjax import results
 from grokjax.base.errors import UserError
 from grokjax.base.names import PENDING
+from grokjax.data.task import Task
 from grokjax.model import Buffers, ModelConfig, Params
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.config import flatten
@@ -51,6 +52,10 @@ class SweepResults(StoredRuns):
     @property
     def model(self) -> ModelConfig:
         return self._only("model")
+
+    @property
+    def task(self) -> Task:
+        return self._only("task")
 
     @property
     def vocab_size(self) -> int:

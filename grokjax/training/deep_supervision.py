@@ -25,7 +25,7 @@ class Halting:
     """The sequences of a batch and how far each has come."""
 
     states: tuple[Float[Array, "B S D"], Float[Array, "B S D"]]
-    query: Int16[Array, "B 4"]
+    query: Int16[Array, "B C"]
     steps: Int[Array, " B"]
     halted: Bool[Array, " B"]
     epoch: UInt32[Array, ""]  # of the next item to be drawn
@@ -36,7 +36,7 @@ def first_halting(config: ModelConfig, buffers: Buffers, batch_size: int) -> Hal
     """Before the first step: every row waits for an item."""
     return Halting(
         states=initial_carry(config, buffers, batch_size),
-        query=jnp.zeros((batch_size, 4), jnp.int16),
+        query=jnp.zeros((batch_size, config.seq_len - 1), jnp.int16),
         steps=jnp.zeros(batch_size, jnp.int32),
         halted=jnp.ones(batch_size, bool),
         epoch=jnp.zeros((), jnp.uint32),

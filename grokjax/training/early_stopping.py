@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from grokjax.base.names import CONSECUTIVE, OOD_ACCURACY
+from grokjax.base.names import CONSECUTIVE
+from grokjax.data.composition import COMPOSITION
 
 
 class Stopping:
@@ -22,9 +23,11 @@ class Stopping:
     Args:
       config: of the population; `train.stop_at` 0 lets nobody leave.
       num_runs: R.
+      accuracy: the column that grokking is told by.
     """
 
-    def __init__(self, config: ConfigDict, num_runs: int):
+    def __init__(self, config: ConfigDict, num_runs: int, accuracy: str = COMPOSITION.accuracy):
+        self._accuracy = accuracy
         self._at, self._margin = config.train.stop_at, config.train.stop_margin
         # Of each run the steps of its evaluations at the threshold, running.
         self._above: list[list[int]] = [[] for _ in range(num_runs)]
@@ -36,7 +39,7 @@ class Stopping:
             run_id = int(row["run_id"])
             if not self._at or math.isfinite(self._ends[run_id]):
                 continue
-            is_above = float(row.get(OOD_ACCURACY, math.nan)) >= self._at
+            is_above = float(row.get(self._accuracy, math.nan)) >= self._at
             self._above[run_id] = [*self._above[run_id], int(row["step"])] if is_above else []
             if len(self._above[run_id]) == CONSECUTIVE:
                 self._ends[run_id] = self._above[run_id][0] + self._margin

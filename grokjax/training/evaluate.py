@@ -10,22 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from grokjax.base import names
-from grokjax.base.names import BEST, POSITIONS
-from grokjax.data.dataset import Batch, Probes, make_batch
+from grokjax.base.errors import UserError
+from grokjax.base.names import BEST
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.dataset import Batch, HiddenTokens, Probes, make_batch
+from grokjax.data.task import CHANCE, CHANCE_STRICT, FOUND, FOUND_STRICT, READINGS, Task
 from grokjax.data.vocabulary import PAD
 from grokjax.model import Buffers, ModelConfig, Params, forward_all_steps
 from grokjax.model.lens import found_anywhere, top_tokens
 from grokjax.training.own import metrics
-
-COMPOSITION_METRICS = (
-    names.BRIDGE_FOUND,
-    names.BRIDGE_FOUND_STRICT,
-    names.BRIDGE_CHANCE,
-    names.BRIDGE_CHANCE_STRICT,
-)
-_STRICT_METRICS = (names.BRIDGE_FOUND_STRICT, names.BRIDGE_CHANCE_STRICT)
-TRAINING_TYPES = (names.ID_ATOMIC, names.OOD_ATOMIC, names.TRAIN_INFERRED)
-ID_COMPOSITIONS = (names.TRAIN_INFERRED, names.TEST_INFERRED_IID)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +29,17 @@ class EvaluateConfig:
     batch_size: int
     end_id: int
     path_stage: str = BEST
-    path_position: str = "answer"  # BEST, or one of POSITIONS; of a decoder, where it says it
+    path_position: str = "answer"  # BEST, or one of the task's; of a decoder, where it says it
     metrics: str = ""  # more of them, as `evaluate.metrics` names them
+    task: Task = COMPOSITION
+
+    def __post_init__(self) -> None:
+        known = (BEST, *self.task.positions)
+        if self.path_position not in known:
+            raise UserError(
+                f"evaluate.path_position: '{self.path_position}' is no place of {self.task.name},"
+                f" which has {', '.join(known)}"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -48,11 +50,19 @@ class Hits:
     answer: Bool[Array, " N"]
     exact: Bool[Array, " N"]
     target: Bool[Array, " N"]
-    bridge: Bool[Array, " N"]
-    chance: Float[Array, " N"]
-    bridge_by_site: Bool[Array, "N G P"]  # first choice there
-    chance_by_site: Float[Array, "N G P"]  # share of the decoys that are
+    hidden: tuple[HiddenHits, ...]
     own: dict[str, Float[Array, " N"]]  # by metric
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HiddenHits:
+    """Where each query's hidden token was read."""
+
+    found: Bool[Array, " N"]
+    chance: Float[Array, " N"]
+    by_site: Bool[Array, "N G P"]  # first choice there
+    chance_by_site: Float[Array, "N G P"]  # share of the decoys that are
 
 
 def evaluate(
@@ -62,65 +72,89 @@ def evaluate(
 
     Returns:
       `<probe type>/<metric>` for every type and metric that applies to it, `training_accuracy`
-      (the mean exact match of the types in TRAINING_TYPES), and `path_stage` and `path_position`
-      (indices of the site that bridge_found_strict reads). Where that site is chosen,
-      `OOD_BRIDGE_BY_SITE/<stage>/<position>` too, the strict rate at each that it may be: whoever
-      reads the curves can keep one site for all steps. A type without queries gives NaN, and so
-      do the strict rates where their site should be the best on ID compositions without any.
+      (the mean exact match of the types that are trained), and of each hidden token `path_stage`
+      and `path_position` (indices of the site that its strict rate reads). Where that site is
+      chosen, `Task.by_site/<stage>/<position>` too, the strict rate at each that it may be:
+      whoever reads the curves can keep one site for all steps. A type without queries gives NaN,
+      and so do the strict rates where their site should be the best on familiar queries without
+      any.
     """
+    task = config.task
     hits = probe_hits(config, params, buffers, probes)
     is_type = {name: probes.kind == i for i, name in enumerate(probes.names)}
-    query = probes.table.query
-    has_bridge = jnp.asarray(probes.bridge) > 0
-    # A bridge that is also an input or the answer can be read without being computed.
-    strict = has_bridge & (probes.bridge != query[:, 0]) & (probes.bridge != query[:, 3])
-
-    id_compositions = strict & (
-        sum((is_type[n] for n in ID_COMPOSITIONS if n in is_type), jnp.zeros_like(strict))
-    )
-    by_site = jnp.mean(hits.bridge_by_site, axis=0, where=id_compositions[:, None, None])
-    stage, place = _best_site(config, jnp.nan_to_num(by_site))
-
+    nothing = jnp.zeros(probes.kind.shape, bool)
+    # What the types that hide something have besides: values, and over which queries.
+    read: dict[str, tuple[Array, Array]] = {}
+    sites: dict[str, Array] = {}
     is_declared = BEST not in (config.path_stage, config.path_position)
-    is_chosen = is_declared | jnp.any(id_compositions)
+    for hidden, tokens, own in zip(task.hidden, probes.hidden, hits.hidden, strict=True):
+        is_hidden = jnp.asarray(tokens.token) > 0
+        strict = is_hidden & ~is_given(probes.table.query, tokens.token)
+        familiar = strict & sum((is_type[n] for n in task.site_types if n in is_type), nothing)
+        by_site = jnp.mean(own.by_site, axis=0, where=familiar[:, None, None])
+        stage, place = _best_site(config, jnp.nan_to_num(by_site))
+        is_chosen = is_declared | jnp.any(familiar)
+        read |= {
+            f"{hidden.name}_{FOUND}": (own.found, is_hidden),
+            f"{hidden.name}_{FOUND_STRICT}": (own.by_site[:, stage, place], strict & is_chosen),
+            f"{hidden.name}_{CHANCE}": (own.chance, is_hidden),
+            f"{hidden.name}_{CHANCE_STRICT}": (
+                own.chance_by_site[:, stage, place],
+                strict & is_chosen,
+            ),
+        }
+        sites[task.site_column(hidden.name, "path_stage")] = stage
+        sites[task.site_column(hidden.name, "path_position")] = jnp.asarray(
+            _position(config, place)
+        )
+        if not is_declared and task.generalisation in is_type:
+            of_type = (is_type[task.generalisation] & strict)[:, None, None]
+            by_site = jnp.sum(own.by_site & of_type, axis=0) / jnp.sum(of_type)
+            sites |= _named_sites(config, hidden.name, by_site)
+    if len(task.hidden) > 1:
+        read |= _jointly(task, read)
 
-    values = {
+    measured: dict[str, Array] = {}
+    of_all = {
         names.ANSWER_ACCURACY: hits.answer,
         names.EXACT_MATCH: hits.exact,
         names.TARGET_FOUND: hits.target,
-        names.BRIDGE_FOUND: hits.bridge,
-        names.BRIDGE_FOUND_STRICT: hits.bridge_by_site[:, stage, place],
-        names.BRIDGE_CHANCE: hits.chance,
-        names.BRIDGE_CHANCE_STRICT: hits.chance_by_site[:, stage, place],
     } | hits.own
-    measured: dict[str, Array] = {}
     for name, of_type in is_type.items():
-        for metric, value in values.items():
-            if metric in COMPOSITION_METRICS:
-                if "atomic" in name:
-                    continue
-                is_strict = metric in _STRICT_METRICS
-                where = of_type & (strict & is_chosen if is_strict else has_bridge)
-            else:
-                where = of_type
-            measured[f"{name}/{metric}"] = _mean_where(value, where)
-    trained = [measured[f"{n}/{names.EXACT_MATCH}"] for n in TRAINING_TYPES if n in is_type]
+        for metric, value in of_all.items():
+            measured[f"{name}/{metric}"] = _mean_where(value, of_type)
+        for metric, (value, where) in read.items() if name in task.hiding else ():
+            measured[f"{name}/{metric}"] = _mean_where(value, of_type & where)
+    trained = [measured[f"{n}/{names.EXACT_MATCH}"] for n in task.trained if n in is_type]
     if trained:
         measured[names.TRAINING_ACCURACY] = jnp.nanmean(jnp.stack(trained))
-    measured["path_stage"] = stage
-    measured["path_position"] = jnp.asarray(_position(config, place))
-    if not is_declared and names.TEST_INFERRED_OOD in is_type:
-        of_type = (is_type[names.TEST_INFERRED_OOD] & strict)[:, None, None]
-        by_site = jnp.sum(hits.bridge_by_site & of_type, axis=0) / jnp.sum(of_type)
-        measured |= _named_sites(config, by_site)
-    return measured
+    return measured | sites
 
 
-def _named_sites(config: EvaluateConfig, by_site: Float[Array, "G P"]) -> dict[str, Array]:
+def is_given(query: Any, token: Any) -> Bool[Array, " N"]:
+    """Whether a token is in the question, or is its answer: it can be read without a thought."""
+    return jnp.any(jnp.asarray(query) == jnp.asarray(token)[:, None], axis=1)
+
+
+def _jointly(task: Task, read: dict[str, tuple[Array, Array]]) -> dict[str, tuple[Array, Array]]:
+    """That all hidden tokens of a query are read; by chance, of decoys drawn apart."""
+    joint = {}
+    for reading in READINGS:
+        values, where = zip(*(read[f"{h.name}_{reading}"] for h in task.hidden), strict=True)
+        joint[f"{task.path}_{reading}"] = (
+            jnp.prod(jnp.stack([jnp.asarray(v, jnp.float32) for v in values]), axis=0),
+            jnp.all(jnp.stack(where), axis=0),
+        )
+    return joint
+
+
+def _named_sites(
+    config: EvaluateConfig, hidden: str, by_site: Float[Array, "G P"]
+) -> dict[str, Array]:
     """A rate per site that may be chosen, by its name."""
-    places = range(by_site.shape[1])
+    places, positions = range(by_site.shape[1]), config.task.positions
     return {
-        f"{names.OOD_BRIDGE_BY_SITE}/{stage}/{POSITIONS[_position(config, place)]}": by_site[
+        f"{config.task.by_site(hidden)}/{stage}/{positions[_position(config, place)]}": by_site[
             g, place
         ]
         for g, stage in enumerate(config.model.evaluation_stages)
@@ -133,15 +167,15 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
     """Runs every probe query, `batch_size` at a time."""
     num_queries = probes.table.query.shape[0]
     own = metrics(config.metrics)
-    columns = (probes.table.query, probes.bridge, probes.decoy)
+    columns = (probes.table.query, probes.hidden)
 
     def one_batch(columns):
-        query, bridge, decoy = columns
+        query, hidden = columns
         batch = make_batch(query, config.end_id)
         output = forward_all_steps(config.model, params, buffers, batch)
         top = top_tokens(config.model, params, output.trace)
         predicted = jnp.argmax(output.logits, axis=-1)
-        answer, read_at = query[:, 3], batch.answer_position
+        answer, read_at = query[:, -1], batch.answer_position
         if not config.model.predicts_input:
             # The question is given; a position before the answer is the one that says it, and
             # those from the answer on have seen it.
@@ -154,22 +188,26 @@ def probe_hits(config: EvaluateConfig, params: Params, buffers: Buffers, probes:
             answer=_at(predicted, batch.answer_position) == answer,
             exact=exact_match(predicted, batch, config.end_id),
             target=found_anywhere(top, answer),
-            bridge=found_anywhere(top, bridge),
-            chance=jnp.mean(
-                jax.vmap(found_anywhere, in_axes=(None, 1))(top, decoy).astype(jnp.float32), axis=0
-            ),
-            bridge_by_site=_said_by_site(config, top, bridge, read_at),
-            chance_by_site=jnp.mean(
-                jax.vmap(_said_by_site, in_axes=(None, None, 1, None))(
-                    config, top, decoy, read_at
-                ).astype(jnp.float32),
-                axis=0,
-            ),
+            hidden=tuple(_hidden_hits(config, top, x, read_at) for x in hidden),
             own={name: metric(output, batch, query) for name, metric in own.items()},
         )
 
     hits = jax.lax.map(one_batch, in_batches(columns, config.batch_size))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_queries], hits)
+
+
+def _hidden_hits(
+    config: EvaluateConfig, top: Int[Array, "G B T"], tokens: HiddenTokens, read_at: Array
+) -> HiddenHits:
+    token, decoy = jnp.asarray(tokens.token), jnp.asarray(tokens.decoy)
+    said = jax.vmap(_said_by_site, in_axes=(None, None, 1, None))
+    anywhere = jax.vmap(found_anywhere, in_axes=(None, 1))
+    return HiddenHits(
+        found=found_anywhere(top, token),
+        chance=jnp.mean(anywhere(top, decoy).astype(jnp.float32), axis=0),
+        by_site=_said_by_site(config, top, token, read_at),
+        chance_by_site=jnp.mean(said(config, top, decoy, read_at).astype(jnp.float32), axis=0),
+    )
 
 
 def in_batches(columns: Any, batch_size: int) -> Any:
@@ -214,7 +252,7 @@ def _said_by_site(
     elif config.path_position == "answer":
         read = jax.vmap(_at, in_axes=(0, None))(top, read_at)[..., None]
     else:
-        read = top[..., POSITIONS.index(config.path_position), None]
+        read = top[..., config.task.positions.index(config.path_position), None]
     return jnp.moveaxis(read == token[None, :, None], 0, 1)
 
 
@@ -239,11 +277,11 @@ def _is_init(stage: str) -> bool:
 
 
 def _position(config: EvaluateConfig, place: Any) -> Any:
-    """Index in POSITIONS of the place that the path is read at."""
+    """Index among the task's positions of the place that the path is read at."""
     if config.path_position == BEST:
         return place
     says_next = config.path_position == "answer" and not config.model.predicts_input
-    return POSITIONS.index(config.path_position) - says_next
+    return config.task.positions.index(config.path_position) - says_next
 
 
 def _mean_where(value: Array, where: Bool[Array, " N"]) -> Float[Array, ""]:

@@ -15,14 +15,14 @@ from grokjax.base.names import (
     DIVERGED,
     DONE,
     INTERRUPTED,
-    OOD_BRIDGE_BY_SITE,
-    POSITIONS,
     RUN_STATUSES,
     RUNNING,
     STOPPED,
 )
+from grokjax.data.composition import COMPOSITION
 from grokjax.data.dataset import Dataset
-from grokjax.data.graph import regime_name, resolve_augmentation
+from grokjax.data.task import Task
+from grokjax.data.tasks import regime_of
 from grokjax.model.cost import peak_bytes
 from grokjax.runtime.processes import barrier, is_primary
 from grokjax.runtime.progress import headlines
@@ -64,7 +64,7 @@ class Log:
         workdir: pathlib.Path,
         start_step: int,
     ):
-        self._population, self._workdir = population, workdir
+        self._population, self._workdir, self._task = population, workdir, population.task
         self._table = run_table(config, runs, datasets)
         self._labels = [group_label(row) for row in self._table]
         self._writes = is_primary()
@@ -75,9 +75,14 @@ class Log:
             names = ["regime", *(n for n in swept_settings(config) if n != "data.regime")]
             hparams = [{n: row[n] for n in names} for row in self._table]
             rows = self.rows_before() if start_step and (workdir / CURVES).exists() else []
-            shown = [_without_sites(row) for row in rows]
+            shown = [self._without_sites(row) for row in rows]
             board = TensorBoardWriters(
-                workdir / "tensorboard", self._table, hparams, start_step, shown
+                workdir / "tensorboard",
+                self._table,
+                hparams,
+                start_step,
+                shown,
+                tuple(self._task.headline_metrics.values()),
             )
             self._boards: list[TensorBoardWriters | Mirror] = [board]
             if config.train.mirror:
@@ -99,13 +104,13 @@ class Log:
             return []
         step, measured, loss = self._pending
         stages = self._population.evaluate_config.model.evaluation_stages
-        rows = curve_rows(self._table, stages, step, measured, loss)
+        rows = curve_rows(self._table, stages, step, measured, loss, self._task)
         rows = [row for row in rows if step <= self._stopped.get(row["run_id"], step)]
         self._pending = None
         if rows and self._writes:
             self._curves.append(rows)
             for board in self._boards:
-                board.append([_without_sites(row) for row in rows])
+                board.append([self._without_sites(row) for row in rows])
         return rows
 
     def flush(self, step: int) -> None:
@@ -117,7 +122,8 @@ class Log:
 
     def headlines(self, rows: list[dict]) -> list[str]:
         """What progress shows of evaluations, by what is swept."""
-        return headlines([self._labels[row["run_id"]] for row in rows], rows)
+        groups = [self._labels[row["run_id"]] for row in rows]
+        return headlines(groups, rows, self._task.headline_metrics)
 
     def rows_before(self) -> list[dict]:
         """Evaluations of the processes before, up to the step that this one starts from."""
@@ -149,6 +155,11 @@ class Log:
         for board in self._boards:
             board.close()
 
+    def _without_sites(self, row: dict) -> dict:
+        """A row without its rates per site: TensorBoard shows one path, curves.csv has them all."""
+        by_site = [f"{self._task.by_site(hidden.name)}/" for hidden in self._task.hidden]
+        return {name: x for name, x in row.items() if not any(b in name for b in by_site)}
+
     def _session(self, step: int) -> dict[str, Any]:
         """What this process has spent so far."""
         population = self._population
@@ -168,7 +179,12 @@ class Log:
 
 
 def curve_rows(
-    table: Sequence[dict], stages: Sequence[str], step: int, measured: dict, loss: Any
+    table: Sequence[dict],
+    stages: Sequence[str],
+    step: int,
+    measured: dict,
+    loss: Any,
+    task: Task = COMPOSITION,
 ) -> list[dict]:
     """Rows of `curves.csv`, one per run; `table` (of `runs.csv`) learns each run's step and status.
 
@@ -178,9 +194,10 @@ def curve_rows(
       step: of the evaluation.
       measured: what `Population.evaluate` gave, [R] each.
       loss: [R] over the steps before, or None.
+      task: whose positions a path position is an index of.
     """
     measured, loss = jax.device_get((measured, loss))
-    names = {"path_stage": stages, "path_position": POSITIONS}
+    names = {"path_stage": stages, "path_position": task.positions}
     rows = []
     for i, run in enumerate(table):
         values = {name: np.asarray(x)[i] for name, x in measured.items()}
@@ -195,11 +212,6 @@ def curve_rows(
     return rows
 
 
-def _without_sites(row: dict) -> dict:
-    """A row without its rates per site: TensorBoard shows one path, curves.csv has them all."""
-    return {name: x for name, x in row.items() if OOD_BRIDGE_BY_SITE not in name}
-
-
 def run_table(
     config: ConfigDict, runs: Sequence[ConfigDict], datasets: Sequence[Dataset]
 ) -> list[dict]:
@@ -209,9 +221,7 @@ def run_table(
     for run_id, (run, dataset) in enumerate(zip(runs, datasets, strict=True)):
         flat = flatten(run)
         regime = run.transfer.group or (
-            pathlib.Path(run.data.folder).name
-            if run.data.folder
-            else regime_name(resolve_augmentation(run.data))
+            pathlib.Path(run.data.folder).name if run.data.folder else regime_of(run.data)
         )
         rows.append(
             {"run_id": run_id, "run_hash": settings_hash(run), "regime": regime}

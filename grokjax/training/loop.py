@@ -97,9 +97,10 @@ def train(
         progress.say(describe_data(datasets))
         progress.say(f"{path}: resuming at step {step:,}" if step else str(needs))
         if is_primary():
-            write_config(path, config, datasets[0].vocabulary.size, data_sha256)
+            size = datasets[0].vocabulary.size
+            write_config(path, config, size, data_sha256, task=population.task)
         log = Log(config, runs, datasets, population, path, step)
-        stopping = Stopping(config, len(runs))
+        stopping = Stopping(config, len(runs), population.task.accuracy)
         if config.train.stop_at and step:
             stopping.note(log.rows_before())
         analysis_steps = log_spaced_steps(

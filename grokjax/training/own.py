@@ -56,18 +56,18 @@ def answer_logits(output: Output, batch: Batch) -> Float[Array, "B V"]:
 
 
 def answer_log_probability(
-    output: Output, batch: Batch, query: Int[Array, "B 4"]
+    output: Output, batch: Batch, query: Int[Array, "B C"]
 ) -> Float[Array, " B"]:
     """Of the right answer, in nats."""
     log_probabilities = jax.nn.log_softmax(answer_logits(output, batch))
-    answer = query[:, 3, None].astype(jnp.int32)
+    answer = query[:, -1, None].astype(jnp.int32)
     return jnp.take_along_axis(log_probabilities, answer, axis=1)[:, 0]
 
 
-def answer_rank(output: Output, batch: Batch, query: Int[Array, "B 4"]) -> Float[Array, " B"]:
+def answer_rank(output: Output, batch: Batch, query: Int[Array, "B C"]) -> Float[Array, " B"]:
     """How many tokens come before the right answer: 0 is right."""
     logits = answer_logits(output, batch)
-    own = jnp.take_along_axis(logits, query[:, 3, None].astype(jnp.int32), axis=1)
+    own = jnp.take_along_axis(logits, query[:, -1, None].astype(jnp.int32), axis=1)
     return jnp.sum(logits > own, axis=1).astype(jnp.float32)
 
 

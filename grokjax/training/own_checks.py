@@ -11,15 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from grokjax.base.names import (
-    ANSWER_ACCURACY,
-    BRIDGE_CHANCE,
-    BRIDGE_FOUND,
-    BRIDGE_FOUND_STRICT,
-    EXACT_MATCH,
-    TARGET_FOUND,
-)
+from grokjax.base.names import ANSWER_ACCURACY, EXACT_MATCH, TARGET_FOUND
 from grokjax.data.dataset import make_batch
+from grokjax.data.task import Task
 from grokjax.model import ModelConfig, forward, init
 from grokjax.model.recursive import make_block
 from grokjax.settings.own_functions import (
@@ -33,21 +27,20 @@ from grokjax.settings.own_functions import (
 from grokjax.training.optim import Hyperparameters
 from grokjax.training.own import METRICS, metrics, own_moments, own_schedule
 
-_TAKEN = {ANSWER_ACCURACY, BRIDGE_CHANCE, BRIDGE_FOUND, BRIDGE_FOUND_STRICT, EXACT_MATCH}
-_TAKEN |= {TARGET_FOUND}
+_TAKEN = (ANSWER_ACCURACY, EXACT_MATCH, TARGET_FOUND)
 _TRIED = 2  # queries, rows and columns that functions are tried on
 
 
 def check_own_functions(
-    config: ConfigDict, model: ModelConfig, hyper: Hyperparameters, num_steps: int
+    config: ConfigDict, task: Task, model: ModelConfig, hyper: Hyperparameters
 ) -> None:
     """Tries every function of a file that a population's settings name.
 
     Args:
       config: the population's settings.
+      task: its task.
       model: with its vocabulary.
       hyper: the runs' numbers, [R] each.
-      num_steps: that are trained.
 
     Raises:
       UserError: file and function, and what is wrong with them.
@@ -58,10 +51,10 @@ def check_own_functions(
         _check_block(model)
     for name, value in own.items():
         if is_own(value):
-            _check_schedule(f"optimizer.{name}", value, hyper, num_steps)
+            _check_schedule(f"optimizer.{name}", value, hyper, config.train.num_steps)
     if is_own(config.optimizer.name):
         _check_moments(config.optimizer.name, first)
-    _check_metrics(config.evaluate.metrics, model)
+    _check_metrics(config.evaluate.metrics, task, model)
 
 
 def _check_schedule(setting: str, value: str, hyper: Hyperparameters, num_steps: int) -> None:
@@ -125,14 +118,14 @@ def _check_block(model: ModelConfig) -> None:
             raise refuse("model.kind", value, f"{wrong}, and patching looks there")
 
 
-def _check_metrics(value: str, model: ModelConfig) -> None:
+def _check_metrics(value: str, task: Task, model: ModelConfig) -> None:
     functions = metrics(value)
-    batch = make_batch(jnp.ones((_TRIED, 4), jnp.int16), model.vocab_size - 1)
-    query = jnp.ones((_TRIED, 4), jnp.int16)
+    query = jnp.ones((_TRIED, model.seq_len - 1), jnp.int16)
+    batch = make_batch(query, model.vocab_size - 1)
     for part in values_of(value):
         if not is_own(part):
             continue
-        if own_name(part) in _TAKEN:
+        if own_name(part) in (*_TAKEN, *task.readings):
             raise refuse(METRICS, part, "has the name of a metric of ours; give it its own")
 
         def measured(function: Any, key: Any) -> Any:

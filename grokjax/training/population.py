@@ -136,8 +136,8 @@ class Population:
         datasets: Sequence[Dataset],
         devices: Sequence[Any] | None = None,
     ):
-        vocabulary = datasets[0].vocabulary
-        model = model_config(config, vocabulary.size)
+        vocabulary, self.task = datasets[0].vocabulary, datasets[0].task
+        model = model_config(config, vocabulary.size, self.task)
         self.num_runs = len(runs)
         self.train_config = TrainConfig(
             model,
@@ -153,10 +153,11 @@ class Population:
             config.evaluate.path_stage,
             config.evaluate.path_position,
             config.evaluate.metrics,
+            self.task,
         )
         self.raw_weights = config.evaluate.raw_weights
         numbers = hyperparameters(runs, model.param_dtype)
-        check_own_functions(config, model, numbers, config.train.num_steps)
+        check_own_functions(config, self.task, model, numbers)
         self.mesh = make_mesh(self.num_runs, config.train.batch_devices, devices)
         tables, probes = stack_datasets(datasets)
         if self.train_config.batch_size * int(tables.size.max()) >= 2**32:

@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.names import BEST
-from grokjax.data.loading import load_dataset
-from grokjax.data.vocabulary import SPECIAL_TOKENS
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.loading import vocabulary_of
+from grokjax.data.task import Task
 from grokjax.model import ModelConfig
 from grokjax.settings.validation import validate
 from grokjax.training.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
@@ -34,10 +35,11 @@ def check_settings(config: ConfigDict) -> None:
         )
 
 
-def model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
-    """The static model settings of a config; `vocab_size` is the dataset's."""
+def model_config(config: ConfigDict, vocab_size: int, task: Task = COMPOSITION) -> ModelConfig:
+    """The static model settings of a config; `vocab_size` and task are the dataset's."""
     settings = config.model.to_dict()
     settings["vocab_size"] = settings["vocab_size"] or vocab_size
+    settings |= {"seq_len": task.num_tokens, "token_names": task.positions}
     return ModelConfig(**settings)
 
 
@@ -75,8 +77,5 @@ def hyperparameters(runs: Sequence[ConfigDict], dtype: Any = jnp.float32) -> Hyp
 
 
 def planned_model(config: ConfigDict) -> ModelConfig:
-    """The model of a population, its vocabulary counted without making the data."""
-    d = config.data
-    if d.folder:
-        return model_config(config, load_dataset(config).vocabulary.size)
-    return model_config(config, 1 + d.num_entities + d.num_relations + len(SPECIAL_TOKENS))
+    """The model of a population, its vocabulary counted without making the data if it can be."""
+    return model_config(config, *vocabulary_of(config))

@@ -163,7 +163,7 @@ def train_step(
     hyper: Hyperparameters,
     table: QueryTable,
     split_batch: Callable[[Array], Array] = lambda query: query,
-    query: Int16[Array, "B 4"] | None = None,
+    query: Int16[Array, "B C"] | None = None,
 ) -> tuple[RunState, StepMetrics]:
     """One step on the run's next batch.
 
@@ -172,7 +172,7 @@ def train_step(
       state: from `init_run` or the step before.
       hyper: the run's numbers.
       table: the run's training items, on the device.
-      split_batch: places a batch's rows [B, 4] on devices.
+      split_batch: places a batch's rows [B, C] on devices.
       query: the rows, if they have been drawn; None draws them.
     """
     if not isinstance(state.carry, Halting):
@@ -210,7 +210,7 @@ def train_chunk(
 
 def draw_queries(
     config: TrainConfig, state: RunState, table: QueryTable, num_steps: int
-) -> Int16[Array, "N B 4"]:
+) -> Int16[Array, "N B C"]:
     """The rows of the next N steps: drawn at once, so that no step waits for its items."""
     size = jnp.asarray(table.size)
     steps = state.step + jnp.arange(num_steps)

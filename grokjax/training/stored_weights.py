@@ -15,7 +15,7 @@ from grokjax.settings.identity import settings_hash
 from grokjax.training.resolve import model_config
 from grokjax.training.step import RunState
 from grokjax.workdir.checkpoints import Checkpoints
-from grokjax.workdir.layout import read_config, read_vocab_size
+from grokjax.workdir.layout import read_config, read_task, read_vocab_size
 
 
 def analysis_weights(state: RunState) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def read_weights(
       UserError: nothing is stored, or it is damaged.
     """
     config = read_config(workdir)
-    model = model_config(config, read_vocab_size(workdir))
+    model = model_config(config, read_vocab_size(workdir), read_task(workdir, config))
     keys = jax.ShapeDtypeStruct((max(len(config.runs), 1),), jax.random.key(0).dtype)
     params, buffers = jax.eval_shape(jax.vmap(lambda key: init(model, key)), keys)
     like = dict.fromkeys(names, params) | {"buffers": buffers}

@@ -22,12 +22,10 @@ from tensorboard.plugins.hparams.summary_v2 import (
 )
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from grokjax.base.names import OOD_ACCURACY, OOD_BRIDGE_FOUND, TRAINING_ACCURACY
 from grokjax.base.text import counted
 from grokjax.settings.rows import swept_values
 
 _HEAD, _FRAME = 12, 16  # bytes of a record before its content, and around it
-HEADLINE_METRICS = (TRAINING_ACCURACY, OOD_ACCURACY, OOD_BRIDGE_FOUND)
 
 
 class TensorBoardWriters:
@@ -40,6 +38,7 @@ class TensorBoardWriters:
       start_step: steps beyond it in older files are purged by the reader.
       curves: rows of `curves.csv` up to there; a run's folder that lacks or doubles some of them,
         and has no others, is written anew.
+      metrics: that the HPARAMS tab shows.
     """
 
     def __init__(
@@ -49,6 +48,7 @@ class TensorBoardWriters:
         hparams: Sequence[Mapping[str, Any]],
         start_step: int = 0,
         curves: Sequence[Mapping[str, Any]] = (),
+        metrics: Sequence[str] = (),
     ):
         root = pathlib.Path(directory)
         _outlast_older_files(root)
@@ -69,7 +69,7 @@ class TensorBoardWriters:
                 log = SessionLog(status=SessionLog.START)
                 writer.add_event(Event(step=purge_from, session_log=log, wall_time=time.time()))
             if not start_step or not is_whole:
-                for summary in _hparams_summaries(folder.name, values):
+                for summary in _hparams_summaries(folder.name, values, metrics):
                     writer.add_event(Event(summary=summary, wall_time=time.time()))
             if not is_whole:
                 self.append(rows)
@@ -168,10 +168,10 @@ def run_folder(root: pathlib.Path, run: Mapping[str, Any]) -> pathlib.Path:
     return root / f"{start}{name[:150]}"
 
 
-def _hparams_summaries(name: str, values: Mapping[str, Any]) -> list[Summary]:
+def _hparams_summaries(name: str, values: Mapping[str, Any], shown: Sequence[str]) -> list[Summary]:
     """What the HPARAMS tab reads: the experiment's columns, and one run's values."""
     columns = [HParam(setting) for setting in values]
-    metrics = [Metric(tag) for tag in HEADLINE_METRICS]
+    metrics = [Metric(tag) for tag in shown]
     return [
         hparams_config_pb(columns, metrics),
         hparams_pb(dict(values), trial_id=name),

@@ -25,15 +25,15 @@ import pandas as pd
 from jaxtyping import Int
 
 from grokjax.analysis.effects import patch_effects
-from grokjax.analysis.onset import holds_bridge
-from grokjax.analysis.pairs import SLOTS, Compositions, draw_pairs
+from grokjax.analysis.onset import holds_hidden
+from grokjax.analysis.pairs import SLOTS, Pool, draw_pairs
 from grokjax.analysis.patching import Donor, Patching, Readings, Weights
 from grokjax.analysis.sites import STREAMS, Site, all_sites, components, single_shares
 from grokjax.base.draws import random_stream
 from grokjax.base.files import write_atomically
 from grokjax.base.names import END, OLD_THEN_NEW, SATURATION
 from grokjax.data.dataset import Dataset
-from grokjax.data.graph import ID, QUERY, fact_numbers
+from grokjax.data.graph import QUERY, fact_numbers
 from grokjax.data.new_facts import trained_compositions
 from grokjax.model import ModelConfig
 from grokjax.results import Results
@@ -85,12 +85,12 @@ def circuit_halves(
     is_new = fact_numbers(dataset.new_facts)
     both_old = (is_new(old[:, 0], old[:, 1]) < 0) & (is_new(old[:, 2], old[:, 3]) < 0)
     old = old[both_old]
-    compositions = Compositions(old, np.full((len(old), 2), ID))
-    pairs = [draw_pairs(dataset, slot, "id", num_pairs, seed, compositions) for slot in SLOTS]
+    pool = Pool(old, tuple(QUERY), np.full(len(old), "id", object))
+    pairs = [draw_pairs(dataset, slot, "id", num_pairs, seed, pool) for slot in SLOTS]
     sites = all_sites(model, [c for c in components(model) if c in STREAMS])
     effect = patch_effects(model, weights, pairs, direction="denoising", sites=sites).effect
     head, relation1, relation2 = effect.to_numpy()[:, 0]
-    score = holds_bridge(head, relation1, relation2)
+    score = holds_hidden((head, relation1), (relation2,))
     nothing = dict.fromkeys(
         (
             "score", "old_effect", "same_effect", "new_effect",
@@ -102,7 +102,7 @@ def circuit_halves(
         return {"component": "", "place": "", "position": ""} | nothing | {"num_pairs": 0}
     best = int(np.nanargmax(score))
     # Other queries than those that chose the site.
-    asked = draw_pairs(dataset, "head", "id", num_pairs, seed + 1, compositions)
+    asked = draw_pairs(dataset, "head", "id", num_pairs, seed + 1, pool)
     triples = _triples(dataset, old, asked.clean, asked.corrupted, seed)
     site = sites[best]
     named = {"component": site.component, "place": site.place, "position": site.position}

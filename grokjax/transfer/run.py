@@ -73,6 +73,11 @@ def transfer(
     join_processes()
     sources, tables = [], []
     for results in load(source).populations().values():
+        if not results.task.of_facts:
+            raise UserError(
+                f"{results.workdir}: {results.task.name} has no facts that new ones could be"
+                " chained with; transfer takes runs of compositions"
+            )
         own, table = find_sources(results)
         sources += own
         tables.append(table)

@@ -69,7 +69,7 @@ def find_sources(
     """The stored steps of every run that are such checkpoints.
 
     `before` is the last one before the run memorises; `saturation`, `path` and `grokked` are the
-    first from where it memorises, has a path and groks (`names.EVENT_METRICS`); `end` is the last.
+    first from where it memorises, has a path and groks (`Task.event_metrics`); `end` is the last.
 
     Args:
       results: of the source population. Diverged runs are passed over.

@@ -15,6 +15,11 @@ import ml_collections
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import given_path, read_json, refuse_links, write_atomically
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import Task
+from grokjax.data.task import from_json as task_from_json
+from grokjax.data.task import to_json as task_to_json
+from grokjax.data.tasks import DECLARED
 from grokjax.settings.config import from_json, to_json
 from grokjax.settings.identity import config_difference
 from grokjax.workdir.manifest import package_versions
@@ -139,12 +144,36 @@ def read_vocab_size(workdir: str | os.PathLike) -> int:
         raise UserError(f"{path}: has no vocab_size; restore it or use a new workdir") from None
 
 
+def read_task(workdir: str | os.PathLike, config: ml_collections.ConfigDict | None = None) -> Task:
+    """What the task of a workdir's runs declares: one of ours, or as one's own file said.
+
+    Args:
+      workdir: of a population.
+      config: its settings, where they are at hand.
+
+    Raises:
+      UserError: `config.json` does not say, or is damaged.
+    """
+    name = (config or read_config(workdir)).data.task
+    if name in DECLARED:
+        return DECLARED[name]
+    path = pathlib.Path(workdir) / "config.json"
+    stored = read_content(workdir).get("task")
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: does not say what the task {name} is; restore it")
+    try:
+        return task_from_json(stored)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def write_config(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
     vocab_size: int,
     data_sha256: str = "",
     imported_from: str = "",
+    task: Task = COMPOSITION,
 ) -> None:
     """config.json, replaced as a whole: settings and everything needed to repeat them.
 
@@ -154,6 +183,7 @@ def write_config(
       vocab_size: of the data.
       data_sha256: of the data, if they are to be found unchanged later.
       imported_from: the file that the weights come from, if they were not trained here.
+      task: of the data; one of a file of one's own is kept, so that no reader needs the file.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     content = {
@@ -170,6 +200,8 @@ def write_config(
         "command": sys.argv,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+    if config.data.task not in DECLARED:
+        content["task"] = task_to_json(task)
     write_atomically(workdir / "config.json", json.dumps(content, indent=2) + "\n")
 
 

@@ -7,9 +7,10 @@ import pytest
 from conftest import tiny_config
 
 from grokjax.analysis import logit_lens
-from grokjax.analysis.logit_lens import RATES
+from grokjax.analysis.logit_lens import rates_of
 from grokjax.base.names import POSITIONS
-from grokjax.data.dataset import Probes, make_batch, make_dataset
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.dataset import HiddenTokens, Probes, make_batch, make_dataset
 from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, forward_all_steps, init, readout
 from grokjax.training.evaluate import EvaluateConfig, evaluate
@@ -88,7 +89,7 @@ def test_rates_are_those_of_the_evaluation(network, dataset):
     settings = EvaluateConfig(config, 64, dataset.vocabulary.end_id, *path_site)
     expected = evaluate(settings, *weights, jax.tree.map(jnp.asarray, dataset.probes))
     for kind in dataset.probes.names:
-        for rate in RATES:
+        for rate in rates_of(COMPOSITION):
             if f"{kind}/{rate}" in expected:
                 found = float(lens[rate].sel(type=kind))
                 wanted = float(expected[f"{kind}/{rate}"])
@@ -108,8 +109,11 @@ def test_padding_counts_for_nothing(dataset):
         table=type(probes.table)(
             np.pad(probes.table.query, [(0, extra), (0, 0)]), probes.table.size
         ),
-        bridge=np.pad(probes.bridge, (0, extra)),
-        decoy=np.pad(probes.decoy, [(0, extra), (0, 0)]),
+        hidden=(
+            HiddenTokens(
+                np.pad(probes.bridge, (0, extra)), np.pad(probes.decoy, [(0, extra), (0, 0)])
+            ),
+        ),
         kind=np.pad(probes.kind, (0, extra), constant_values=-1),
         names=probes.names,
     )

@@ -6,10 +6,10 @@ import numpy as np
 import xarray as xr
 
 from grokjax.analysis.onset import (
-    bridge_score,
-    bridge_sites,
+    causal_score,
     causal_steps,
     first_steps,
+    hidden_sites,
     order_of_events,
     readable_steps,
 )
@@ -66,16 +66,16 @@ def test_a_checkpoint_that_was_not_analysed_says_nothing():
 
 def test_a_bridge_is_what_head_and_relation_1_decide():
     """One site's state among the streams; what blocks compute does not count."""
-    score = bridge_score(effects(BRIDGE), "id")
+    score = causal_score(effects(BRIDGE), "id")
     np.testing.assert_allclose(score, [[0.0, 0.1, 0.7, 0.6]])
-    np.testing.assert_allclose(bridge_score(effects(BRIDGE), "ood"), 0.0)
+    np.testing.assert_allclose(causal_score(effects(BRIDGE), "ood"), 0.0)
 
 
 def test_the_best_of_all_sites_is_told():
     """z_L holds the bridge at the end; nothing is said where no effect is defined."""
     patching = effects(BRIDGE)
     patching.effect[0, :, 3:] = np.nan
-    table = bridge_sites(patching, ["natural"]).set_index("group")
+    table = hidden_sites(patching, ["natural"]).set_index("group")
     assert table.score["id"] == 0.7 - 0.1 and table.num_sites["id"] == 2
     assert table.loc["id", ["component", "place", "position"]].tolist() == ["z_L", "A", "answer"]
     assert np.isnan(table.score["ood"]) and table.component["ood"] == ""

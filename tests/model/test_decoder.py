@@ -162,13 +162,13 @@ def test_dropout_needs_a_key_and_follows_it():
 
 def test_evaluation_gives_the_question_and_reads_before_the_answer():
     """A decoder whose head copies position 2 of the stream: found there, and nowhere later."""
-    from grokjax.data.dataset import Probes, query_table
+    from grokjax.data.dataset import HiddenTokens, Probes, query_table
 
     params, _ = init(TINY, jax.random.key(3))
     rows = np.array([[1, 5, 3, 6, 2], [1, 5, 0, 0, 3]])
     table = query_table(rows)
     probes = Probes(
-        table, rows[:, 2].astype(np.int16), np.ones((2, 8), np.int16),
+        table, (HiddenTokens(rows[:, 2].astype(np.int16), np.ones((2, 8), np.int16)),),
         np.array([0, 1], np.int16), ("train_inferred", "id_atomic"),
     )  # fmt: skip
     probes = jax.tree.map(jnp.asarray, probes)

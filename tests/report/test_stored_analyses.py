@@ -10,6 +10,7 @@ from conftest import tiny_config
 import grokjax
 from grokjax.analysis import load_analysis
 from grokjax.cli import main
+from grokjax.data.composition import COMPOSITION
 from grokjax.report.path_identity_section import Analysed, comparable
 from grokjax.report.stored_analyses import across_populations
 from grokjax.settings import grid, product, seeds
@@ -54,7 +55,9 @@ def test_what_was_not_asked_alike_is_not_compared(swept):
     (both,) = across_populations(grokjax.load(swept.workdir), 0.25)
     assert "cannot be compared" not in both.section.text
     analyses = [load_analysis(results) for results in swept.populations().values()]
-    first, second = (Analysed(f"{i}", a, ["a"] * 2, [0, 1]) for i, a in enumerate(analyses))
+    first, second = (
+        Analysed(f"{i}", a, ["a"] * 2, [0, 1], COMPOSITION) for i, a in enumerate(analyses)
+    )
     assert [len(own) for own in comparable([first, second])] == [2]
     settings = dict(second.analysis.settings) | {"num_pairs": 8}
     other = second._replace(analysis=dataclasses.replace(second.analysis, settings=settings))

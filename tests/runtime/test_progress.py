@@ -11,6 +11,7 @@ import pytest
 
 from grokjax.base.names import OOD_ACCURACY, OOD_BRIDGE_FOUND, TRAINING_ACCURACY
 from grokjax.base.text import Plain
+from grokjax.data.composition import COMPOSITION
 from grokjax.runtime import progress
 from grokjax.runtime.progress import Progress, headlines
 from grokjax.settings.rows import group_label
@@ -62,6 +63,7 @@ def rows(num, ood=0.25):
 
 
 GROUPS = ["natural, weight_decay 0.3", "both_hop_full, weight_decay 0.3"]
+SHOWN = COMPOSITION.headline_metrics
 
 
 def test_a_terminal_has_one_line_that_fits(screen):
@@ -71,8 +73,8 @@ def test_a_terminal_has_one_line_that_fits(screen):
     shown.say("data: 1,000 training items a run")
     shown.note("compiling the evaluation ...")
     for step in (100, 200, 7900):
-        shown.update(step, headlines(GROUPS * 6, rows(12)))
-    shown.update(8000, headlines(["all"], rows(1)), last=True)
+        shown.update(step, headlines(GROUPS * 6, rows(12), SHOWN))
+    shown.update(8000, headlines(["all"], rows(1), SHOWN), last=True)
     shown.say("figure: curves.png")
     lines = screen.lines()
     assert lines[0] == "data: 1,000 training items a run" and lines[2] == "figure: curves.png"
@@ -82,7 +84,7 @@ def test_a_terminal_has_one_line_that_fits(screen):
 
 def test_what_is_swept_is_named_where_there_is_room(screen):
     shown = Progress(12, 0, 8000, screen.stream)
-    shown.update(4000, headlines(GROUPS, rows(2)))
+    shown.update(4000, headlines(GROUPS, rows(2), SHOWN))
     (line,) = screen.lines()
     assert ("weight_decay 0.3: train 1.00 ood 0.25" in line) == (screen.columns == 200)
     assert ("1.00/0.25/0.50" in line) == (screen.columns == 80)
@@ -93,7 +95,7 @@ def test_a_log_has_whole_lines(tmp_path, monkeypatch):
         shown = Progress(2, 0, 20, file)
         shown.note("compiling ...")
         shown.say("data")
-        shown.update(10, headlines(GROUPS, rows(2)))
+        shown.update(10, headlines(GROUPS, rows(2), SHOWN))
         shown.update(11)  # not yet time for another line
         shown.update(20, last=True)
     lines = (tmp_path / "log").read_text().split("\n")
@@ -103,9 +105,9 @@ def test_a_log_has_whole_lines(tmp_path, monkeypatch):
 
 
 def test_many_groups_are_one():
-    shown = headlines([f"g{i}" for i in range(9)], rows(9))
+    shown = headlines([f"g{i}" for i in range(9)], rows(9), SHOWN)
     assert shown[0] == "all: train 1.00 ood 0.25 bridge 0.50" and shown[-1] == "1.00/0.25/0.50"
-    assert headlines(["a"], [{OOD_ACCURACY: float("nan")}])[0] == "a: train - ood - bridge -"
+    assert headlines(["a"], [{OOD_ACCURACY: float("nan")}], SHOWN)[0] == "a: train - ood - bridge -"
 
 
 def test_a_runs_label_is_what_is_swept_without_its_seeds():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grokjax.base.names import EVENT_METRICS
+from grokjax.data.composition import COMPOSITION
 from grokjax.statistics import events
 from grokjax.statistics.events import When, at_kept_site, first_crossing, order_of, when
 
@@ -39,7 +39,7 @@ def make(*runs):
     table, curves = [], []
     for run_id, (regime, status, step, *values) in enumerate(runs):
         table.append({"run_id": run_id, "regime": regime, "status": status, "step": step})
-        columns = dict(zip(EVENT_METRICS.values(), values, strict=True))
+        columns = dict(zip(COMPOSITION.event_metrics.values(), values, strict=True))
         curves.append(pd.DataFrame({"run_id": run_id, "step": STEPS} | columns))
     return pd.DataFrame(table), pd.concat(curves)
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from grokjax.base.names import POSITIONS, PROBE_TYPES
+from grokjax.base.names import POSITIONS
+from grokjax.data.composition import COMPOSITION
 from grokjax.data.dataset import make_batch, make_dataset, stack_datasets
 from grokjax.data.folder import write_folder
 from grokjax.model import forward, init, lens
-from grokjax.training.evaluate import TRAINING_TYPES, EvaluateConfig, evaluate, exact_match
+from grokjax.training.evaluate import EvaluateConfig, evaluate, exact_match
 from grokjax.training.resolve import model_config
 
 STRICT_STAGE = "H1_L0_Thinking"
@@ -58,7 +59,7 @@ def test_answers(measured):
             metrics[f"{kind}/answer_accuracy"], mean_over(items, kind, right)
         )
         np.testing.assert_allclose(metrics[f"{kind}/exact_match"], mean_over(items, kind, exact))
-    each = [metrics[f"{kind}/exact_match"] for kind in TRAINING_TYPES]
+    each = [metrics[f"{kind}/exact_match"] for kind in COMPOSITION.trained]
     np.testing.assert_allclose(metrics["training_accuracy"], np.mean(each), rtol=1e-6)
 
 
@@ -185,4 +186,4 @@ def test_a_type_without_queries_has_no_value(measured):
     assert np.isnan(without["ood_atomic/exact_match"])
     rest = [metrics[f"{kind}/exact_match"] for kind in ("id_atomic", "train_inferred")]
     np.testing.assert_allclose(without["training_accuracy"], np.mean(rest), rtol=1e-6)
-    assert set(without) == set(metrics) and set(names) <= set(PROBE_TYPES)
+    assert set(without) == set(metrics) and set(names) <= set(COMPOSITION.type_names)

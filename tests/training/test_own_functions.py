@@ -38,7 +38,7 @@ SMALL = [
 def write_examples(folder):
     page = (ROOT / "docs" / "extending.md").read_text()
     found = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", page, re.DOTALL)
-    assert len(found) == 5
+    assert len(found) == 7
     for name, text in found:
         (folder / name).write_text(text)
     return folder / "experiment.py"
@@ -85,6 +85,41 @@ def test_the_page_trains_is_analysed_and_reported(example, capsys):
     assert main([*map(str, command), f"--config={example}"]) == 0
     blocks = pd.read_csv(workdir / "analysis/patching_runs.csv")
     assert {"mixer", "mlp"} <= set(blocks.component)
+
+
+def test_the_pages_task_trains_is_analysed_and_reported(tmp_path, capsys):
+    """By the same code as ours: curves, events, lens and patching have its names."""
+    file, workdir = write_examples(tmp_path).with_name("sums_experiment.py"), tmp_path / "w"
+    small = [text for text in SMALL if not text.startswith("--config.data.num")]
+    assert main(["train", str(workdir), f"--config={file}", *small]) == 0
+    forget()
+    results = grokjax.load(workdir)
+    assert results.task.question == ("a", "b", "c") and set(results.runs.regime) == {"times"}
+    curves = results.curves
+    assert curves["unseen/sum_found"].notna().all() and "known/sum_found_strict" in curves
+    assert not any("inferred" in column or "bridge" in column for column in curves)
+    assert main(["report", str(workdir)]) == 0
+    page = (workdir / "report.html").read_text()
+    assert "Accuracy is of products of sums that were never multiplied" in page
+    assert "the path is" not in page and "The path is the sum read through the logit lens" in page
+    assert not any(word in page for word in ("bridge", "composition", "OOD"))
+    outcomes = pd.read_csv(workdir / "outcomes.csv")
+    assert len(outcomes) == 4 and outcomes["order_0.5"].notna().all()
+    assert (outcomes.num_queries == 2 * 7 * 7).all()
+    assert not own_functions._modules  # who reads a workdir executes nothing
+
+    command = ["analyze", str(workdir), "--pairs=4", "--no-null", "--runs=0,3"]
+    assert "give the experiment that names it, --config=FILE" in refused(capsys, *command)
+    assert main([*command, f"--config={file}"]) == 0
+    patched, read, asked = (
+        pd.read_csv(workdir / "analysis" / f"{name}.csv")
+        for name in ("patching_runs", "lens_runs", "questions")
+    )
+    assert set(patched.slot) == {"a", "b", "c"} and set(patched.position) >= {"a", "b", "c", "end"}
+    assert set(read.token) == {"sum", "target", "a", "b", "c"}
+    for row in asked.itertuples():
+        a, b, c = map(int, row.question.split(", "))
+        assert row.sum == (a + b) % 7 and row.answer == row.sum * c % 7
 
 
 def test_another_version_is_another_run(example, capsys):
@@ -163,7 +198,39 @@ class f(nn.Module):
         w = self.param("w", nn.initializers.ones, ({size},))
         return {result}
 """
+TASK = """
+import numpy as np
+from grokjax.data.queries import dataset_of, vocabulary_of
+from grokjax.data.task import GENERALISATION, TRAINED, ProbeType, Task
+TASK = Task("t", ("a", "b"), (ProbeType("old", TRAINED), ProbeType("new", GENERALISATION)))
+def f(data, seed):
+    rows = np.array([[1, 2, 3], [2, 1, 3]])
+    return dataset_of(TASK, vocabulary_of("pqr"), {train}, {probes}, seed)
+"""
 MISTAKES = {
+    "task's nan": (
+        "data.task",
+        TASK.format(train="rows / np.nan", probes="{'new': rows}"),
+        "line 8: ValueError: gives training queries that are not finite",
+    ),
+    "task's probes": (
+        "data.task",
+        TASK.format(train="rows", probes="{}"),
+        "has no probes of the type new, which tells grokking",
+    ),
+    "task's length": (
+        "data.task",
+        TASK.format(train="np.ones((4, 5), int)", probes="{'new': rows}"),
+        "gives training queries of shape (4, 5); t declares 3 columns: 2 of the question",
+    ),
+    "task's tokens": (
+        "data.task",
+        TASK.format(train="rows", probes="{'new': rows + 90}"),
+        "new query 0 has the token 91, outside of the vocabulary's 1..9",
+    ),
+    "no data": ("data.task", "def f(data, seed):\n    return 3\n", "gives a int, not what"),
+    "task's signature": ("data.task", "def f(seed):\n    return 3\n", "(data, seed)"),
+    "task raises": ("data.task", "def f(data, seed):\n    return data.x\n", "line 2: Attr"),
     "missing": ("evaluate.metrics", None, "own.py:f: no such file; the path is relative to"),
     "raises": ("evaluate.metrics", "x = 1\n1 / 0\n", "line 2: ZeroDivisionError"),
     "syntax": ("evaluate.metrics", "def f(:\n", "line 1: SyntaxError"),

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024), as an optimiser of one's own: `optimizer.name = "muon.py:muon"`.
+"""Muon (Jordan et al. 2024): `optimizer.name = "results/search/muon.py:muon"` in `experiments`.
 
 The network's matrices move by their orthogonalised momentum, scaled to the size of Adam's steps
 (Liu et al. 2025, arXiv 2502.16982), so that learning rate and weight decay mean what they do
