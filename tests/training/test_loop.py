@@ -229,7 +229,8 @@ def test_a_kill_after_the_last_save_is_mended(uninterrupted, tmp_path, monkeypat
         m.setattr(loop.Log, "close", killed)
         with pytest.raises(SystemExit):
             grokjax.train_and_evaluate(sweep_config(), tmp_path)
-    assert set(grokjax.load(tmp_path).runs.status) == {"running"}
+    assert set(pd.read_csv(tmp_path / "runs.csv").status) == {"running"}
+    assert set(grokjax.load(tmp_path).runs.status) == {"interrupted"}  # nobody is at work
     grokjax.train_and_evaluate(sweep_config(), tmp_path)
     assert "done at step 40" in capsys.readouterr().out
     assert_same_workdir(uninterrupted.workdir, tmp_path, 40)
