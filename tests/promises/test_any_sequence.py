@@ -145,7 +145,7 @@ class Workdirs(RuleBasedStateMachine):
 
         self._train(num_steps, on_step)
 
-    @act(num_steps=LENGTHS, after=st.integers(1, 120), torn=st.booleans())
+    @act(num_steps=LENGTHS, after=st.integers(1, 400), torn=st.booleans())
     def kill(self, num_steps, after, torn):
         copy = self.workdir.with_name("copy")
         with snapshot_taken(self.workdir, copy, after) as taken:
