@@ -33,14 +33,31 @@ def given_path(path: str | os.PathLike, option: str = "--workdir") -> pathlib.Pa
     return pathlib.Path(path)
 
 
+def sync(path: pathlib.Path) -> None:
+    """Through to the disk: what a file holds, or which names a folder has."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # no folders, some file systems say
+            raise
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A scratch path beside `path`, which takes its place in one step once it is written."""
+    """A scratch path beside `path`, which takes its place in one step once it is written.
+
+    It is on the disk before it does: a machine that loses power has the old file or the new one.
+    """
     # A name of its own: two processes that write the same file must not write into one scratch.
     scratch = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         yield scratch
+        sync(scratch)
         os.replace(scratch, path)
+        sync(path.parent)
     finally:
         with contextlib.suppress(OSError):  # on a full disk every byte counts
             scratch.unlink(missing_ok=True)
@@ -50,8 +67,6 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     """Replaces a file in one step: readers see the old text or the new, never a part."""
     with replacing(path) as scratch, open(scratch, "w", newline="") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def append_line(path: pathlib.Path, line: str) -> None:

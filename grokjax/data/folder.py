@@ -211,8 +211,6 @@ def _write_list(path: pathlib.Path, items: Iterable[Any]) -> None:
                 )
             file.write(text)
         file.write("]")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def most_items(vocabulary: Vocabulary, facts: FactRows) -> int:

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from grokjax.base.errors import UserError
-from grokjax.base.files import leads_out, read_json, sha256, write_atomically
+from grokjax.base.files import leads_out, read_json, sha256, sync, write_atomically
 
 MANIFEST = "manifest.json"
 GOOD, DAMAGED, PARTIAL = "good", "damaged", "partial"
@@ -29,13 +29,18 @@ def package_versions() -> dict[str, str]:
 def write_manifest(folder: pathlib.Path, settings: str = "") -> None:
     """Seals a step: size and SHA-256 of each of its files, renamed into place as the last act.
 
+    All else of it is on the disk by then, so that older steps may go, whatever happens next.
+
     Args:
       folder: of the step.
       settings: hash of the settings that it was trained with.
     """
+    paths = sorted(folder.rglob("*"))
+    for path in (*paths, folder, folder.parent):
+        sync(path)
     files = {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
+        for path in paths
         if path.is_file() and path.name != MANIFEST
     }
     content = {"step": folder.name, "settings": settings, "versions": package_versions()}

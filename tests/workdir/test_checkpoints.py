@@ -125,6 +125,32 @@ def test_a_step_is_sealed_when_save_returns(tmp_path):
         assert Checkpoints(tmp_path).restore_latest(LIKE)[0] == step
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="Linux names open files")
+def test_a_step_is_on_the_disk_before_it_is_sealed(tmp_path, monkeypatch):
+    """Whatever a machine that loses power has not written: older steps are gone by then."""
+    acts, fsync, replace, rename = [], os.fsync, os.replace, os.rename
+
+    def synced(file):
+        acts.append(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+
+    def moved(move):
+        return lambda a, b: (acts.append((str(a), str(b))), move(a, b))
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "replace", moved(replace))
+        monkeypatch.setattr(os, "rename", moved(rename))
+        checkpoints.save(2, make_state(2))
+    step = tmp_path / "state" / "2"
+    sealed = next(i for i, act in enumerate(acts) if act[1] == str(step / MANIFEST))
+    others = {str(path) for path in step.rglob("*")} - {str(step / MANIFEST)}
+    assert others | {str(step), str(step.parent), acts[sealed][0]} <= set(acts[:sealed])
+    gone = next(i for i, act in enumerate(acts) if act[0] == str(tmp_path / "state" / "1"))
+    assert str(step) in acts[sealed:gone]
+
+
 def test_one_run_is_read_from_any_path(tmp_path):
     folder = tmp_path / "a#b c%20"
     with Checkpoints(folder) as checkpoints:
