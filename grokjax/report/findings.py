@@ -134,6 +134,7 @@ def _answers(outcomes: pd.DataFrame, times: pd.DataFrame, task: Task) -> Finding
 def _in_distribution(outcomes: pd.DataFrame, task: Task) -> list[Finding]:
     """Where accuracy on unseen queries equals that on familiar ones, and where it does not."""
     unseen, familiar = f"{task.short} accuracy", f"{task.short_familiar} accuracy"
+    short = f"{task.short[0].upper()}{task.short[1:]}"
     known = outcomes.dropna(subset=["final_iid_accuracy", "final_ood_accuracy"])
     if not len(known):
         return []
@@ -162,7 +163,7 @@ def _in_distribution(outcomes: pd.DataFrame, task: Task) -> list[Finding]:
         told = _clauses(rest, lambda own: f"{_medians(own)} (n = {len(own)})")
         found.append(
             Finding(
-                f"{task.short} against {familiar} at the end, medians: {_shortened(told)}.",
+                f"{short} against {familiar} at the end, medians: {_shortened(told)}.",
                 "outcomes",
             )
         )  # fmt: skip
