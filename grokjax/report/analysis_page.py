@@ -40,7 +40,12 @@ from grokjax.report.html import (
     show,
 )
 from grokjax.report.path_identity_figure import path_identity_figure
-from grokjax.report.questions_section import with_questions
+from grokjax.report.questions_section import (
+    QUESTIONS,
+    questions_section,
+    stored_questions,
+    with_questions,
+)
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.rows import expand
 from grokjax.sweeps.plan import read_plan
@@ -97,6 +102,10 @@ def stored_analyses(found: StoredRuns) -> StoredAnalyses:
         findings += [Finding(text + where, table + suffix) for text, table in made.findings]
         sections += [_renamed(section, where, suffix) for section in made.sections]
         tables |= {name + suffix: made.tables[name] for name in _KEPT}
+        asked = stored_questions(analysis_folder(results))
+        if len(asked):
+            sections.append(_renamed(questions_section(results.task, asked), where, suffix))
+            tables[QUESTIONS + suffix] = asked
     return StoredAnalyses(findings, sections, tables)
 
 
