@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from grokjax.data.composition import COMPOSITION
 from grokjax.model import RECURSIVE
 
 
@@ -25,8 +26,12 @@ def published_finetuning(config: ConfigDict) -> dict[str, Any] | None:
 
 def _published(config: ConfigDict, part: str) -> dict[str, Any] | None:
     d, m = config.data, config.model
-    graph = (d.num_entities, d.num_relations, d.out_degree, d.phi)
-    if graph != (2000, 200, 20, 18.0) or m.kind != RECURSIVE or m.hidden_size != 1536:
+    graph = (d.task, d.num_entities, d.num_relations, d.out_degree, d.phi)
+    if (
+        graph != (COMPOSITION.name, 2000, 200, 20, 18.0)
+        or m.kind != RECURSIVE
+        or m.hidden_size != 1536
+    ):
         return None
     file = importlib.resources.files("grokjax.report") / "paper_curves.json"
     return json.loads(file.read_text())[part]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 
 import pandas as pd
 
 from grokjax.analysis.questions import questions_table
 from grokjax.analysis.store import Analysis
+from grokjax.base.errors import UserError
+from grokjax.data.task import Task
 from grokjax.report.html import Page, Section, Shown
 from grokjax.results import Results
 
+QUESTIONS = "questions"  # the table's name
 _MOST_GROUPS = 6
 
 
@@ -22,14 +26,33 @@ def with_questions(page: Page, results: Results, analysis: Analysis, groups: Seq
     table = _table(results, analysis, groups)
     if not len(table):
         return page
-    task = results.task
+    section = questions_section(results.task, table)
+    tables = dict(page.tables) | {QUESTIONS: table}
+    return page._replace(sections=[*page.sections, section], tables=tables)
+
+
+def questions_section(task: Task, table: pd.DataFrame) -> Section:
+    """What a page shows of them."""
     text = f"{task.unseen[0].upper()}{task.unseen[1:]} by name: what the model says"
     hidden = " and the ".join(h.name for h in task.hidden)
     text += f", and where the lens names the {hidden} first." if hidden else "."
-    shown = Shown("questions", table, "The first run of each group.")
-    section = Section("Some questions", text, (), [shown])
-    tables = dict(page.tables) | {"questions": table}
-    return page._replace(sections=[*page.sections, section], tables=tables)
+    shown = Shown(QUESTIONS, table, "The first run of each group.")
+    return Section("Some questions", text, (), [shown])
+
+
+def stored_questions(folder: pathlib.Path) -> pd.DataFrame:
+    """The table that an analysis has left in its folder; empty where it has not.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / f"{QUESTIONS}.csv"
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); analyse again") from None
 
 
 def _table(results: Results, analysis: Analysis, groups: Sequence[str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from grokjax.report.analysed_groups import group_runs
 from grokjax.report.html import Finding, Section
 from grokjax.report.inside_sections import inside
 from grokjax.report.path_identity_section import Analysed, PathsCompared, comparable, compare
+from grokjax.report.questions_section import QUESTIONS, questions_section, stored_questions
 from grokjax.report.training_runs import group_labels
 from grokjax.results import Results, StoredRuns
 
@@ -50,6 +51,9 @@ def stored_analyses(found: StoredRuns) -> StoredAnalyses:
         findings += [Finding(text + where, table + suffix) for text, table in own.findings]
         sections += [_renamed(section, where, suffix) for section in own.sections]
         tables |= {kept + suffix: own.tables[kept] for kept in _KEPT if kept in own.tables}
+        if len(asked := stored_questions(analysis_folder(results))):
+            sections.append(_renamed(questions_section(results.task, asked), where, suffix))
+            tables[QUESTIONS + suffix] = asked
     return StoredAnalyses(findings, sections, tables)
 
 
