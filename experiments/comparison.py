@@ -7,6 +7,11 @@ Wang et al. 2024 (arXiv 2405.15071) find that it does, late, while it fails on c
 facts. A decoder of two layers on 40 entities with 3 attributes of 5 values each; 12 of the entities
 are never compared in training. 4 seeds of 3,000 steps. The report says when OOD comparisons are
 answered, and whether both values can be read on the way.
+
+At this size their finding shows in part: all 4 runs answer most OOD comparisons as soon as they
+memorise, without a delay (0.78 to 0.89 at the end, held-out ID comparisons 0.97 to 0.99), none gets
+to 0.95, and both values are never read at one site each (`experiments/results/comparison`). 12,000
+member-steps are some minutes on 2 quiet cores.
 """
 
 from grokjax.settings import default_config, seeds
