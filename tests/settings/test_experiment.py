@@ -17,9 +17,10 @@ from grokjax.sweeps.planner import extend_plan
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 SIZES = {"quickstart": ["", "smoke"], "pretrain": ["", "small"], "paper": ["", "reduced", "medium"]}
-SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "optimizers", "sharing")
+SWEEPS = ("regimes", "data_ratio", "fake_grokking", "weight_decay", "sharing")
 SIZES["small"] = SIZES["confirmatory"] = SIZES["comparison"] = [""]
 SIZES["modular"] = ["", "operations", "shares"]
+SIZES["optimizers"] = ["", "small", "modular"]
 SIZES["natural"] = ["", "small", "graph", "model", "changes"]
 SIZES["transfer"] = ["", "small", "dose"]  # of a run that is trained already
 SIZES["baseline"] = ["", "ordinary", "looped", "recursive"]
