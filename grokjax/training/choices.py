@@ -19,8 +19,9 @@ its bytes, kernels and cycles of one run of 64 on sm_90, of 8 on v5e where nothi
 With the gated MLP of channels on flat rows throughout, the 147 k are 124 k. At precision "highest"
 the step has as many bytes and kernels on sm_90; a float32 product is six passes of a TPU's matrix
 unit. There a run of 64 costs a v5e 186 k cycles, on flat rows 162 k, and 145 k with queries, keys
-and values of the columns each a product of rows, turned: one product of all three that turns its
-result itself, slices it and adds the slices' gradients is the 162 k (at "default": 131 k and 124 k).
+and values of the columns each a product of rows, turned. One product of all three, which turns its
+result itself, is sliced and has the slices' gradients added, is the 162 k; at "default" the two are
+131 k and 124 k.
 """
 
 from __future__ import annotations
