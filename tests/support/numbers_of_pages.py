@@ -28,7 +28,7 @@ from grokjax.report import summary
 from grokjax.statistics.intervals import wilson
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = ("README.md", "docs/results.md", "docs/operations.md")
+PAGES = ("README.md", "docs/results.md", "docs/operations.md", "docs/accelerators.md")
 BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -342,6 +342,15 @@ def error_rates() -> str:
     return markdown(header, rows)
 
 
+def precision() -> str:
+    own = table("accelerators", "precision")
+    rows = [
+        [regime, products, *(spread(of[name]) for name in ("held-out ID accuracy", "OOD accuracy"))]
+        for (regime, products), of in own.groupby(["regime", "products"], sort=False)
+    ]
+    return markdown(("regime, 4 seeds", "products", "held-out ID accuracy", "OOD accuracy"), rows)
+
+
 MAKERS: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
@@ -349,7 +358,7 @@ MAKERS: dict[str, Callable[[], str]] = {
         quickstart_patching, small_times, small_accuracies, small_costs, small_dip,
         small_again, small_patching,
         small_pairs, phase_diagram, models, transfer, transfer_gain, transfer_equivalence,
-        transfer_halves, transfer_dose, findings, error_rates, search, *OPERATIONS,
+        transfer_halves, transfer_dose, findings, error_rates, search, precision, *OPERATIONS,
     )
 }  # fmt: skip
 

@@ -1,27 +1,40 @@
 """The quickstart with each product as a TPU's default computes it, on a CPU: what that changes.
 
-    python tests/support/one_bf16_pass.py runs/one_bf16_pass [--config.SECTION.NAME=VALUE ...]
+    python tests/support/one_bf16_pass.py runs/one_bf16_pass
 
 `model.matmul_precision=default` is one pass of a TPU's matrix unit: both operands rounded to
 bfloat16, products and sums in float32. A CPU has no such pass; here operands are rounded where JAX
 lowers a product, in the backward pass too, and evaluation reads what such a model answers. Nothing
-else differs from `experiments/quickstart.py`. The workdir is one like all others, and resumes.
+else differs from `experiments/quickstart.py`. The workdir is one like all others, and resumes; ten
+minutes on two quiet cores. At the end `experiments/results/accelerators/precision.csv` and its
+picture get these runs beside those of `experiments/results/quickstart`.
 """
 
+import pathlib
 import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import pandas as pd
 from jax._src.interpreters import mlir as lowerings  # has no public way to wrap a rule
 from jax.extend.core import primitives
 from jax.interpreters import mlir
 from jaxlib.mlir.dialects import stablehlo
 
-from grokjax import load_experiment, train_and_evaluate
+from grokjax import Results, load, load_experiment, train_and_evaluate
+from grokjax.base import names
 from grokjax.runtime.devices import setup_devices
 
 DOT = primitives.dot_general_p
+RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
+ROUNDED, EXACT = "one bf16 pass", "float32"
+SHOWN = {
+    names.TRAINING_ACCURACY: "training accuracy",
+    f"{names.TEST_INFERRED_IID}/{names.ANSWER_ACCURACY}": "held-out ID accuracy",
+    names.OOD_ACCURACY: "OOD accuracy",
+}
 
 
 def round_operands() -> None:
@@ -39,11 +52,40 @@ def round_operands() -> None:
     mlir.register_lowering(DOT, rounded, platform="cpu")
 
 
-def main(workdir: str, *overrides: str) -> None:
+def curves_of(results: Results, products: str) -> pd.DataFrame:
+    runs = results.runs[["run_id", "regime", "seeds.data"]]
+    curves = results.curves[["run_id", "step", *SHOWN]].rename(columns=SHOWN)
+    return runs.merge(curves, on="run_id").drop(columns="run_id").assign(products=products)
+
+
+def draw(both: pd.DataFrame) -> plt.Figure:
+    """OOD accuracy of each run, a panel for each regime."""
+    regimes = list(dict.fromkeys(both.regime))
+    figure, axes = plt.subplots(1, len(regimes), figsize=(9, 2.6), sharey=True, layout="tight")
+    for axis, regime in zip(axes, regimes, strict=True):
+        for products, colour, style in ((EXACT, "black", "-"), (ROUNDED, "#d55e00", "--")):
+            own = both[(both.regime == regime) & (both.products == products)]
+            for seed, run in own.groupby("seeds.data"):
+                label = products if seed == own["seeds.data"].min() else None
+                axis.plot(run.step / 1000, run["OOD accuracy"], style, color=colour, label=label)
+        axis.set(title=f"{regime} (n = 4)", xlabel="training step (thousands)", ylim=(-0.02, 1.02))
+    axes[0].set_ylabel("OOD accuracy")
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def main(workdir: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     setup_devices()
     round_operands()
-    train_and_evaluate(load_experiment("experiments/quickstart.py", overrides), workdir)
+    rounded = train_and_evaluate(load_experiment("experiments/quickstart.py"), workdir)
+    exact = load(RESULTS / "quickstart")
+    both = pd.concat([curves_of(exact, EXACT), curves_of(rounded, ROUNDED)], ignore_index=True)
+    folder = RESULTS / "accelerators"
+    draw(both).savefig(folder / "precision.png", dpi=150)
+    last = both[both.step == both.step.max()].drop(columns="step").round(4)
+    columns = ["products", "regime", "seeds.data", *SHOWN.values()]
+    last[columns].to_csv(folder / "precision.csv", index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":
