@@ -7,7 +7,7 @@ import pytest
 from tiny import ROOT
 
 # Sentences on the tables below; and of machines, told with the command that measured.
-_APART = ("## 1. What reproduces", "## 8. Speed")
+_APART = ("## 1. What reproduces", "## 8. Speed", "## 10. The confirmatory study: its plan")
 
 
 @pytest.mark.parametrize("page", numbers.PAGES)
