@@ -31,8 +31,9 @@ figure {{ margin: 1rem 0; overflow-x: auto; }}
 figcaption, .facts {{ font-size: .85rem; opacity: .8; overflow-wrap: anywhere; }}
 .table {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .85rem; }}
-th, td {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8886;
-  white-space: nowrap; }}
+th, td {{ padding: .25rem .4rem; text-align: right; border-bottom: 1px solid #8886;
+  vertical-align: bottom; }}
+td {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .findings {{ font-size: 1.05rem; padding-left: 1.2rem; }} .findings li {{ margin: .4rem 0; }}
 .findings a {{ font-size: .8rem; }} summary {{ cursor: pointer; }}
@@ -166,14 +167,18 @@ def short(column: str, scale: float = 1.0) -> Texts:
 
 
 def interval(mean: str, low: str, high: str, form: str = ".2f") -> Texts:
-    """`0.50 [0.40, 0.60]` of three stored columns; no bounds where they are NaN, `-` of a NaN."""
+    """`0.50 [0.40, 0.60]` of three stored columns; no bounds where they are NaN, `-` of a NaN.
+
+    `[from 0.40]` where the upper one is infinite.
+    """
 
     def text(x: float, a: float, b: float) -> str:
         if math.isnan(x):
             return "-"
         if math.isinf(a):  # and so are the others
             return NEVER
-        bounds = "" if math.isnan(a) else f" [{a:{form}}, {b:{form}}]"
+        upper = "" if math.isnan(a) else f"from {a:{form}}" if math.isinf(b) else ""
+        bounds = "" if math.isnan(a) else f" [{upper or f'{a:{form}}, {b:{form}}'}]"
         return f"{NEVER if math.isinf(x) else format(x, form)}{bounds}"
 
     return lambda table: [text(*x) for x in table[[mean, low, high]].to_numpy(float)]
