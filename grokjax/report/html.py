@@ -33,7 +33,7 @@ figcaption, .facts {{ font-size: .85rem; opacity: .8; overflow-wrap: anywhere; }
 table {{ border-collapse: collapse; font-size: .85rem; }}
 th, td {{ padding: .25rem .4rem; text-align: right; border-bottom: 1px solid #8886;
   vertical-align: bottom; }}
-td {{ white-space: nowrap; }}
+td {{ white-space: nowrap; }} td:first-child {{ white-space: normal; min-width: 7rem; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .findings {{ font-size: 1.05rem; padding-left: 1.2rem; }} .findings li {{ margin: .4rem 0; }}
 .findings a {{ font-size: .8rem; }} summary {{ cursor: pointer; }}

@@ -234,7 +234,7 @@ def _compared(tables: Tables) -> Section:
         "Permutations of labels, all of them where they are few. Smallest p: that these data could"
         " have given. Holm: over the rows of one family, what the experiment declared to compare"
         f" with its first group (`report.family`), or everything else. {columns.BOUNDS}"
-        f" {columns.brackets(table.interval)}"
+        f" Estimate: {columns.brackets(table.interval)}"
     )
     return Section(
         "What differs",

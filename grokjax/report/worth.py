@@ -139,11 +139,11 @@ def comparison_finding(table: pd.DataFrame) -> list[Finding]:
         ]
         text += f": {shortened(named)}"
     if out_of_reach.any():
-        smallest = _span(family.p_smallest[out_of_reach])
+        smallest, left = _span(family.p_smallest[out_of_reach]), at_best[out_of_reach].min()
         who = "none could" if out_of_reach.all() else f"{out_of_reach.sum()} could not"
         text += (
             f"; {who} have: of the smallest p that their runs can give ({smallest}) Holm's"
-            f" correction leaves {at_best[out_of_reach].min():.2g} or more"
+            f" correction leaves {left:.2g}{' or more' if left < 1 else ''}"
         )
     if len(others := known[known.family != DECLARED]):
         held = int((others.p_holm < ALPHA).sum())
