@@ -200,15 +200,20 @@ def _costs(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
     own = costs[(costs.unit == "FLOP") & (costs.level == ORDER_LEVELS[0])]
     counts = zip(own.group, own.reached, own.n, strict=True)
     told = ", ".join(f"{group} {reached} of {n}" for group, reached, n in counts)
-    paid = " and ".join(["FLOPs", *(["device-seconds"] if timed(data) else [])])
+    paid = "FLOPs and device-seconds" if timed(data) else "FLOPs"
+    seconds = (
+        " Device-seconds are without compilation, shared by the runs of a program; evaluation is"
+        " apart."
+        if timed(data)
+        else ""
+    )
     alt = f"Share of runs that answer, against {paid}; {told}"
     caption = f"{_group_sizes(data)}{_left_out(data, groups)}{_crowded(groups, 'costs')}"
     return Section(
         "Is it worthwhile?",
         "FLOPs are analytic, of matrix products: cycles without gradient count forward only."
         " Evaluation is not in them"
-        f" (one evaluation: {data.runs.evaluation_flops.mean():.1e} FLOP a run). Device-seconds"
-        " are without compilation, shared by the runs of a program; evaluation is apart.",
+        f" (one evaluation: {data.runs.evaluation_flops.mean():.1e} FLOP a run).{seconds}",
         [Illustration("cost", functools.partial(cost_figure, data, groups), alt, caption)],
         [
             Shown(

@@ -164,9 +164,10 @@ def _shares(
     if missing:
         why = f"{swept}; {missing} of {len(own)} runs have no {quantity}"
         return [(name, nothing, n, why) for name, n in levels.items()]
-    if not np.ptp(values):
-        return [(name, nothing, n, f"{swept}; all runs alike") for name, n in levels.items()]
+    alike = [(name, nothing, n, f"{swept}; all runs alike") for name, n in levels.items()]
     if len(sources) == 1:
+        if not np.ptp(values):
+            return alike
         all_of_it = Interval(1.0, math.nan, math.nan, len(own))
         ((name, n),) = levels.items()
         together = "together: not to be told apart" if "+" in name else "alone: with all the rest"
@@ -175,4 +176,6 @@ def _shares(
         shares = variance_shares(values, sources)
     except ValueError:
         return [(name, nothing, n, f"{swept}, not crossed") for name, n in levels.items()]
+    if not np.ptp(values):
+        return alike
     return [(name, share, levels.get(name, 0), swept) for name, share in shares.items()]

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import NEVER, Course, fabricate, regimes
+from fabricated import NEVER, Course, fabricate, ratios, regimes
 
 from grokjax.report import training_columns
 from grokjax.report.findings import findings
@@ -243,3 +243,15 @@ def test_what_is_not_drawn_is_not_told(data):
     assert "What it took" not in [s.title for s in silent.sections]
     (picture,) = section(silent, "Is it worthwhile?").pictures
     assert "device-seconds" not in picture.alt and "FLOPs" in picture.alt
+    assert "Device-seconds" not in section(silent, "Is it worthwhile?").text
+
+
+def test_who_sees_too_many_lines_is_sent_to_the_table(data, made, tmp_path):
+    many = page(runs_of(tmp_path, ratios(1), sooner))
+    titles = {"Time to memorise, to the path, to the answer": "times", "Is it worthwhile?": "costs"}
+    for title, table in titles.items():
+        assert (
+            f"9 lines: read single groups in {table}.csv"
+            in section(many, title).pictures[0].caption
+        )
+        assert ".csv" not in section(made, title).pictures[0].caption
