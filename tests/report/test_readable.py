@@ -10,7 +10,7 @@ from fabricated import NEVER, Course, fabricate, ratios, regimes
 
 from grokjax.report import training_columns
 from grokjax.report.findings import findings
-from grokjax.report.html import around, interval, show
+from grokjax.report.html import Page, Section, Shown, around, interval, render, show
 from grokjax.report.training_page import page
 from grokjax.report.training_runs import read_training
 from grokjax.report.training_tables import seed_variance
@@ -255,3 +255,11 @@ def test_who_sees_too_many_lines_is_sent_to_the_table(data, made, tmp_path):
             in section(many, title).pictures[0].caption
         )
         assert ".csv" not in section(made, title).pictures[0].caption
+
+
+def test_long_texts_wrap_and_numbers_do_not():
+    cells = ["hop 1 ratio 0, hop 2 ratio 0.5", "1.26e+12 [1.22e+12, 1.35e+12]", "short"]
+    shown = Shown("t", pd.DataFrame([cells]), "")
+    text = render(Page("", [], "", [Section("", "", (), [shown])], {}), {})
+    assert "td.text { white-space: normal" in text and "td { white-space: nowrap" in text
+    assert f"<td class=text>{cells[0]}</td><td>{cells[1]}</td><td>{cells[2]}</td>" in text
