@@ -18,6 +18,12 @@ _CURRENCIES = {"flops_per_step": "training FLOPs of one run", "seconds_per_step"
 _WIDE = 30.0  # from such a ratio of costs on the axis is logarithmic
 
 
+def timed(data: TrainingRuns) -> bool:
+    """Whether every trained run's device-seconds are known, and drawn."""
+    trained = data.runs[data.runs.run_id.isin(data.events.run_id)]
+    return bool(trained.seconds_per_step.notna().all())
+
+
 @in_style
 def cost_figure(
     data: TrainingRuns, groups: Sequence[str] | None = None, levels: Sequence[float] = ORDER_LEVELS

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
 import pandas as pd
 
 from grokjax.base.names import (
@@ -22,14 +22,21 @@ from grokjax.base.names import (
 )
 from grokjax.data.task import Task
 from grokjax.report.html import Finding
-from grokjax.report.training_comparisons import DECLARED, NO_BOUND
+from grokjax.report.likeness import likeness_findings
+from grokjax.report.sentences import (
+    MOST_CLAUSES,
+    bracketed,
+    clauses,
+    listed,
+    names_of,
+    none_of,
+    shortened,
+    steps_of,
+)
 from grokjax.report.training_runs import TrainingRuns
+from grokjax.report.worth import comparison_finding, cost_finding, worth_finding
 
-ALPHA = 0.05
-_AT = ORDER_LEVELS[0]
-_LEVEL = f"{_AT:g}"
-_SAME = 0.05  # of an accuracy: nearer than that, OOD and ID are answered alike
-_MOST_NAMES, _MOST_CLAUSES = 3, 6
+_LEVEL = f"{ORDER_LEVELS[0]:g}"
 Tables = Mapping[str, pd.DataFrame]
 
 
@@ -44,12 +51,13 @@ def findings(data: TrainingRuns, tables: Tables) -> list[Finding]:
     usable = outcomes[outcomes.status != DIVERGED]
     found: list[Finding] = []
     if len(usable):
+        found += worth_finding(tables["costs"], tables["comparisons"])
         found.append(_memorised(usable))
         found += [_order(usable, data.task)] if data.task.hidden else []
         found.append(_answers(usable, tables["times"], data.task))
-        found += _in_distribution(usable, data.task)
-        found += _costs(tables["costs"])
-        found += _comparisons(tables["comparisons"])
+        found += likeness_findings(data, usable)
+        found += cost_finding(tables["costs"])
+        found += comparison_finding(tables["comparisons"])
     return [*found, *(Finding(text, table) for text, table in _undecided(data, tables))]
 
 
@@ -66,7 +74,7 @@ def _memorised(outcomes: pd.DataFrame) -> Finding:
 def _who_memorised(own: pd.DataFrame) -> str:
     seen = own.memorised.dropna()
     if not len(seen):
-        return f"{_none_of(own)} by step {_steps(own.end_step)}"
+        return f"{none_of(own)} by step {steps_of(own.end_step)}"
     return f"{len(seen)} of {len(own)} by step {seen.max():,.0f}"
 
 
@@ -79,24 +87,37 @@ def _order(outcomes: pd.DataFrame, task: Task) -> Finding:
             these, n = own[own[column] == order], len(own)
             text = f"{order} in {len(these)} of {n}"
             if order == UNDECIDED:
-                text += f" (neither by step {_steps(these.end_step)})"
+                text += f" (neither by step {steps_of(these.end_step)})"
             elif order == ANSWER_FIRST:
                 text += _unread(these[these[f"path_{_LEVEL}"].isna()], task)
             parts.append(text)
         return ", ".join(parts)
 
     groups = outcomes.groupby("group", sort=False)
-    if groups.ngroups > _MOST_CLAUSES:
+    if groups.ngroups > MOST_CLAUSES:
         only = {str(g): set(own[column]) for g, own in groups}
         by_order = {
             f"{order} in all runs of": [g for g, found in only.items() if found == {order}]
             for order in ORDERS
         }
         by_order["mixed:"] = [g for g, found in only.items() if len(found) > 1]
-        shown = "; ".join(f"{what} {_names(who, only)}" for what, who in by_order.items() if who)
+        shown = "; ".join(f"{what} {names_of(who, only)}" for what, who in by_order.items() if who)
     else:
-        shown = _shortened(_clauses(outcomes, told))
-    return Finding(f"Path or answer first (both at {_LEVEL}): {shown}.", "order")
+        shown = shortened(clauses(outcomes, told))
+    strict = f"both at {_LEVEL}, strict: the {task.path} at the run's site"
+    anywhere = _read_anywhere(outcomes, task)
+    return Finding(f"Path or answer first ({strict}): {shown}. {anywhere}", "order")
+
+
+def _read_anywhere(outcomes: pd.DataFrame, task: Task) -> str:
+    """In how many runs the study's reading tells another order, and which."""
+    strict, anywhere = (outcomes[f"{prefix}order_{_LEVEL}"] for prefix in ("", "any_"))
+    what = f"The {task.path} anywhere gives"
+    changed = [f"{b}, not {a}" for a, b in zip(strict, anywhere, strict=True) if a != b]
+    if not changed:
+        return f"{what} all of them the same order."
+    kinds = shortened([f"{k} {kind}" for kind, k in collections.Counter(changed).items()])
+    return f"{what} {len(changed)} of {len(outcomes)} runs another order ({kinds})."
 
 
 def _unread(runs: pd.DataFrame, task: Task) -> str:
@@ -120,7 +141,7 @@ def _answers(outcomes: pd.DataFrame, times: pd.DataFrame, task: Task) -> Finding
             text = f"{len(seen)} of {n} by step {seen.max():,.0f}"
             text += f" (median {median:,.0f})" if math.isfinite(median) and len(seen) > 1 else ""
         else:
-            text = f"{_none_of(own)} by step {_steps(own.end_step)}"
+            text = f"{none_of(own)} by step {steps_of(own.end_step)}"
         if len(seen) < n:
             half = int(own[f"answer_{_LEVEL}"].notna().sum())
             text += f", {half} of {n} reach {_LEVEL}"
@@ -131,129 +152,15 @@ def _answers(outcomes: pd.DataFrame, times: pd.DataFrame, task: Task) -> Finding
     return Finding(f"{what}: {shown}.", "times")
 
 
-def _in_distribution(outcomes: pd.DataFrame, task: Task) -> list[Finding]:
-    """Where accuracy on unseen queries equals that on familiar ones, and where it does not."""
-    unseen, familiar = f"{task.short} accuracy", f"{task.short_familiar} accuracy"
-    short = f"{task.short[0].upper()}{task.short[1:]}"
-    known = outcomes.dropna(subset=["final_iid_accuracy", "final_ood_accuracy"])
-    if not len(known):
-        return []
-    apart = (known.final_iid_accuracy - known.final_ood_accuracy).abs()
-    learned = known.final_iid_accuracy >= _AT
-    same = (learned & (apart <= _SAME)).groupby(known.group, sort=False).agg(["sum", "size"])
-    members = [str(g) for g in same.index[same["sum"] == same["size"]]]
-    some = same[(same["sum"] > 0) & (same["sum"] < same["size"])]
-    found = []
-    if members:
-        own = known[known.group.isin(members)]
-        who = _names(members, [*map(str, same.index)])
-        text = (
-            f"{who} {'has' if len(members) == 1 else 'have'} made {task.short} queries"
-            f" in-distribution: {unseen} equals {familiar} within {_SAME:g} in"
-            f" {len(own)} of {len(own)} runs (medians {_medians(own)})."
-        )
-        found.append(Finding(text, "outcomes"))
-    if len(some):
-        parts = [f"{k} of {n} of {_bracketed(str(g))}" for g, k, n in some.itertuples()]
-        what = f"{task.short} queries become in-distribution"
-        text = f"In some runs alone have {what}: {_shortened(parts)}."
-        found.append(Finding(text, "outcomes"))
-    rest = known[~known.group.isin(members)]
-    if 0 < rest.group.nunique() <= _MOST_CLAUSES:
-        told = _clauses(rest, lambda own: f"{_medians(own)} (n = {len(own)})")
-        found.append(
-            Finding(
-                f"{short} against {familiar} at the end, medians: {_shortened(told)}.",
-                "outcomes",
-            )
-        )  # fmt: skip
-    elif len(rest):
-        ood = rest.groupby("group", sort=False).final_ood_accuracy.median()
-        text = (
-            f"In {len(ood)} groups {unseen} stays below {familiar}"
-            f" ({rest.final_iid_accuracy.median():.2f}): medians from {ood.min():.2f}"
-            f" ({_names([str(ood.idxmin())])}) to {ood.max():.2f} ({_names([str(ood.idxmax())])})."
-        )
-        found.append(Finding(text, "outcomes"))
-    return found
-
-
-def _medians(own: pd.DataFrame) -> str:
-    return f"{own.final_ood_accuracy.median():.2f} and {own.final_iid_accuracy.median():.2f}"
-
-
-def _costs(costs: pd.DataFrame) -> list[Finding]:
-    own = costs[(costs.unit == "FLOP") & (costs.level == _AT)]
-    if not len(own):
-        return []
-    reached = own[own.reached > 0]
-    if not len(reached):
-        text = f"What answering costs: no run's accuracy reached {_LEVEL}, so no cost is known."
-        return [Finding(text, "costs")]
-    first = str(own.group.iloc[0])
-    if len(own) > _MOST_CLAUSES:
-        ends = dict.fromkeys((reached.earliest.idxmin(), reached.latest.idxmax()))
-        parts = [_cost(own.loc[i], first) for i in ends]
-        never = len(own) - len(reached)
-        parts += [f"no run of {never} groups got there"] if never else []
-        what = f"FLOP until accuracy {_LEVEL}, cheapest and dearest"
-    else:
-        parts = [_cost(row, first) for _, row in own.iterrows()]
-        what = f"FLOP until accuracy {_LEVEL}, of the runs that got there"
-    return [Finding(f"{what}: {'; '.join(parts)}.", "costs")]
-
-
-def _cost(row: pd.Series, first: str) -> str:
-    text = f"{_bracketed(str(row.group))} {row.reached:.0f} of {row.n:.0f}"
-    if row.reached:
-        text += f", {row.earliest:.1e}"
-        text += f" to {row.latest:.1e}" if row.latest > row.earliest else ""
-    bound = row.ratio_bound if isinstance(row.ratio_bound, str) else ""
-    if str(row.group) != first and math.isfinite(row.ratio) and bound != NO_BOUND:
-        times = f"{bound} {row.ratio:.2g}".strip()
-        text += f" ({times} times the mean of {_bracketed(first)})"
-    return text
-
-
-def _comparisons(table: pd.DataFrame) -> list[Finding]:
-    known = table[table.p.notna()]
-    family = known[known.family == DECLARED]
-    if not len(family):
-        return []
-    shown = family[family.p_holm < ALPHA]
-    out_of_reach = int((family.p_smallest >= ALPHA).sum())
-    what = " and ".join(dict.fromkeys(family.quantity))
-    text = (
-        f"Of the {len(family)} declared comparisons ({what}), {len(shown)} hold after Holm's"
-        " correction"
-    )
-    if len(shown):
-        named = [
-            f"{row.quantity}{'' if math.isnan(row.level) else f' {row.level:g}'},"
-            f" {_bracketed(row.group_a)} and {_bracketed(row.group_b)}, p = {row.p_holm:.2g}"
-            for row in shown.itertuples()
-        ]
-        text += f": {_shortened(named)}"
-    if out_of_reach:
-        text += (
-            f"; {out_of_reach} could not have: the smallest p that their runs can give is"
-            f" {family.p_smallest[family.p_smallest >= ALPHA].min():.2g} or more"
-        )
-    if len(others := known[known.family != DECLARED]):
-        held = int((others.p_holm < ALPHA).sum())
-        text += f". Of {len(others)} others, corrected by themselves, {held}"
-    return [Finding(text + ".", "comparisons")]
-
-
 def _undecided(data: TrainingRuns, tables: Tables) -> Iterator[tuple[str, str]]:
     """What cannot be said, and why."""
     outcomes, runs = tables["outcomes"], data.runs
     pending = runs[runs.status == PENDING]
     if len(pending):
-        where = f" of population {_listed(pending.population)}" if "population" in pending else ""
+        where = f" of population {listed(pending.population)}" if "population" in pending else ""
         yield (
             f"Not trained yet: {len(pending)} runs{where}. Nothing is said of"
-            f" {_names(dict.fromkeys(map(str, pending.group)))} in them.",
+            f" {names_of(dict.fromkeys(map(str, pending.group)))} in them.",
             "runs",
         )
     diverged = outcomes[outcomes.status == DIVERGED]
@@ -264,7 +171,7 @@ def _undecided(data: TrainingRuns, tables: Tables) -> Iterator[tuple[str, str]]:
         )
         return
     if len(diverged):
-        told = _shortened(_clauses(diverged, lambda own: f"{len(own)}"))
+        told = shortened(clauses(diverged, lambda own: f"{len(own)}"))
         yield (
             f"Diverged, which competes with every event: {told} (of {len(outcomes)} runs in all).",
             "outcomes",
@@ -274,7 +181,7 @@ def _undecided(data: TrainingRuns, tables: Tables) -> Iterator[tuple[str, str]]:
         every = len(open_ended) == len(outcomes)
         who = "No run has" if every else f"{len(open_ended)} of {len(outcomes)} runs have not"
         yield (
-            f"{who} finished (they stand at step {_steps(open_ended.end_step)}): what has"
+            f"{who} finished (they stand at step {steps_of(open_ended.end_step)}): what has"
             " not come by then may still come.",
             "outcomes",
         )
@@ -282,8 +189,8 @@ def _undecided(data: TrainingRuns, tables: Tables) -> Iterator[tuple[str, str]]:
     if ends.nunique() > 1:
         longest, shortest = ends.idxmax(), ends.idxmin()
         yield (
-            f"Groups were trained for different lengths, {_bracketed(str(shortest))} to step"
-            f" {ends.min():,.0f} and {_bracketed(str(longest))} to {ends.max():,.0f}: times are"
+            f"Groups were trained for different lengths, {bracketed(str(shortest))} to step"
+            f" {ends.min():,.0f} and {bracketed(str(longest))} to {ends.max():,.0f}: times are"
             " compared up to a horizon that all reach.",
             "times",
         )
@@ -294,7 +201,31 @@ def _undecided(data: TrainingRuns, tables: Tables) -> Iterator[tuple[str, str]]:
         yield "One run a group: no group has a spread, and no difference can be shown.", "outcomes"
     elif len(sizes) == 1:
         yield "One group: there is nothing to compare it with.", "outcomes"
+    yield from _same_seed(outcomes[outcomes.status != DIVERGED])
     yield from _used_elsewhere(outcomes)
+
+
+def _same_seed(outcomes: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """The data seeds whose runs alone fail, where they are the same in all groups that mix."""
+    never = outcomes[f"answer_{_LEVEL}"].isna()
+    failing = {
+        str(group): frozenset(own["seeds.data"][never.loc[own.index]])
+        for group, own in outcomes.groupby("group", sort=False)
+    }
+    sizes = outcomes.groupby("group", sort=False)["seeds.data"].nunique().to_dict()
+    mixed = {group for group, seeds in failing.items() if len(seeds) < sizes[group]}
+    found = {failing[group] for group in mixed}
+    if len(mixed) < 2 or len(found) > 1 or len(seeds := next(iter(found))) != 1:
+        return
+    who = "both groups" if len(failing) == 2 else f"all {len(failing)} groups"
+    if len(mixed) < len(failing):
+        who = f"the {len(mixed)} groups where some answer"
+    (seed,) = seeds
+    yield (
+        f"In {who} the runs that never reach {_LEVEL} are those of data seed {seed}: one graph,"
+        f" not {len(mixed)} chances.",
+        "outcomes",
+    )
 
 
 def _used_elsewhere(outcomes: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -305,7 +236,7 @@ def _used_elsewhere(outcomes: pd.DataFrame) -> Iterator[tuple[str, str]]:
         shared = outcomes[outcomes.also_in.fillna("").astype(str) != ""]
         places = dict.fromkeys(p for text in shared.also_in for p in str(text).split(", "))
         yield (
-            f"{len(shared)} of {len(outcomes)} runs are also runs of {_names(places)}: the same"
+            f"{len(shared)} of {len(outcomes)} runs are also runs of {names_of(places)}: the same"
             " evidence, not new.",
             "outcomes",
         )
@@ -314,8 +245,8 @@ def _used_elsewhere(outcomes: pd.DataFrame) -> Iterator[tuple[str, str]]:
 def _per_group(table: pd.DataFrame, event: str, told: Callable[[pd.DataFrame], str]) -> str:
     """What is told of each group; of many groups, in which of them all, some or no runs had it."""
     groups = table.groupby("group", sort=False)
-    if groups.ngroups <= _MOST_CLAUSES:
-        return _shortened(_clauses(table, told))
+    if groups.ngroups <= MOST_CLAUSES:
+        return shortened(clauses(table, told))
     share = groups[event].apply(lambda steps: steps.notna().mean())
     parts = (
         ("all runs of", share[share == 1]),
@@ -324,63 +255,5 @@ def _per_group(table: pd.DataFrame, event: str, told: Callable[[pd.DataFrame], s
     )
     among = [*map(str, share.index)]
     return "; ".join(
-        f"{what} {_names([*map(str, own.index)], among)}" for what, own in parts if len(own)
+        f"{what} {names_of([*map(str, own.index)], among)}" for what, own in parts if len(own)
     )
-
-
-def _clauses(table: pd.DataFrame, told: Callable[[pd.DataFrame], str]) -> list[str]:
-    """What is told of each group; groups of which the same is told stand together."""
-    by_text: dict[str, list[str]] = {}
-    for group, own in table.groupby("group", sort=False):
-        by_text.setdefault(told(own), []).append(str(group))
-    return [f"{_names(members)} {text}" for text, members in by_text.items()]
-
-
-def _shortened(parts: list[str]) -> str:
-    left = len(parts) - _MOST_CLAUSES
-    return "; ".join(parts[:_MOST_CLAUSES]) + (
-        f"; and {left} more in the table" if left > 0 else ""
-    )
-
-
-def _names(groups: Iterable[str], among: Iterable[str] = ()) -> str:
-    """`a, b, c and 4 others`; or `phi 2 or 3`, where that tells them from all that they are among.
-
-    Args:
-      groups: whose names.
-      among: all groups, if there may be something that just these have in common.
-    """
-    groups, among = list(groups), list(among)
-    if len(among) > _MOST_CLAUSES and 1 < len(groups) < len(among):
-        for setting in _settings(groups[0]):
-            values = dict.fromkeys(_settings(g).get(setting) for g in groups)
-            if {g for g in among if _settings(g).get(setting) in values} == set(groups):
-                return f"{setting} {' or '.join(map(str, values))}".strip()
-    named = [_bracketed(g) for g in groups]
-    left = len(named) - _MOST_NAMES
-    if left > 1:
-        named = [*named[:_MOST_NAMES], f"{left} others"]
-    return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
-
-
-def _settings(group: str) -> dict[str, str]:
-    """`phi 2, layers 3` taken apart; a regime has no setting's name."""
-    return {part.rpartition(" ")[0]: part.rpartition(" ")[2] for part in group.split(", ")}
-
-
-def _bracketed(group: str) -> str:
-    """A name that has commas of its own stands in brackets."""
-    return f"({group})" if "," in group else group
-
-
-def _listed(values: pd.Series) -> str:
-    return ", ".join(dict.fromkeys(values.astype(str)))
-
-
-def _none_of(own: pd.DataFrame) -> str:
-    return f"none of {len(own)}"
-
-
-def _steps(values: pd.Series) -> str:
-    low, high = np.min(values), np.max(values)
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"

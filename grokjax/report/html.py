@@ -18,6 +18,7 @@ from grokjax.report.style import PAPER, Picture, looking
 REPORT = "report.html"
 NEVER = "not reached"  # of a time that is infinite
 _FOLDED_FROM = 30  # rows, beyond which a table is folded away
+_LONG = 22  # characters of a cell, beyond which it wraps
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -31,8 +32,9 @@ figure {{ margin: 1rem 0; overflow-x: auto; }}
 figcaption, .facts {{ font-size: .85rem; opacity: .8; overflow-wrap: anywhere; }}
 .table {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .85rem; }}
-th, td {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8886;
-  white-space: nowrap; }}
+th, td {{ padding: .25rem .4rem; text-align: right; border-bottom: 1px solid #8886;
+  vertical-align: bottom; }}
+td {{ white-space: nowrap; }} td.text {{ white-space: normal; min-width: 7rem; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .findings {{ font-size: 1.05rem; padding-left: 1.2rem; }} .findings li {{ margin: .4rem 0; }}
 .findings a {{ font-size: .8rem; }} summary {{ cursor: pointer; }}
@@ -166,14 +168,18 @@ def short(column: str, scale: float = 1.0) -> Texts:
 
 
 def interval(mean: str, low: str, high: str, form: str = ".2f") -> Texts:
-    """`0.50 [0.40, 0.60]` of three stored columns; no bounds where they are NaN, `-` of a NaN."""
+    """`0.50 [0.40, 0.60]` of three stored columns; no bounds where they are NaN, `-` of a NaN.
+
+    `[from 0.40]` where the upper one is infinite.
+    """
 
     def text(x: float, a: float, b: float) -> str:
         if math.isnan(x):
             return "-"
         if math.isinf(a):  # and so are the others
             return NEVER
-        bounds = "" if math.isnan(a) else f" [{a:{form}}, {b:{form}}]"
+        upper = "" if math.isnan(a) else f"from {a:{form}}" if math.isinf(b) else ""
+        bounds = "" if math.isnan(a) else f" [{upper or f'{a:{form}}, {b:{form}}'}]"
         return f"{NEVER if math.isinf(x) else format(x, form)}{bounds}"
 
     return lambda table: [text(*x) for x in table[[mean, low, high]].to_numpy(float)]
@@ -224,11 +230,17 @@ def _link(table: str, shown: Collection[str]) -> str:
     return f' <a href="#{name}">{name}</a>' if table in shown else f" ({name}.csv)"
 
 
+def _cell(value: object) -> str:
+    """A long text may wrap, so that a wide table fits; a number with its interval stays whole."""
+    text = str(value)
+    wraps = len(text) > _LONG and "[" not in text
+    return f"<td{' class=text' if wraps else ''}>{html.escape(text)}</td>"
+
+
 def _table(name: str, table: pd.DataFrame) -> str:
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in table)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row) + "</tr>"
-        for row in table.itertuples(index=False)
+        "<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.itertuples(index=False)
     )
     text = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     if not len(table):

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from grokjax.base.names import ANSWER_FIRST, ORDER_LEVELS, ORDERS, PATH_FIRST, TOGETHER, UNDECIDED
+from grokjax.base.names import ANSWER_FIRST, ORDER_LEVELS, ORDERS, PATH_FIRST, TOGETHER
 from grokjax.report.panels import Panels
 from grokjax.report.style import BLACK, BLUE, GREY, ORANGE, SMALL, Picture, in_style
 
@@ -54,11 +54,11 @@ def lag_figure(outcomes: pd.DataFrame, groups: Sequence[str]) -> Picture:
     first.set_xlim(-far * 1.1, far * 1.1)
     panels.legend(
         [Line2D([], [], linestyle="", label=name, **look) for name, look in _LOOKS.items()]
-        + [Line2D([], [], linestyle="", marker="$n$", color=GREY, label=f"{UNDECIDED} (counted)")]
     )
     panels.caption(
         "A point per run. Hollow arrow: a bound, as one of both had not come by the run's end."
-        " Undecided: neither had. Right of each panel: how many runs of each order"
+        " Right of each panel: how many runs of each order, in its colour; grey: undecided, neither"
+        " had come"
     )
     columns = [c for c in outcomes if c.startswith(("lag_", "order_"))]
     return panels.picture(outcomes[["run_id", "run_hash", "group", *columns]])

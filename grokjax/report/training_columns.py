@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -10,6 +10,7 @@ from grokjax.base.names import ORDER_LEVELS
 from grokjax.data.task import Task
 from grokjax.report.html import Column, around, count_of, interval, number, short
 from grokjax.report.training_comparisons import NO_BOUND
+from grokjax.statistics.intervals import BOOTSTRAP, BOOTSTRAP_FROM, RANGE
 
 _ORDERED = {
     f"{name} {level:g}": column
@@ -32,15 +33,21 @@ OUTCOMES: dict[str, Column] = {
     "{unseen}": number("final_ood_accuracy"),
     "{familiar}": number("final_iid_accuracy"),
     "path score": number("path_score"),
-    "by chance": number("strict_chance"),
+    "at its site, by chance": number("strict_chance"),
     "anywhere": number("any_path_score"),
-    "by chance ": number("any_chance"),
+    "anywhere, by chance": number("any_chance"),
     "FLOPs": number("flops", ".1e"),
 }
 _OF_PATH = (
     *(heading for heading in _ORDERED if not heading.startswith("answer")),
-    *("path score", "by chance", "anywhere", "by chance "),
+    *("path score", "at its site, by chance", "anywhere", "anywhere, by chance"),
 )
+_MEASURED = ("path score", "at its site, by chance", "anywhere", "anywhere, by chance", "FLOPs")
+BOUNDS = (
+    "At least, at most: runs that ended too soon make a ratio a bound. No bound: both groups have"
+    " such runs, and the true ratio may lie on either side."
+)
+NO_BRACKETS = "Without brackets: so few runs, or runs so alike, give no interval."
 TIMES: dict[str, Column] = {
     "group": "group",
     "event": "event",
@@ -61,6 +68,7 @@ ORDER: dict[str, Column] = {
     "order": "order",
     "runs": count_of("count", "n"),
     "share": around("share"),
+    "lags of": "lag_n",
     "lag, lowest": number("lag_min", ",.0f"),
     "median": number("lag_median", ",.0f"),
     "highest": number("lag_max", ",.0f"),
@@ -88,7 +96,7 @@ COMPARED: dict[str, Column] = {
     "p": number("p", ".2g"),
     "smallest p": number("p_smallest", ".2g"),
     "p, Holm": number("p_holm", ".2g"),
-    "over the family": lambda t: [f"{family}, {n} rows" for family, n in
+    "over the family": lambda t: [f"{family}, {n:.0f} row{'s' * (n != 1)}" for family, n in
         zip(t.family, t.family_size, strict=True)],
 }  # fmt: skip
 VARIANCE: dict[str, Column] = {
@@ -118,6 +126,28 @@ def headed(columns: Mapping[str, Column], task: Task) -> dict[str, Column]:
     paths = () if task.hidden else _OF_PATH
     left_out = (*paths, *(() if task.held_out else ("{familiar}",)))
     return {h.format(**words): column for h, column in columns.items() if h not in left_out}
+
+
+def unmeasured(table: pd.DataFrame, headed: Mapping[str, Column]) -> list[str]:
+    """Headings of what no run of a table was measured by: not of times, which may not come."""
+    shown = {
+        h: column(table) for h, column in headed.items() if h in _MEASURED and callable(column)
+    }
+    return [heading for heading, texts in shown.items() if set(texts) <= {"-"}]
+
+
+def brackets(kinds: Iterable[str]) -> str:
+    """What stands in brackets, by the kinds of interval in a table's column `interval`."""
+    found = {kind for kind in kinds if isinstance(kind, str)}
+    of_few = "the lowest and highest run (or pair)"
+    if {BOOTSTRAP, RANGE} <= found:
+        few = f"of fewer {of_few}"
+        return f"in brackets a 95 % bootstrap interval from {BOOTSTRAP_FROM} runs on, {few}."
+    if BOOTSTRAP in found:
+        return "in brackets a 95 % bootstrap interval."
+    if RANGE in found:
+        return f"in brackets {of_few}: no interval under {BOOTSTRAP_FROM} runs."
+    return "no brackets."
 
 
 def _bounded(table: pd.DataFrame, name: str, form: str = ".2f") -> list[str]:

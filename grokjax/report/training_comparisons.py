@@ -176,7 +176,7 @@ def comparison_table(data: TrainingRuns) -> pd.DataFrame:
         *(row for a, b in pairs for row in _accuracy_rows(data, a, b)),
     ]
     table = pd.DataFrame(rows, columns=COMPARISONS)
-    table["family"] = _families(table, data)
+    table["family"], table["family_size"] = _families(table, data), 0
     for _, own in table.groupby("family"):
         table.loc[own.index, "family_size"] = int(own.p.notna().sum())
         table.loc[own.index, "p_holm"] = holm(own.p.to_numpy(float))

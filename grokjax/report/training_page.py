@@ -19,7 +19,7 @@ from grokjax.base.names import (
 )
 from grokjax.report import training_columns as columns
 from grokjax.report import training_comparisons, training_tables
-from grokjax.report.cost_figure import cost_figure
+from grokjax.report.cost_figure import cost_figure, timed
 from grokjax.report.curves_figure import curves_figure
 from grokjax.report.findings import Tables, findings
 from grokjax.report.html import (
@@ -54,7 +54,7 @@ def page(data: TrainingRuns, analyses: StoredAnalyses | None = None) -> Page:
     analyses = analyses or StoredAnalyses()
     title = f"{data.name}: is grokking worth its compute?"
     said = [*findings(data, tables), *analyses.findings]
-    sections = [*_sections(data, tables), *analyses.sections, _machine(tables)]
+    sections = [*_sections(data, tables), *analyses.sections, *_machine(tables)]
     return Page(title, said, _lead(data), sections, dict(tables) | dict(analyses.tables))
 
 
@@ -139,7 +139,7 @@ def _order(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
     shown = show(tables["order"][tables["order"]["count"] > 0], columns.ORDER)
     about = (
         f"Strict: the {data.task.path} at the run's site; any: anywhere, the study's reading."
-        " Shares with 95 % Wilson intervals; lags, in steps, of the runs with both events."
+        " Shares with 95 % Wilson intervals; lags, in steps, of so many runs as have both events."
     )
     return Section(
         "Path or answer first",
@@ -157,11 +157,12 @@ def _times(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
     draw = functools.partial(survival_figure, data, groups)
     horizon = f" to step {times.horizon.iloc[0]:,.0f}" if len(times) else ""
     about = (
-        "Share by the end: Aalen-Johansen with a 95 % log-log interval. Median step: of that curve."
-        f" Restricted mean:{horizon}, which all runs have trained to; earliest and latest are of"
-        " the runs that had it. Other levels, and the path anywhere: in the file."
+        "Share by the end: Aalen-Johansen with a 95 % log-log interval, of shares 0 and 1 Wilson's."
+        f" Median step: of that curve. Restricted mean:{horizon}, which all runs have trained to;"
+        f" {columns.brackets(times.interval)} Earliest and latest are of the runs that had it."
+        f" {columns.NO_BRACKETS} Other levels, and the path anywhere: in the file."
     )
-    caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
+    caption = f"{_group_sizes(data)}{_left_out(data, groups)}{_crowded(groups, 'times')}"
     return Section(
         "Time to memorise, to the path, to the answer"
         if data.task.hidden
@@ -199,23 +200,36 @@ def _costs(data: TrainingRuns, tables: Tables, groups: Sequence[str]) -> Section
     own = costs[(costs.unit == "FLOP") & (costs.level == ORDER_LEVELS[0])]
     counts = zip(own.group, own.reached, own.n, strict=True)
     told = ", ".join(f"{group} {reached} of {n}" for group, reached, n in counts)
-    alt = f"Share of runs that answer, against FLOPs and device-seconds; {told}"
-    caption = f"{_group_sizes(data)}{_left_out(data, groups)}"
+    paid = "FLOPs and device-seconds" if timed(data) else "FLOPs"
+    seconds = (
+        " Device-seconds are without compilation, shared by the runs of a program; evaluation is"
+        " apart."
+        if timed(data)
+        else ""
+    )
+    alt = f"Share of runs that answer, against {paid}; {told}"
+    caption = f"{_group_sizes(data)}{_left_out(data, groups)}{_crowded(groups, 'costs')}"
     return Section(
         "Is it worthwhile?",
         "FLOPs are analytic, of matrix products: cycles without gradient count forward only."
         " Evaluation is not in them"
-        f" (one evaluation: {data.runs.evaluation_flops.mean():.1e} FLOP a run). Device-seconds"
-        " are without compilation, shared by the runs of a program; evaluation is apart.",
+        f" (one evaluation: {data.runs.evaluation_flops.mean():.1e} FLOP a run).{seconds}",
         [Illustration("cost", functools.partial(cost_figure, data, groups), alt, caption)],
         [
             Shown(
                 "costs",
                 show(costs, columns.headed(columns.COSTS, data.task)),
                 f"Cost until the {data.task.short} accuracy. A ratio is of restricted means to the"
-                " first group's; with censored runs it is a bound, and says so.",
+                f" first group's. {columns.BOUNDS} {_around_costs(costs)}",
             )
         ],
+    )
+
+
+def _around_costs(costs: pd.DataFrame) -> str:
+    return (
+        f"Median: log-log. Restricted mean, ratio: {columns.brackets(costs.interval)}"
+        f" {columns.NO_BRACKETS}"
     )
 
 
@@ -224,36 +238,45 @@ def _compared(tables: Tables) -> Section:
     about = (
         "Permutations of labels, all of them where they are few. Smallest p: that these data could"
         " have given. Holm: over the rows of one family, what the experiment declared to compare"
-        " with its first group (`report.family`), or everything else."
+        f" with its first group (`report.family`), or everything else. {columns.BOUNDS}"
+        f" Estimate: {columns.brackets(table.interval)}"
     )
     return Section(
         "What differs",
-        "A difference is a less b. A p above its smallest attainable value may still mean nothing"
-        " but too few seeds.",
+        "A difference is b less a: above 0, b has more. A ratio is b over a: below 1, b is sooner."
+        " A p above its smallest attainable value may still mean nothing but too few seeds.",
         (),
         [Shown("comparisons", show(table, columns.COMPARED), about)],
     )
 
 
 def _variance(tables: Tables) -> Section:
+    table, title = tables["variance"], "Which seed matters"
+    told_apart = table.groupby(["group", "quantity"]).source.transform("size") > 1
+    if not (told_apart & table.share.notna()).any():
+        why = "; ".join(dict.fromkeys(table.swept)) or "no run is left"
+        return Section(title, f"It cannot be told here. Swept: {why}.")
     about = "Shares of the variance over runs, with 95 % intervals; rest: interactions and noise."
     return Section(
-        "Which seed matters",
+        title,
         "What data, initialisation and order each bring, as far as they were swept apart.",
         (),
-        [Shown("variance", show(tables["variance"], columns.VARIANCE), about)],
+        [Shown("variance", show(table, columns.VARIANCE), about)],
     )
 
 
-def _machine(tables: Tables) -> Section:
+def _machine(tables: Tables) -> list[Section]:
+    table = tables["machine"]
+    if not table.reindex(columns=["training_seconds", "compile_seconds"]).notna().any(axis=None):
+        return []
     about = (
         "What each population took, to a session's last checkpoint: device-seconds of training and"
         " of evaluation (this one's from some that were timed), seconds of compilation, memory of"
         " the process on a CPU and of one device elsewhere."
     )
-    return Section(
-        "What it took", "", (), [Shown("machine", show(tables["machine"], columns.MACHINE), about)]
-    )
+    return [
+        Section("What it took", "", (), [Shown("machine", show(table, columns.MACHINE), about)])
+    ]
 
 
 def _runs_table(data: TrainingRuns, tables: Tables) -> Shown:
@@ -263,12 +286,21 @@ def _runs_table(data: TrainingRuns, tables: Tables) -> Shown:
             f" Path score: the {data.task.path} at the run's site, its chance level beside it;"
             " anywhere: the study's any-rate and its chance level."
         )
-    shown = show(tables["outcomes"], columns.headed(columns.OUTCOMES, data.task))
-    return Shown("outcomes", shown, about)
+    headed = columns.headed(columns.OUTCOMES, data.task)
+    unknown = columns.unmeasured(tables["outcomes"], headed)
+    if unknown:
+        about += f" Not measured: {'; '.join(unknown)}."
+    headed = {heading: column for heading, column in headed.items() if heading not in unknown}
+    return Shown("outcomes", show(tables["outcomes"], headed), about)
 
 
 def _group_sizes(data: TrainingRuns) -> str:
     return f"{span(data.runs.groupby('group').size())} runs a group"
+
+
+def _crowded(groups: Sequence[str], table: str) -> str:
+    """Where lines are too many to be told apart, the numbers are."""
+    return f". {len(groups)} lines: read single groups in {table}.csv" if len(groups) > 6 else ""
 
 
 def _left_out(data: TrainingRuns, groups: Sequence[str]) -> str:

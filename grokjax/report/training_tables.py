@@ -38,7 +38,7 @@ TIMES = [
 ]  # fmt: skip
 ORDER = [
     "group", "reading", "level", "order", "n", "count", "share", "share_low", "share_high",
-    "lag_min", "lag_median", "lag_max",
+    "lag_n", "lag_min", "lag_median", "lag_max",
 ]  # fmt: skip
 VARIANCE = [
     "group", "quantity", "source", "num_levels", "n", "share", "share_low", "share_high", "swept",
@@ -110,11 +110,13 @@ def order_shares(data: TrainingRuns) -> pd.DataFrame:
         own, prefix = own_groups[group], _READINGS[reading]
         these = own[own[f"{prefix}order_{level:g}"] == word]
         share = wilson(len(these), len(own))
-        lags = span_of(these[f"{prefix}lag_{level:g}"].to_numpy(float))
+        known = these[f"{prefix}lag_{level:g}"].dropna().to_numpy(float)
+        lags = span_of(known)
         rows.append(
             {"group": group, "reading": reading, "level": level, "order": word}
             | {"n": len(own), "count": len(these)}
             | share.columns("share")
+            | {"lag_n": len(known)}
             | dict(zip(("lag_min", "lag_median", "lag_max"), lags, strict=True))
         )
     return pd.DataFrame(rows, columns=ORDER)
@@ -124,8 +126,8 @@ def seed_variance(data: TrainingRuns) -> pd.DataFrame:
     """What share of the variance each seed that was swept brings; columns VARIANCE.
 
     Seeds that change together are one source, and what they bring cannot be told apart. Where two
-    sources are not crossed, or a quantity is not there in every run, the shares are NaN, and
-    `swept` says why.
+    sources are not crossed, a quantity is not there in every run, or all runs have the same one,
+    the shares are NaN, and `swept` says why.
     """
     rows = []
     for group in data.groups:
@@ -162,8 +164,11 @@ def _shares(
     if missing:
         why = f"{swept}; {missing} of {len(own)} runs have no {quantity}"
         return [(name, nothing, n, why) for name, n in levels.items()]
+    alike = [(name, nothing, n, f"{swept}; all runs alike") for name, n in levels.items()]
     if len(sources) == 1:
-        all_of_it = Interval(1.0 if np.ptp(values) else 0.0, math.nan, math.nan, len(own))
+        if not np.ptp(values):
+            return alike
+        all_of_it = Interval(1.0, math.nan, math.nan, len(own))
         ((name, n),) = levels.items()
         together = "together: not to be told apart" if "+" in name else "alone: with all the rest"
         return [(name, all_of_it, n, f"{swept}, {together}")]
@@ -171,4 +176,6 @@ def _shares(
         shares = variance_shares(values, sources)
     except ValueError:
         return [(name, nothing, n, f"{swept}, not crossed") for name, n in levels.items()]
+    if not np.ptp(values):
+        return alike
     return [(name, share, levels.get(name, 0), swept) for name, share in shares.items()]

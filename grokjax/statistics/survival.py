@@ -113,7 +113,8 @@ def median_time(curve: pd.DataFrame, n: int) -> Interval:
       n: runs that it is of.
 
     Returns:
-      Median and bounds, infinite where the curve, or its bound, does not get to a half.
+      Median and bounds, infinite where the curve, or its bound, does not get to a half. Bounds
+      that hold every time, 0 to infinity, are no interval: NaN.
     """
     if not n:
         return Interval(math.nan, math.nan, math.nan, 0)
@@ -123,6 +124,8 @@ def median_time(curve: pd.DataFrame, n: int) -> Interval:
         return float(at.iloc[0]) if len(at) else math.inf
 
     low, median, high = (reaches_half(c) for c in ("high", "probability", "low"))
+    if low == 0 and math.isinf(high):
+        return Interval(median, math.nan, math.nan, n)
     return Interval(median, low, high, n, "log-log")
 
 

@@ -24,6 +24,7 @@ from grokjax.base.names import (
     OOD_BRIDGE_FOUND_STRICT,
     TRAINING_ACCURACY,
 )
+from grokjax.data.graph import resolve_augmentation
 from grokjax.settings import grid, product, seeds
 from grokjax.settings.config import flatten
 from grokjax.settings.rows import expand, swept_settings
@@ -103,16 +104,23 @@ def _fabricate_population(
             {"run_id": run_id, "run_hash": run_hash, "regime": flat["data.regime"]}
             | {name: flat[name] for name in named}
             | {"status": course.status, "step": end, "num_test_inferred_ood": 60}
+            | {f"num_hop{i}_added": int(60 * ratio) for i, ratio in enumerate(_composed(run), 1)}
         )
         curves.append(_curves(run_id, course, np.arange(0, end + 1, config.train.eval_every), rng))
     write_runs(folder, runs)
     pd.concat(curves).to_csv(folder / "curves.csv", index=False)
     session = {
         "start_step": 0, "end_step": config.train.num_steps, "num_runs": len(runs),
-        "num_devices": 2, "compile_seconds": 5.0, "seconds": 12.0 * len(runs) + 5,
+        "num_devices": 1, "compile_seconds": 5.0, "seconds": 12.0 * len(runs) + 5,
         "evaluation_seconds": 1.0 * len(runs), "peak_bytes": 2**30,
     }  # fmt: skip
     write_timing(folder, [session])
+
+
+def _composed(run: ConfigDict) -> tuple[float, float]:
+    """Shares of the OOD facts that training composes, as first and as second hop."""
+    own = resolve_augmentation(run.data)
+    return own.hop1_ratio, own.hop2_ratio
 
 
 def _curves(
