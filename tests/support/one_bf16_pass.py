@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import pandas as pd
-from jax._src.interpreters import mlir as lowerings  # has no public way to wrap a rule
 from jax.extend.core import primitives
 from jax.interpreters import mlir
 from jaxlib.mlir.dialects import stablehlo
@@ -26,6 +25,7 @@ from jaxlib.mlir.dialects import stablehlo
 from grokjax import Results, load, load_experiment, train_and_evaluate
 from grokjax.base import names
 from grokjax.runtime.devices import setup_devices
+from grokjax.runtime.private_jax import lowerings
 
 DOT = primitives.dot_general_p
 RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
@@ -39,7 +39,7 @@ SHOWN = {
 
 def round_operands() -> None:
     """From here on a product's float operands have bfloat16's eight bits of mantissa."""
-    exact = lowerings._platform_specific_lowerings["cpu"][DOT].rule
+    exact = lowerings["cpu"][DOT].rule
 
     def rounded(ctx: Any, x: Any, y: Any, **params: Any) -> Any:
         if jnp.issubdtype(ctx.avals_in[0].dtype, jnp.floating):
