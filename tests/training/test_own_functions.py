@@ -102,7 +102,8 @@ def test_the_pages_task_trains_is_analysed_and_reported(tmp_path, capsys):
     page = (workdir / "report.html").read_text()
     assert "Accuracy is of products of sums that were never multiplied" in page
     assert "the path is" not in page and "The path is the sum read through the logit lens" in page
-    assert not any(word in page for word in ("bridge", "composition", "OOD"))
+    text = re.sub(r'src="data:[^"]*"', "", page)  # pictures, whose letters mean nothing
+    assert not any(word in text for word in ("bridge", "composition", "OOD"))
     outcomes = pd.read_csv(workdir / "outcomes.csv")
     assert len(outcomes) == 4 and outcomes["order_0.5"].notna().all()
     assert (outcomes.num_queries == 2 * 7 * 7).all()
