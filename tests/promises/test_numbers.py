@@ -7,7 +7,7 @@ import pytest
 from tiny import ROOT
 
 # Sentences on the tables below; and of machines, told with the command that measured.
-_APART = ("## 1. What reproduces", "## 8. Speed", "## 10. The confirmatory study: its plan")
+_APART = ("## 1. What reproduces", "## 10. The confirmatory study: its plan")
 
 
 @pytest.mark.parametrize("page", numbers.PAGES)
@@ -53,6 +53,23 @@ def test_sentences_say_what_the_tables_do():
     assert ratio <= 0.1 and "natural grokking costs at least ten times what both_hop_full" in text
     trials = numbers.table("statistics", "error_rates").trials
     assert f"Groups of runs with known truth, {trials.max()} simulated experiments" in text
+
+
+def test_the_first_sections_numbers_are_the_tables():
+    text = (ROOT / "docs" / "results.md").read_text()
+    small = numbers.table("small", "outcomes").groupby("regime")
+    half = {regime: int((own.final_ood_accuracy >= 0.5).sum()) for regime, own in small}
+    assert f"{half['natural']} of 8 seeds come to answer half of the OOD compositions" in text
+    asked = numbers.table("transfer", "transfer_accuracy").groupby(["group", "checkpoint", "asked"])
+    mean = asked.accuracy.mean()
+    assert f"not settled: {mean['natural', 'end', 'new_then_old']:.2f} after 1,500 steps" in text
+    kinds = ("old_then_new", "new_then_new")
+    most = [mean[mean.index.get_level_values("asked") == kind].max() for kind in kinds]
+    assert f"they do not ({most[0]:.2f} and {most[1]:.2f} at most)" in text
+    pairs = [line for line in numbers.small_pairs().splitlines() if " of 8 " in line]
+    outside = [8 - int(re.search(r"(\d) of 8", line)[1]) for line in pairs]
+    told = {1: "one", 2: "two"}
+    assert f"{told[outside[0]]} goes another way on ID queries, {told[outside[1]]} on OOD" in text
 
 
 def test_a_changed_table_is_noticed(monkeypatch):
