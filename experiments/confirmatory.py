@@ -45,10 +45,10 @@ def get_config():
 
 
 def sweep(add):
-    done = steps_by_hash()
+    config, done = get_config(), steps_by_hash()
     for unit, num_seeds in UNITS:
         for row in product((unit,), seeds(num_seeds, FIRST_SEED)):
-            run_hash = settings_hash(with_settings(get_config(), row))
+            run_hash = settings_hash(with_settings(config, row))
             if done.get(run_hash, 0) < row["train.num_steps"]:
                 add(row)
 

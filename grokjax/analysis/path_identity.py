@@ -19,11 +19,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from grokjax.analysis.path_distances import Pair, TwoGroups, exchange_test, two_groups
+from grokjax.base.names import ALPHA
 from grokjax.statistics.intervals import Interval, span_of, wilson
 from grokjax.statistics.permutation import holm
 
 MARGIN = 0.25  # a quarter of the paths' own size
-ALPHA = 0.05
 PATCHING, LENS = "patching", "lens"
 SAME, SAME_BUT_SOME = "same path", "same path but for some"
 DIFFERENT, NOT_SHOWN, UNDECIDED = "different", "not shown to differ", "undecided"

@@ -72,6 +72,7 @@ COMPARED = (
 
 # Thresholds. An event is there at a level in `CONSECUTIVE` evaluations running.
 EVENT_AT = 0.95
+ALPHA = 0.05  # of tests, after Holm's correction
 PATH_AT = 0.5  # a path is there, a site holds the bridge
 ORDER_LEVELS = (0.5, EVENT_AT)  # at which the order of path and answer is told
 ANSWERS_AT = 0.90  # OOD accuracy at the end that the closing verdict asks for

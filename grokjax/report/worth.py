@@ -6,13 +6,12 @@ import math
 
 import pandas as pd
 
-from grokjax.base.names import ORDER_LEVELS, STEPS_TO_ANSWER
+from grokjax.base.names import ALPHA, ORDER_LEVELS, STEPS_TO_ANSWER
 from grokjax.report.html import Finding
 from grokjax.report.sentences import MOST_CLAUSES, bracketed, shortened
 from grokjax.report.training_comparisons import AT_LEAST, AT_MOST, DECLARED, NO_BOUND
 from grokjax.statistics.permutation import holm
 
-ALPHA = 0.05
 _AT = ORDER_LEVELS[0]
 _LEVEL = f"{_AT:g}"
 
@@ -46,9 +45,13 @@ def _worth(own: pd.DataFrame, comparisons: pd.DataFrame) -> str:
 
 
 def _times(row: pd.Series, first: str) -> str:
-    bound = row.ratio_bound if isinstance(row.ratio_bound, str) else ""
-    ratio = f"{bound} {row.ratio:.2g}".strip()
-    return f"{bracketed(str(row.group))} takes {ratio} times the FLOP of {bracketed(first)}"
+    return f"{bracketed(str(row.group))} takes {_bounded(row)} times the FLOP of {bracketed(first)}"
+
+
+def _bounded(row: pd.Series) -> str:
+    """A ratio after the word that makes it a bound."""
+    word = row.ratio_bound if isinstance(row.ratio_bound, str) else ""
+    return f"{word} {row.ratio:.2g}".strip()
 
 
 def _shown(row: pd.Series, first: str, comparisons: pd.DataFrame) -> str:
@@ -109,11 +112,9 @@ def _cost(row: pd.Series, first: str) -> str:
 
 
 def _ratio(row: pd.Series, first: str) -> str:
-    bound = row.ratio_bound if isinstance(row.ratio_bound, str) else ""
-    if str(row.group) == first or not math.isfinite(row.ratio) or bound == NO_BOUND:
+    if str(row.group) == first or not math.isfinite(row.ratio) or row.ratio_bound == NO_BOUND:
         return ""
-    times = f"{bound} {row.ratio:.2g}".strip()
-    return f" ({times} times the mean of {bracketed(first)})"
+    return f" ({_bounded(row)} times the mean of {bracketed(first)})"
 
 
 def comparison_finding(table: pd.DataFrame) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,16 +72,20 @@ def read_runs(folder: pathlib.Path, like: Any, runs: Any) -> Any:
     arrays = jax.tree.map(lambda future: future.result(), futures)
     if not isinstance(runs, slice) and (folder / RUN_HASHES).exists():
         by_name = dict(zip(jax.tree.leaves(names), jax.tree.leaves(arrays), strict=True))
+        stored = sorted(_stored_shapes(folder))
         if isinstance(runs, int):
-            _compare_hashes(folder, runs, by_name)
+            _compare_hashes(folder, stored, runs, by_name)
         else:
             for i, run in enumerate(runs):
-                _compare_hashes(folder, run, {name: x[i] for name, x in by_name.items()})
+                own = {name: x[i] for name, x in by_name.items()}
+                _compare_hashes(folder, stored, run, own)
     return arrays
 
 
-def _compare_hashes(folder: pathlib.Path, run: int, arrays: Mapping[str, np.ndarray]) -> None:
-    stored = sorted(_stored_shapes(folder))
+def _compare_hashes(
+    folder: pathlib.Path, stored: Sequence[str], run: int, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Of the arrays that are named; `stored` are the names that a run has hashes of, in order."""
     with open(folder / RUN_HASHES, "rb") as file:
         file.seek(run * len(stored) * _DIGEST_SIZE)
         hashes = {name: file.read(_DIGEST_SIZE) for name in stored}

@@ -20,12 +20,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from jax.extend.core import primitives
 from jax.interpreters import mlir
+from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
 from grokjax import Results, load, load_experiment, train_and_evaluate
 from grokjax.base import names
 from grokjax.runtime.devices import setup_devices
-from grokjax.runtime.private_jax import lowerings
 
 DOT = primitives.dot_general_p
 RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
@@ -39,15 +39,21 @@ SHOWN = {
 
 def round_operands() -> None:
     """From here on a product's float operands have bfloat16's eight bits of mantissa."""
-    exact = lowerings["cpu"][DOT].rule
 
     def rounded(ctx: Any, x: Any, y: Any, **params: Any) -> Any:
+        (left, right), (left_batch, right_batch) = params["dimension_numbers"]
+        axes = stablehlo.DotDimensionNumbers.get(
+            lhs_batching_dimensions=list(left_batch), rhs_batching_dimensions=list(right_batch),
+            lhs_contracting_dimensions=list(left), rhs_contracting_dimensions=list(right),
+        )  # fmt: skip
         if jnp.issubdtype(ctx.avals_in[0].dtype, jnp.floating):
             x, y = (
                 stablehlo.reduce_precision(operand, mlir.i32_attr(8), mlir.i32_attr(7))
                 for operand in (x, y)
             )
-        return exact(ctx, x, y, **params)
+        element = ir.RankedTensorType(x.type).element_type
+        result = ir.RankedTensorType.get(ctx.avals_out[0].shape, element)
+        return [stablehlo.dot_general(result, x, y, axes)]
 
     mlir.register_lowering(DOT, rounded, platform="cpu")
 
