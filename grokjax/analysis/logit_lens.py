@@ -24,7 +24,7 @@ from grokjax.data.composition import COMPOSITION
 from grokjax.data.dataset import Probes, make_batch
 from grokjax.data.task import Task
 from grokjax.data.vocabulary import PAD
-from grokjax.model import DECODER, ModelConfig, forward_all_steps, readout
+from grokjax.model import ModelConfig, forward_all_steps, readout
 from grokjax.training.evaluate import EvaluateConfig, evaluate, in_batches, is_given
 from grokjax.training.mesh import make_mesh, over_runs
 
@@ -183,7 +183,7 @@ def label_lens(
     task: Task = COMPOSITION,
 ) -> xr.Dataset:
     """One run of what `measure_lens` gave, as means with names."""
-    streams = ("z_H",) if model.kind == DECODER else ("z_H", "z_L")
+    streams = ("z_H",) if model.is_stack else ("z_H", "z_L")
     positions = position_names(model)[model.num_registers :]
     dims = ("type", "subset", "token", "stream", "stage", "position")
     sizes = measured["num_queries"][run]
@@ -219,6 +219,6 @@ def label_lens(
 def queries_within_budget(model: ModelConfig, platform: str | None = None) -> int:
     """Queries whose logits of all stages and both streams fit the platform's budget."""
     budget = _LENS_BUDGET.get(platform or jax.default_backend(), 2**32)
-    streams = 1 if model.kind == DECODER else 2
+    streams = 1 if model.is_stack else 2
     logits = streams * len(model.evaluation_stages) * model.seq_len * model.vocab_size * 4
     return max(budget // logits, 1)

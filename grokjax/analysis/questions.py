@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from grokjax.analysis.effects import patch_effects
 from grokjax.analysis.pairs import SLOTS, Pairs
-from grokjax.analysis.sites import STREAMS, all_sites
+from grokjax.analysis.sites import STREAMS, all_sites, components
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset, make_batch
 from grokjax.data.graph import ANSWER, HEAD, QUERY, RELATION1, RELATION2
@@ -104,7 +104,7 @@ def patch_question(
         what = ", ".join(differs) or "nothing"
         raise UserError(f"patch: the questions differ in {what}; one token and the answer must")
     pair = Pairs(differs[0], "id", clean[None].astype(int), corrupted[None].astype(int))
-    sites = all_sites(model, only=[c for c in STREAMS if c == "z_H" or model.predicts_input])
+    sites = all_sites(model, only=[c for c in components(model) if c in STREAMS])
     found = patch_effects(model, weights, pair, direction="denoising", sites=sites)
     patched = found.logit_difference.to_numpy().ravel()
     before, after = found.corrupted.to_numpy().item(), found.clean.to_numpy().item()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from grokjax.base.errors import UserError
 from grokjax.model import BLOCK_COMPONENTS, DECODER, ModelConfig
+from grokjax.settings.own_functions import is_own_file
 
 STREAMS = ("z_H", "z_L", "embedding")
 
@@ -39,7 +40,9 @@ def position_names(config: ModelConfig) -> tuple[str, ...]:
 
 def components(config: ModelConfig) -> tuple[str, ...]:
     """What a model's patches can replace."""
-    streams = ("z_H",) if config.kind == DECODER else STREAMS
+    streams = ("z_H",) if config.is_stack else STREAMS
+    if is_own_file(config.kind):
+        return streams
     has_heads = config.kind == DECODER or config.mixer == "attention"
     return streams + tuple(c for c in BLOCK_COMPONENTS if c != "heads" or has_heads)
 

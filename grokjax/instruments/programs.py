@@ -25,7 +25,7 @@ from grokjax.analysis.sites import all_sites
 from grokjax.data.dataset import stack_datasets
 from grokjax.data.loading import load_datasets
 from grokjax.instruments.targets import Target
-from grokjax.model import BLOCK_COMPONENTS, DECODER
+from grokjax.model import BLOCK_COMPONENTS
 from grokjax.model.cost import evaluation_flops, forward_flops, train_flops
 from grokjax.settings.rows import expand
 from grokjax.training.evaluate import EvaluateConfig
@@ -134,7 +134,7 @@ class Programs:
         batch_size = queries_within_budget(model, self._target.platform)
         site = (c.path_stage, c.path_position)
         program: Any = lens_program(model, batch_size, site, mesh)
-        states = (1 if model.kind == DECODER else 2) * len(model.evaluation_stages) * model.seq_len
+        states = (1 if model.is_stack else 2) * len(model.evaluation_stages) * model.seq_len
         heads = 2 * model.hidden_size * model.vocab_size * states
         flops = model.halt_max_steps * forward_flops(model, head=False) + heads
         floor = flops * self._num_probes, self._bytes((weights, probes))

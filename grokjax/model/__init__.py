@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float
 
 from grokjax.base.names import DECODER, RECURSIVE
 from grokjax.data.dataset import Batch
-from grokjax.model import decoder, recursive
+from grokjax.model import decoder, own_model, recursive
 from grokjax.model.recursive import initial_carry
 from grokjax.model.types import (
     BLOCK_COMPONENTS,
@@ -28,6 +29,7 @@ from grokjax.model.types import (
     decoder_stage_names,
     stage_names,
 )
+from grokjax.settings.own_functions import is_own_file
 
 __all__ = [
     "BLOCK_COMPONENTS",
@@ -53,7 +55,7 @@ __all__ = [
 
 def init(config: ModelConfig, key: Array) -> tuple[Params, Buffers]:
     """Draws parameters (trained) and buffers (never trained) of one run."""
-    return (decoder if config.kind == DECODER else recursive).init(config, key)
+    return _module(config).init(config, key)
 
 
 def forward(
@@ -77,8 +79,8 @@ def forward(
       key: for dropout, where there is any; None evaluates.
     """
     with jax.default_matmul_precision(config.precision):
-        if config.kind == DECODER:
-            return decoder.forward(config, params, batch, patch=patch, key=key)
+        if config.is_stack:
+            return _module(config).forward(config, params, batch, patch=patch, key=key)
         return recursive.forward(config, params, buffers, batch, carry=carry, patch=patch)
 
 
@@ -132,7 +134,13 @@ def _patch_of_step(config: ModelConfig, patch: Patch, step: int) -> Patch:
 def readout(config: ModelConfig, params: Params, z: Float[Array, "*B S D"]) -> Array:
     """The model's own output head on any state: float32 logits [*B, T, V]."""
     with jax.default_matmul_precision(config.matmul_precision):
-        return (decoder if config.kind == DECODER else recursive).readout(config, params, z)
+        return _module(config).readout(config, params, z)
+
+
+def _module(config: ModelConfig) -> Any:
+    if is_own_file(config.kind):
+        return own_model
+    return decoder if config.kind == DECODER else recursive
 
 
 def num_parameters(config: ModelConfig) -> int:

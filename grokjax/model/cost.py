@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from grokjax.base.text import counted, duration
-from grokjax.model import DECODER, ModelConfig, num_parameters
+from grokjax.model import ModelConfig, num_parameters
 
 
 def forward_flops(config: ModelConfig, *, cycles: int | None = None, head: bool = True) -> int:
     """Matrix-product FLOPs of one query's forward pass (a multiply-add counts 2).
+
+    Of a whole model of a file, what the decoder's would be with its settings: who reads a workdir
+    does not execute the file.
 
     Args:
       config: the model.
@@ -24,7 +27,7 @@ def forward_flops(config: ModelConfig, *, cycles: int | None = None, head: bool 
       head: whether to count the output and halting heads.
     """
     s, d = config.length, config.hidden_size
-    if config.kind == DECODER:
+    if config.is_stack:
         layer = 2 * s * d * 12 * d + 2 * 2 * s * s * d
         return config.num_loops * config.num_layers * layer + 2 * s * d * config.vocab_size
     if config.mixer == "mlp":
@@ -39,7 +42,7 @@ def forward_flops(config: ModelConfig, *, cycles: int | None = None, head: bool 
 
 def train_flops(config: ModelConfig) -> int:
     """Of one query's training step: cycles without gradient count forward only."""
-    if config.kind == DECODER:
+    if config.is_stack:
         return 3 * forward_flops(config)
     gradient_cycles = config.gradient_cycles or config.H_cycles
     return forward_flops(config) + 2 * forward_flops(config, cycles=gradient_cycles)

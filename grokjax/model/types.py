@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from grokjax.base.names import DECODER, POSITIONS, RECURSIVE
+from grokjax.settings.own_functions import is_own_file
 
 Params = dict[str, Any]
 Buffers = dict[str, Array]
@@ -63,7 +64,7 @@ class ModelConfig:
     tied_head: bool = False  # the output head is the embedding; always so in the decoder
     halt_max_steps: int = 1  # forward passes a sequence may take, its state carried over
     halt_exploration: float = 0.1
-    num_loops: int = 1  # of the decoder: times that the stack of layers runs
+    num_loops: int = 1  # of a stack: times that its layers run
     dropout: float = 0.0  # of the decoder
     dtype: str = "float32"
     matmul_precision: str = "highest"  # of products of float32 numbers
@@ -76,16 +77,21 @@ class ModelConfig:
         return self.num_registers + self.seq_len
 
     @property
+    def is_stack(self) -> bool:
+        """Whether one stream of states passes layers: the decoder, or a whole model of a file."""
+        return self.kind == DECODER or is_own_file(self.kind)
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """Names of what the lens and patches see in one forward pass, in order."""
-        if self.kind == DECODER:
+        if self.is_stack:
             return decoder_stage_names(self.num_loops, self.num_layers)
         return stage_names(self.H_cycles, self.L_cycles)
 
     @property
     def blocks(self) -> tuple[str, ...]:
         """Names of the U applications of a block in one forward pass, in order."""
-        if self.kind == DECODER:
+        if self.is_stack:
             return self.stages[1:]
         return tuple(f"{s}_Layer{i}" for s in self.stages[1:] for i in range(self.num_layers))
 

@@ -10,6 +10,7 @@ from grokjax.analysis.logit_lens import tokens_of
 from grokjax.base.errors import UserError
 from grokjax.data.task import GENERALISATION, TRAINED, Hidden, ProbeType, Task
 from grokjax.data.tasks import DECLARED
+from grokjax.model import BLOCK_COMPONENTS
 from grokjax.report import analysis_figures
 from grokjax.report.style import Picture
 
@@ -57,6 +58,8 @@ class Plotting:
             return analysis_figures.lens_figure(table, _one_of("type", type, preferred[0], kinds))
         if "effect" in data:
             table = tables.patching_by_group(data, labels)
+            if blocks and not table.component.isin(BLOCK_COMPONENTS).any():
+                raise UserError("plot: blocks: no state inside of a block was patched")
             groups, directions = (list(dict.fromkeys(table[c])) for c in ("group", "direction"))
             return analysis_figures.patching_figure(
                 table,

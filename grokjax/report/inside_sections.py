@@ -12,6 +12,7 @@ from grokjax.analysis import onset, tables
 from grokjax.analysis.store import Analysis
 from grokjax.base.names import PATH_AT
 from grokjax.data.task import Task
+from grokjax.model import BLOCK_COMPONENTS
 from grokjax.report import analysis_figures
 from grokjax.report.html import Finding, Illustration, Section
 from grokjax.report.wording import PROBES
@@ -99,7 +100,8 @@ def _patching(table: pd.DataFrame) -> Section:
     shown = []
     for split in dict.fromkeys(last.dropna(subset=["effect"]).group):
         for direction in dict.fromkeys(last.direction):
-            for part in ("patching", "blocks"):
+            inside = last.component.isin(BLOCK_COMPONENTS)
+            for part in ("patching", "blocks") if inside.any() else ("patching",):
                 picture = functools.partial(
                     analysis_figures.patching_figure,
                     *(last, split, direction),

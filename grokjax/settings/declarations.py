@@ -104,6 +104,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
             "the decoder reads hidden_size, num_layers, num_heads, num_loops, dropout and dtype",
             (RECURSIVE, DECODER),
             own_file=True,
+            whole_file=True,
             also="model.name model.type arch architecture",
         ),
         "hidden_size": static(

@@ -1,5 +1,6 @@
 """Functions of people's own files as settings: `FILE.py:NAME` where a name of ours may stand.
 
+`FILE.py` alone is a file with several functions of fixed names: a whole model.
 When an experiment is read such a value becomes `FILE.py:NAME@HASH`, with the start of the file's
 SHA-256, so that another version of the file is another run. The path is relative to the experiment.
 A file is executed by what needs its function and was given the experiment, never by who reads a
@@ -23,6 +24,7 @@ from grokjax.base.errors import UserError
 from grokjax.settings.declarations import SETTINGS
 
 _OWN = re.compile(r"(?P<file>[^@:,]+\.py):(?P<name>[A-Za-z_]\w*)(?:@(?P<sha>[0-9a-f]{12}))?")
+_FILE = re.compile(r"(?P<file>[^@:,]+\.py)(?:@(?P<sha>[0-9a-f]{12}))?")
 _paths: dict[str, pathlib.Path] = {}  # of values that an experiment has named in this process
 _modules: dict[tuple[pathlib.Path, str], ModuleType] = {}
 
@@ -30,6 +32,11 @@ _modules: dict[tuple[pathlib.Path, str], ModuleType] = {}
 def is_own(value: str) -> bool:
     """Whether a value names a function of a file."""
     return _OWN.fullmatch(value) is not None
+
+
+def is_own_file(value: str) -> bool:
+    """Whether a value names a whole file."""
+    return _FILE.fullmatch(value) is not None
 
 
 def values_of(value: str) -> list[str]:
@@ -56,8 +63,11 @@ def resolve(setting: str, value: Any, experiment: pathlib.Path) -> Any:
 
 def _resolve(setting: str, value: str, experiment: pathlib.Path) -> str:
     match = _OWN.fullmatch(value)
+    if match is None and SETTINGS[setting].whole_file:
+        match = _FILE.fullmatch(value)
     if match is None:
         return value
+    named = value.partition("@")[0]
     path = experiment.parent / match["file"]
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -68,20 +78,23 @@ def _resolve(setting: str, value: str, experiment: pathlib.Path) -> str:
         ) from None
     if match["sha"] not in (None, digest):
         raise UserError(
-            f"{setting}: {match['file']} is not the version {match['sha']} that {match['name']} was"
-            f" used of, but {digest}; bring it back"
+            f"{setting}: {match['file']} is not the version {match['sha']} that {named} was used"
+            f" of, but {digest}; bring it back"
         )
-    resolved = f"{match['file']}:{match['name']}@{digest}"
+    resolved = f"{named}@{digest}"
     _paths[resolved] = path
     return resolved
 
 
-def own_function(setting: str, value: str, parameters: Sequence[str]) -> Callable[..., Any]:
+def own_function(
+    setting: str, value: str, parameters: Sequence[str], name: str | None = None
+) -> Callable[..., Any]:
     """The function that a value names; what goes wrong in it is told with file and line.
 
     Args:
       setting, value: as in a config that was read from an experiment.
       parameters: that it is called with, in this order.
+      name: of the function, where the value names a file alone.
 
     Raises:
       UserError: its experiment was not given, its file has changed since or raises, or it has no
@@ -94,7 +107,7 @@ def own_function(setting: str, value: str, parameters: Sequence[str]) -> Callabl
             " --config=FILE (in Python grokjax.load_experiment(FILE))"
         )
     module = _module(setting, value)
-    name = own_name(value)
+    name = name or own_name(value)
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"{said}: the file has no function {name}")
@@ -102,8 +115,9 @@ def own_function(setting: str, value: str, parameters: Sequence[str]) -> Callabl
         inspect.signature(function).bind(*parameters)
     except (TypeError, ValueError):
         wanted = ", ".join(parameters)
+        which = f"{name} " if is_own_file(value) else ""
         raise UserError(
-            f"{said}: is to take ({wanted}) and does not; see docs/extending.md"
+            f"{said}: {which}is to take ({wanted}) and does not; see docs/extending.md"
         ) from None
 
     def told(*args: Any) -> Any:

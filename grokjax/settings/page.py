@@ -46,7 +46,8 @@ def _must_be(setting: Setting) -> str:
     allowed = setting.allowed
     if isinstance(allowed, tuple):
         named = ", ".join(f"`{choice}`" for choice in allowed if choice)
-        return named + ", or [`FILE.py:NAME`](extending.md)" * setting.own_file
+        own = "`FILE.py:NAME` or `FILE.py`" if setting.whole_file else "`FILE.py:NAME`"
+        return named + f", or [{own}](extending.md)" * setting.own_file
     kind = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}
     of_type = kind[type(setting.default)]
     if allowed is None:

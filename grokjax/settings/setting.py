@@ -23,6 +23,7 @@ class Setting:
       added: it came after the first workdirs. A run that has the default is then the run that it
         was before, so that the default must never change.
       own_file: whether it may also be `FILE.py:NAME`, a function of a file (docs/extending.md).
+      whole_file: whether it may be `FILE.py` as well, a file with functions of fixed names.
       also: what else people call it, words with a section where the bare one would mislead.
     """
 
@@ -33,6 +34,7 @@ class Setting:
     identity: bool = True
     added: bool = False
     own_file: bool = False
+    whole_file: bool = False
     also: str = ""
 
 

@@ -11,9 +11,10 @@ from grokjax.base.errors import UserError
 from grokjax.base.names import DECODER
 from grokjax.settings.config import check_row, flatten
 from grokjax.settings.declarations import SETTINGS
-from grokjax.settings.own_functions import is_own, own_name, values_of
+from grokjax.settings.own_functions import is_own, is_own_file, own_name, values_of
 from grokjax.settings.ranges import Range
 from grokjax.settings.rows import expand
+from grokjax.settings.setting import Setting
 from grokjax.settings.suggestions import unknown_setting
 
 
@@ -61,14 +62,16 @@ def _validate_values(config: ConfigDict) -> None:
                 if not allowed.holds(value):
                     raise UserError(f"{name}: {value} must be {allowed.wanted}")
             elif value not in allowed:
-                _validate_choice(name, value, allowed, setting.own_file)
+                _validate_choice(name, value, allowed, setting)
 
 
-def _validate_choice(name: str, value: str, allowed: tuple[str, ...], own_file: bool) -> None:
-    choices = ", ".join(filter(None, allowed)) + ", or FILE.py:NAME" * own_file
+def _validate_choice(name: str, value: str, allowed: tuple[str, ...], setting: Setting) -> None:
+    choices = ", ".join(filter(None, allowed)) + ", or FILE.py:NAME" * setting.own_file
+    choices += ", or FILE.py" * setting.whole_file
     parts = values_of(value) if "" in allowed else [value]
     for part in parts:
-        if part not in allowed and not (own_file and is_own(part)):
+        is_file = setting.whole_file and is_own_file(part)
+        if part not in allowed and not (setting.own_file and is_own(part)) and not is_file:
             raise UserError(f"{name}: '{part}' is none of {choices}")
     called = [own_name(part) for part in parts]
     if len(set(called)) < len(called):
@@ -89,13 +92,22 @@ def _validate_differences(rows: Sequence[Mapping[str, Any]], flat: Mapping[str, 
 
 
 def _validate_model(m: ConfigDict) -> None:
-    if m.kind == DECODER and m.remat != "none":
+    is_stack = m.kind == DECODER or is_own_file(m.kind)
+    if is_stack and m.remat != "none":
         raise UserError(f"model.remat: '{m.remat}' is of the recursive model; give none")
     if (m.kind == DECODER or m.mixer == "attention") and m.hidden_size % m.num_heads:
         raise UserError(
             f"model.num_heads: {m.num_heads} heads do not divide hidden_size {m.hidden_size}"
         )
-    if m.kind == DECODER:
+    if is_stack:
+        if m.halt_max_steps != 1:
+            raise UserError(
+                f"model.halt_max_steps: {m.halt_max_steps} is of the recursive model; give 1"
+            )
+        if m.num_registers and is_own_file(m.kind):
+            raise UserError(
+                f"model.num_registers: {m.num_registers} is of the recursive model; give 0"
+            )
         return
     if m.positions == "rotary" and (m.mixer != "attention" or m.hidden_size // m.num_heads % 2):
         raise UserError("model.positions: rotary needs the attention mixer and an even head size")

@@ -20,7 +20,7 @@ from grokjax.base.names import FINISHED
 from grokjax.base.text import aligned, counted, duration
 from grokjax.instruments.fit import runs_that_fit
 from grokjax.instruments.targets import machine
-from grokjax.model import DECODER, num_parameters
+from grokjax.model import num_parameters
 from grokjax.model.cost import available_bytes, matmul_ceiling, train_flops
 from grokjax.runtime.progress import told
 from grokjax.settings.config import Row, flatten, with_settings
@@ -109,7 +109,7 @@ def run_bytes(config: ConfigDict) -> int:
         return int(state + table)
     levels = (
         model.num_loops
-        if model.kind == DECODER
+        if model.is_stack
         else (model.gradient_cycles or model.H_cycles) * (model.L_cycles + 1)
     )
     width = 8 * model.hidden_size + 3 * model.inner_size(model.hidden_size)

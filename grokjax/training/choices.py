@@ -30,7 +30,6 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from grokjax.base.names import DECODER
 from grokjax.model import Layout, ModelConfig
 from grokjax.model.layers import CHANNELS
 
@@ -50,7 +49,7 @@ def choose_layout(
       batch_size: rows of one run on one device.
       whole: whether a program is of one device; or XLA divides the batch, and knows no kernels.
     """
-    if model.kind == DECODER:
+    if model.is_stack:
         return model
     has_kernel = _has_kernel(model, model.hidden_size, platform, whole)
     layout = Layout(
@@ -97,7 +96,7 @@ def training_bytes(model: ModelConfig, batch_size: int) -> float:
     """About what a run's forward pass keeps for the backward one."""
     cycles = model.gradient_cycles or model.H_cycles
     blocks = cycles * (model.L_cycles + 1) * model.num_layers
-    if model.kind == DECODER:
+    if model.is_stack:
         blocks = model.num_loops * model.num_layers
     width = 6 * model.hidden_size + 4 * model.inner_size(model.hidden_size)
     return float(batch_size * model.length * width * blocks * jnp.dtype(model.dtype).itemsize)

@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from grokjax.base.names import ANSWER_ACCURACY, EXACT_MATCH, TARGET_FOUND
 from grokjax.data.dataset import make_batch
 from grokjax.data.task import Task
-from grokjax.model import ModelConfig, forward, init
+from grokjax.model import ModelConfig, forward, init, own_model, readout
 from grokjax.model.recursive import make_block
 from grokjax.settings.own_functions import (
     is_own,
+    is_own_file,
     own_function,
     own_name,
     refuse,
@@ -49,6 +50,8 @@ def check_own_functions(
     first = jax.tree.map(lambda x: jnp.asarray(x)[0], hyper)
     if is_own(model.kind):
         _check_block(model)
+    if is_own_file(model.kind):
+        _check_model(model)
     for name, value in own.items():
         if is_own(value):
             _check_schedule(f"optimizer.{name}", value, hyper, config.train.num_steps)
@@ -116,6 +119,28 @@ def _check_block(model: ModelConfig) -> None:
         if seen.count(component) != 1:
             wrong = f"calls tap('{component}', x) {seen.count(component)} times, not once"
             raise refuse("model.kind", value, f"{wrong}, and patching looks there")
+
+
+def _check_model(model: ModelConfig) -> None:
+    value = model.kind
+    for name in own_model.SIGNATURES:
+        own_model.function(model, name)
+    drawn = [init(model, jax.random.key(seed))[0] for seed in (0, 1)]
+    if not isinstance(drawn[0], dict):
+        raise refuse(own_model.SETTING, value, "init gives no dictionary of parameters")
+    if _described(drawn[0]) != _described(drawn[1]):
+        raise refuse(own_model.SETTING, value, "init draws another tree for another seed")
+    if not _finite(drawn[0]):
+        raise refuse(own_model.SETTING, value, "init draws parameters that are not finite")
+    batch = make_batch(jnp.ones((_TRIED, model.seq_len - 1), jnp.int16), model.vocab_size - 1)
+    output = forward(model, drawn[0], {}, batch)
+    if not _finite(output.logits):
+        raise refuse(own_model.SETTING, value, "forward gives logits that are not finite")
+    read = readout(model, drawn[0], output.trace.z_H)
+    wanted = (*output.trace.z_H.shape[:-1], model.vocab_size)
+    if jnp.shape(read) != wanted:
+        what = f"readout gives {jnp.shape(read)}, not logits [*B, T, V] {wanted}"
+        raise refuse(own_model.SETTING, value, what)
 
 
 def _check_metrics(value: str, task: Task, model: ModelConfig) -> None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.runtime.processes import on_all
-from grokjax.settings.own_functions import is_own, refuse
+from grokjax.settings.own_functions import is_own, is_own_file, refuse
 from grokjax.training.population import Population
 from grokjax.training.step import RunState
 from grokjax.training.stored_weights import read_weights
@@ -34,7 +34,7 @@ def restore_or_start(
         restored = saved.restore_latest(population.abstract_state(), population.own_runs)
     except UserError as error:
         kind = population.train_config.model.kind
-        if is_own(kind) and "another model" in str(error):
+        if (is_own(kind) or is_own_file(kind)) and "another model" in str(error):
             said = f"draws another tree than was stored: {error}"
             raise refuse("model.kind", kind, said) from None
         raise

@@ -107,8 +107,9 @@ def loss_and_output(
     """The loss of a batch, and the forward pass that it comes from.
 
     Recursive model: sum over the batch of each sequence's mean loss and half its halting loss,
-    divided by the batch size. Decoder: mean over the answer's tokens in the batch. Of a batch that
-    devices share, it is the own rows' part of the sum.
+    divided by the batch size; a whole model of a file without the halting loss. Decoder: mean over
+    the answer's tokens in the batch. Of a batch that devices share, it is the own rows' part of the
+    sum.
     """
     output = forward(config.model, params, buffers, batch, carry=carry, key=key)
     if not config.model.predicts_input:
@@ -116,6 +117,8 @@ def loss_and_output(
         each = losses.token_losses(config.loss, output.logits, labels)
         return jnp.sum(each) / jnp.maximum(_over_devices(config, jnp.sum(labels > 0)), 1), output
     answer = losses.sequence_losses(config.loss, output.logits, batch.labels)
+    if config.model.is_stack:  # without a halting head
+        return jnp.sum(answer) / _over_devices(config, batch.labels.shape[0]), output
     correct = losses.sequences_correct(output.logits, batch.labels)
     halting = losses.halting_losses(output.q_logits[:, 0], correct)
     batch_size = _over_devices(config, batch.labels.shape[0])
