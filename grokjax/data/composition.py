@@ -33,5 +33,7 @@ COMPOSITION = Task(
     short_familiar="held-out ID",
     chosen_on="ID compositions",
     about_unseen="two facts that were never composed in training unless a regime says so",
+    exposing=("num_hop1_added", "num_hop2_added"),
+    exposure="compositions of OOD facts",
     of_facts=True,
 )

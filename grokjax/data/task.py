@@ -63,6 +63,8 @@ class Task:
     familiar: those of the held-out type, and `short_familiar`.
     chosen_on: those of `site_types`.
     about_unseen: what they are, in a few words.
+    exposing: columns of `runs.csv` that count training items of the kind of unseen queries, which
+      are called `exposure`; where all are 0 an answer to unseen queries is generalisation.
     of_facts: whether queries are chains of `Dataset.id_facts` and its like, of which any can be
       asked: pairs for patching are drawn from all of them, and new facts can be learned on top.
     """
@@ -77,6 +79,8 @@ class Task:
     short_familiar: str = "held-out"
     chosen_on: str = "familiar queries"
     about_unseen: str = ""
+    exposing: tuple[str, ...] = ()
+    exposure: str = "items like these queries"
     of_facts: bool = False
 
     @property
@@ -238,7 +242,8 @@ def from_json(content: Mapping[str, Any]) -> Task:
             Hidden(str(h["name"]), tuple(map(str, h["given_by"]))) for h in given.pop("hidden")
         )
         question = tuple(map(str, given.pop("question")))
-        task = Task(question=question, types=types, hidden=hidden, **given)
+        exposing = tuple(map(str, given.pop("exposing", ())))
+        task = Task(question=question, types=types, hidden=hidden, exposing=exposing, **given)
         check_task(task)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"task: not a declaration ({error}); restore config.json") from None

@@ -12,14 +12,13 @@ from grokjax.report.training_runs import TrainingRuns
 
 _AT = ORDER_LEVELS[0]
 _SAME = 0.05  # of an accuracy: nearer than that, OOD and ID are answered alike
-_ADDED = ["num_hop1_added", "num_hop2_added"]  # compositions with OOD facts, of `runs.csv`
 
 
 def likeness_findings(data: TrainingRuns, outcomes: pd.DataFrame) -> list[Finding]:
     """Where accuracy on unseen queries equals that on familiar ones, and where it does not.
 
-    Where training composed the facts that unseen queries are made of, equal accuracies say that the
-    queries are no longer unseen; where it did not, that the model generalises.
+    Where training has items of their kind (`Task.exposing`), equal accuracies say that the queries
+    are no longer unseen; where it has none, that the model generalises.
     """
     known = outcomes.dropna(subset=["final_iid_accuracy", "final_ood_accuracy"])
     if not len(known):
@@ -27,13 +26,13 @@ def likeness_findings(data: TrainingRuns, outcomes: pd.DataFrame) -> list[Findin
     apart = (known.final_iid_accuracy - known.final_ood_accuracy).abs()
     learned = known.final_iid_accuracy >= _AT
     same = (learned & (apart <= _SAME)).groupby(known.group, sort=False).agg(["sum", "size"])
-    exposed = _exposed(data).reindex(same.index)
+    exposed, exposure = _exposed(data).reindex(same.index), data.task.exposure
     found = [
         Finding(_alike(data.task, known, same, chosen, why), "outcomes")
         for chosen, why in (
-            (exposed.eq(1.0), "training composed OOD facts there, so the queries have become"
+            (exposed.eq(1.0), f"{exposure} were trained on there, so the queries have become"
              " in-distribution"),
-            (exposed.eq(0.0), "training composed no OOD fact there, so this is generalisation"),
+            (exposed.eq(0.0), f"no {exposure} were trained on there, so this is generalisation"),
             (exposed.isna(), ""),
         )
         if (chosen & (same["sum"] > 0)).any()
@@ -43,8 +42,8 @@ def likeness_findings(data: TrainingRuns, outcomes: pd.DataFrame) -> list[Findin
 
 
 def _exposed(data: TrainingRuns) -> pd.Series:
-    """Whether a group's training composed OOD facts: 1 or 0, NaN where no table tells."""
-    added = data.runs.reindex(columns=_ADDED).apply(pd.to_numeric, errors="coerce")
+    """Whether a group's training had what unseen queries ask: 1 or 0, NaN where no table tells."""
+    added = data.runs.reindex(columns=[*data.task.exposing]).apply(pd.to_numeric, errors="coerce")
     composed = added.sum(axis=1, min_count=1).gt(0).astype(float).where(added.notna().any(axis=1))
     return composed.groupby(data.runs.group, sort=False).max()
 

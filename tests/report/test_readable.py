@@ -112,9 +112,10 @@ def test_generalisation_is_told_from_exposure(data, made):
     text = only(told(data, made), "in-distribution")
     assert "both_hop_full" in text and "natural" not in text
     assert text.startswith("OOD accuracy equals held-out ID accuracy within 0.05 in")
-    assert "training composed OOD facts there" in text and "2 of 3 runs of both_hop_full" in text
+    assert "compositions of OOD facts were trained on there" in text
+    assert "2 of 3 runs of both_hop_full" in text
     text = only(told(data, made), "generalisation")
-    assert "2 of 3 runs of natural" in text and "training composed no OOD fact there" in text
+    assert "2 of 3 runs of natural" in text and "no compositions of OOD facts were" in text
     # Where nobody knows what was composed, neither is said.
     unknown = dataclasses.replace(
         data, runs=data.runs.drop(columns=["num_hop1_added", "num_hop2_added"])
