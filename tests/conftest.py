@@ -3,10 +3,16 @@
 import csv
 import os
 import pathlib
+from importlib.metadata import version
 
 # Before JAX starts. Workers share one compilation cache: most tests compile the same programs.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+# Tests compile for longer than they compute. `XLA_FLAGS= pytest` has programs as users have them.
+QUICK = ["--xla_backend_optimization_level=0"]
+if version("jaxlib") < "0.11":  # which has this flag no more
+    QUICK.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 
 import jax
 import jaxtyping

@@ -10,21 +10,14 @@ from grokjax.report import summary
 from grokjax.settings import grid, load_experiment, product, read_experiment, seeds
 from grokjax.settings.config import rows_of
 
-# What memorises the authors' folder with the quickstart's model.
-FOLDER_SETTINGS = {
-    "data.folder": str(PRETRAINING),
-    "train.batch_size": 128,
-    "optimizer.weight_decay": 0.1,
-}
 
-
-def folder_config(num_steps):
-    settings = FOLDER_SETTINGS | {"train.num_steps": num_steps}
-    return load_experiment(str(ROOT / "experiments/pretrain.py"), settings)
+def folder_config(**changes):
+    settings = {"data.folder": str(PRETRAINING)} | changes
+    return load_experiment(str(ROOT / "experiments/pretrain.py:folder"), settings)
 
 
 def test_the_authors_folder_is_being_learned(tmp_path):
-    config = folder_config(300)
+    config = folder_config(**{"train.num_steps": 300})
     curves = grokjax.train_and_evaluate(config, tmp_path).curves
     assert np.log(147) > curves.loss.iloc[1] > curves.loss.iloc[-1] + 0.2
 
@@ -32,7 +25,7 @@ def test_the_authors_folder_is_being_learned(tmp_path):
 @pytest.mark.slow
 def test_the_authors_folder_is_memorised(tmp_path):
     """A mean training exact match of 0.99 on data that their generator made; 2 minutes."""
-    results = grokjax.train_and_evaluate(folder_config(6000), tmp_path)
+    results = grokjax.train_and_evaluate(folder_config(), tmp_path)
     assert results.curves[TRAINING_ACCURACY].iloc[-1] >= 0.99
 
 
