@@ -8,11 +8,13 @@ from importlib.metadata import version
 # Before JAX starts. Workers share one compilation cache: most tests compile the same programs.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
-# Tests compile for longer than they compute. `XLA_FLAGS= pytest` has programs as users have them.
-QUICK = ["--xla_backend_optimization_level=0"]
-if version("jaxlib") < "0.11":  # which has this flag no more
-    QUICK.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+# Tests compile for longer than they compute. `XLA_FLAGS= pytest` has programs as users have them;
+# the second flag is gone from jaxlib 0.11 on.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.11"),
+)
 
 import jax
 import jaxtyping

@@ -1,9 +1,14 @@
 """Patching: the controls that hold for any weights."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import PYTHONPATH, ROOT
 
 from grokjax.analysis import all_sites, patch_effects
 from grokjax.analysis.effects import measure_effects
@@ -22,6 +27,7 @@ RECURSIVE = ModelConfig(
 )  # fmt: skip
 HALTING = ModelConfig(31, 16, 1, 1, 1, mlp_multiple=16, halt_max_steps=2)
 DECODER = ModelConfig(31, 16, 2, 1, 1, kind="decoder", num_heads=2, num_loops=2)
+NETWORKS = (RECURSIVE, HALTING, DECODER)
 QUERY = [0, 1, 3, 4]
 
 
@@ -43,7 +49,7 @@ def make_pairs(config, weights):
     return Pairs("head", "id", clean, corrupted)
 
 
-@pytest.fixture(params=[RECURSIVE, HALTING, DECODER], ids=["recursive", "halting", "decoder"])
+@pytest.fixture(params=NETWORKS, ids=["recursive", "halting", "decoder"])
 def network(request):
     weights = weights_of(request.param)
     return request.param, weights, make_pairs(request.param, weights)
@@ -92,9 +98,9 @@ def whole_stage(config, stage):
     return shares
 
 
-@pytest.mark.parametrize("direction", ["denoising", "noising"])
-def test_all_of_a_stage_is_the_donor(network, direction):
-    config, weights, pairs = network
+def check_whole_stages(config, direction):
+    weights = weights_of(config)
+    pairs = make_pairs(config, weights)
     streams = [c for c in components(config) if c in ("z_H", "z_L", "embedding")]
     patching = program(config, streams, 1)
     weights, both, answers = one_run(weights, pairs)
@@ -108,6 +114,26 @@ def test_all_of_a_stage_is_the_donor(network, direction):
         patched = patching.patched(weights, both[host], answers, state, shares)
         np.testing.assert_array_equal(patched.logit_difference[:, 0], own.logit_difference)
         np.testing.assert_array_equal(patched.rank[:, 0], own.rank)
+
+
+EXACTLY = """
+import test_patching
+for config in test_patching.NETWORKS:
+    for direction in ("denoising", "noising"):
+        test_patching.check_whole_stages(config, direction)
+print("exact")
+"""
+
+
+def test_all_of_a_stage_is_the_donor():
+    """To the last bit, in programs that XLA has compiled as users have them (conftest.py)."""
+    environment = os.environ | {
+        "XLA_FLAGS": "",
+        "PYTHONPATH": f"{PYTHONPATH}:{ROOT}/tests/analysis",
+    }
+    command = [sys.executable, "-c", EXACTLY]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True)
+    assert done.stdout == "exact\n", done.stderr
 
 
 def test_without_the_embedding_a_stage_is_not_all():
