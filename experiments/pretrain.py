@@ -11,7 +11,7 @@ experiments/pretrain.py` lists all of them.
 
 A smaller graph and model: a look at the whole path in a minute.
 
-    grokjax train --config=experiments/pretrain.py:folder --workdir=runs/mine --config.data.folder=DIR
+    grokjax train runs/mine --config=experiments/pretrain.py:folder --config.data.folder=DIR
 
 A dataset in the authors' format (docs/data.md). The quickstart's weight decay suits 2,000 items and
 is too much for the 8,215 of `tests/data`'s folder, which the authors' generator made; with a sixth

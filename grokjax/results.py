@@ -21,7 +21,7 @@ from grokjax.data.dataset import Dataset
 from grokjax.data.loading import load_dataset
 from grokjax.data.task import Task
 from grokjax.model import Buffers, ModelConfig, Params
-from grokjax.settings.rows import expand
+from grokjax.settings.rows import expand, rows_left
 from grokjax.training.resolve import evaluated_model, model_config
 from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.checkpoints import Checkpoints
@@ -197,7 +197,7 @@ def load(workdir: str | os.PathLike) -> Results:
     config = read_config(path)
     vocab_size = read_vocab_size(path)
     runs = read_runs(path)
-    if runs.run_id.tolist() != list(range(len(expand(config)))):
+    if runs.run_id.tolist() != list(range(len(rows_left(config)))):
         raise UserError(f"{path / RUNS}: not the runs of config.json; train again")
     return Results(path, config, vocab_size, runs, read_table(path, CURVES))
 

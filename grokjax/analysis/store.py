@@ -15,9 +15,8 @@ import xarray as xr
 from grokjax.base.errors import UserError
 from grokjax.base.files import append_line, read_json, replacing, sha256, write_atomically
 from grokjax.results import Results
-from grokjax.settings.config import flatten
 from grokjax.settings.declarations import SEEDS
-from grokjax.settings.rows import expand
+from grokjax.settings.rows import flat_runs
 
 PARTS = ("lens", "patching")
 SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
@@ -159,7 +158,7 @@ def _read(
     ]
     joined = xr.concat(steps, _index("step", list(by_step)))
     regimes = results.runs.set_index("run_id").regime
-    settings = [flatten(run) for run in expand(results.config)]
+    settings = flat_runs(results.config)
     seeds = ["/".join(str(settings[run][name]) for name in SEEDS) for run in run_ids]
     return joined.transpose("run", "step", ...).assign_coords(
         regime=("run", [str(regimes[run]) for run in run_ids]), seeds=("run", seeds)

@@ -20,7 +20,7 @@ from grokjax.report.path_identity_section import Analysed, PathsCompared, compar
 from grokjax.report.questions_section import with_questions
 from grokjax.report.stored_analyses import across_populations
 from grokjax.results import Results
-from grokjax.settings.rows import expand
+from grokjax.settings.rows import flat_runs
 from grokjax.sweeps.plan import read_plan
 from grokjax.sweeps.results import load
 
@@ -148,5 +148,5 @@ def _regimes_elsewhere(results: Results, known: set[str]) -> list[str]:
         plan = read_plan(results.workdir.parent.parent)
     except UserError:
         return []
-    names = [run.data.regime for p in plan.populations for run in expand(p.config)]
+    names = [run["data.regime"] for p in plan.populations for run in flat_runs(p.config)]
     return [name for name in dict.fromkeys(names) if name not in known]

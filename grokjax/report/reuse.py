@@ -7,38 +7,39 @@ A run is its settings. Two that differ in how they name the same data (`natural`
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.data.graph import HOP_SETTINGS, Augmentation, resolve_augmentation
-from grokjax.settings.identity import settings_hash
-from grokjax.settings.rows import expand
+from grokjax.settings.identity import flat_hash
+from grokjax.settings.rows import flat_runs
 from grokjax.sweeps.plan import PLAN, read_plan
 from grokjax.workdir.layout import read_config
 
 
-def run_key(run: ConfigDict) -> str:
+def run_key(run: Mapping[str, Any]) -> str:
     """The run's hash with its regime in numbers; nothing is added to a hop whose ratio is 0.
 
     Args:
-      run: resolved settings of one run.
+      run: flattened settings of one run.
     """
-    own = run.copy_and_resolve_references()
-    if not own.data.folder:
-        found = resolve_augmentation(own.data)
+    own = dict(run)
+    if not own["data.folder"]:
+        named = ("data.regime", *HOP_SETTINGS)
+        found = resolve_augmentation(ConfigDict({n.removeprefix("data."): own[n] for n in named}))
         numbers = Augmentation(
             found.hop1_ratio,
             found.hop1_k if found.hop1_ratio else 0,
             found.hop2_ratio,
             found.hop2_k if found.hop2_ratio else 0,
         )
-        own.data.regime = "natural"
+        own["data.regime"] = "natural"
         for name in HOP_SETTINGS:
-            setting = name.removeprefix("data.")
-            own.data[setting] = type(own.data[setting])(getattr(numbers, setting))
-    return settings_hash(own)
+            own[name] = type(own[name])(getattr(numbers, name.removeprefix("data.")))
+    return flat_hash(own)
 
 
 def keys_in(workdir: pathlib.Path) -> set[str]:
@@ -49,7 +50,7 @@ def keys_in(workdir: pathlib.Path) -> set[str]:
             if (workdir / PLAN).exists()
             else [read_config(workdir)]
         )
-        return {run_key(run) for config in configs for run in expand(config)}
+        return {run_key(run) for config in configs for run in flat_runs(config)}
     except (UserError, OSError):
         return set()
 

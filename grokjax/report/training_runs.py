@@ -22,6 +22,7 @@ from grokjax.report.reuse import keys_in, run_key, siblings
 from grokjax.report.wording import in_words, value_in_words
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.declarations import SEEDS
+from grokjax.settings.rows import flat_runs
 from grokjax.statistics.events import at_kept_site, event_table, order_table
 from grokjax.statistics.survival import CENSORED, COMPETING, EVENT
 from grokjax.workdir.layout import read_content
@@ -176,7 +177,7 @@ def read_training(found: StoredRuns) -> TrainingRuns:
         run_steps = took.steps * took.num_runs or np.nan
         runs.loc[member, "seconds_per_step"] = took.training_seconds / run_steps
         runs.loc[member, "evaluation_seconds_per_step"] = took.evaluation_seconds / run_steps
-        runs.loc[member, "run_key"] = [run_key(run) for run in own.run_configs]
+        runs.loc[member, "run_key"] = [run_key(run) for run in flat_runs(own.config)]
     runs = _each_once(runs, found.workdir)
     curves = found.curves[found.curves.run_id.isin(runs.run_id)]
     ends = runs[runs.status == DIVERGED].set_index("run_id").step.to_dict()

@@ -9,9 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from grokjax.settings.config import flatten, overlaid, with_settings
+from grokjax.settings.config import flatten
 from grokjax.settings.declarations import SETTINGS
-from grokjax.settings.rows import rows_left
+from grokjax.settings.rows import flat_runs
 
 
 def settings_hash(run: ConfigDict) -> str:
@@ -20,16 +20,16 @@ def settings_hash(run: ConfigDict) -> str:
     A setting that was declared after the first workdirs counts only where it is not at its default,
     so that runs of before keep the hash that they have.
     """
-    return _hash(flatten(run))
+    return flat_hash(flatten(run))
 
 
 def run_hashes(config: ConfigDict) -> list[str]:
     """`settings_hash` of every run of a config, for thousands of them."""
-    shared = flatten(with_settings(config, {}))
-    return [_hash(overlaid(shared, row)) for row in rows_left(config)]
+    return [flat_hash(flat) for flat in flat_runs(config)]
 
 
-def _hash(flat: Mapping[str, Any]) -> str:
+def flat_hash(flat: Mapping[str, Any]) -> str:
+    """`settings_hash` of flattened settings."""
     settings = {name: value for name, value in flat.items() if _counts(name, value)}
     if not flat["transfer.source"]:
         settings = {n: v for n, v in settings.items() if not n.startswith("transfer.")}

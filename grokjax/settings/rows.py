@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
-from grokjax.settings.config import Row, check_row, flatten, with_settings
+from grokjax.settings.config import Row, check_row, flatten, overlaid, with_settings
 from grokjax.settings.declarations import SEEDS, SETTINGS, TRACED
 from grokjax.settings.suggestions import unknown_setting
 
@@ -53,6 +53,12 @@ def expand(config: ConfigDict) -> list[ConfigDict]:
     return [with_settings(config, row) for row in rows_left(config)]
 
 
+def flat_runs(config: ConfigDict) -> list[dict[str, Any]]:
+    """`flatten` of every run of `config`, for thousands of them; errors as above."""
+    shared = flatten(with_settings(config, {}))
+    return [overlaid(shared, row) for row in rows_left(config)]
+
+
 def rows_left(config: ConfigDict) -> list[Row]:
     """In what each run of `config` differs from it, in order.
 
@@ -74,7 +80,7 @@ def rows_left(config: ConfigDict) -> list[Row]:
 
 def swept_settings(config: ConfigDict) -> list[str]:
     """Settings that differ between the runs, in the order in which rows first name them."""
-    runs = [flatten(run) for run in expand(config)]
+    runs = flat_runs(config)
     named = dict.fromkeys(name for row in config.runs for name in row)
     return [name for name in named if any(run[name] != runs[0][name] for run in runs)]
 

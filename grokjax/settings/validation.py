@@ -13,7 +13,7 @@ from grokjax.settings.config import check_row, flatten
 from grokjax.settings.declarations import SETTINGS
 from grokjax.settings.own_functions import is_own, is_own_file, own_name, values_of
 from grokjax.settings.ranges import Range
-from grokjax.settings.rows import expand
+from grokjax.settings.rows import flat_runs
 from grokjax.settings.setting import Setting
 from grokjax.settings.suggestions import unknown_setting
 
@@ -123,11 +123,12 @@ def _validate_model(m: ConfigDict) -> None:
 def _validate_training(config: ConfigDict) -> None:
     o, t = config.optimizer, config.train
     if "cosine" in (o.schedule, o.weight_decay_schedule):
-        for run in expand(config):
-            if run.optimizer.decay_steps <= run.optimizer.warmup_steps:
+        for run in flat_runs(config):
+            end, warmup = run["optimizer.decay_steps"], run["optimizer.warmup_steps"]
+            if end <= warmup:
                 raise UserError(
-                    f"optimizer.decay_steps: {run.optimizer.decay_steps} is not beyond the warm-up"
-                    f" of {run.optimizer.warmup_steps} steps; a cosine ends there"
+                    f"optimizer.decay_steps: {end} is not beyond the warm-up"
+                    f" of {warmup} steps; a cosine ends there"
                 )
     if t.eval_every % t.chunk_steps:
         raise UserError(

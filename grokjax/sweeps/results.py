@@ -21,8 +21,7 @@ from grokjax.base.names import PENDING
 from grokjax.data.task import Task
 from grokjax.model import Buffers, ModelConfig, Params
 from grokjax.results import Results, StoredRuns
-from grokjax.settings.config import flatten
-from grokjax.settings.rows import expand
+from grokjax.settings.rows import expand, flat_runs
 from grokjax.sweeps.plan import PLAN, Plan, population_folder, require_plan
 from grokjax.workdir.gaps import describe_gaps
 from grokjax.workdir.tables import CURVES, RUNS, read_runs, read_table
@@ -136,7 +135,7 @@ def has_begun(folder: pathlib.Path) -> bool:
 
 def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and curves of all populations, run ids counted through."""
-    resolved = [flatten(run) for p in plan.populations for run in expand(p.config)]
+    resolved = [run for p in plan.populations for run in flat_runs(p.config)]
     ignored = ("name", "runs", "train.num_steps", "data.regime")
     first = resolved[0]
     swept = [n for n in first if n not in ignored and any(f[n] != first[n] for f in resolved)]
