@@ -32,7 +32,8 @@ def texts_that_overlap(figure: Figure) -> list[tuple[str, str]]:
 
 
 def _size(figure: Figure) -> tuple[float, float]:
-    FigureCanvasAgg(figure).draw()
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
     return figure.bbox.width, figure.bbox.height
 
 
