@@ -9,47 +9,15 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
-from conftest import ROOT, tiny_config
+from conftest import tiny_config
+from own_examples import SMALL, forget, refused, write_examples
 
 import grokjax
 from grokjax.base.errors import UserError
 from grokjax.cli import main
-from grokjax.data.dataset import make_batch
-from grokjax.model import Patch, forward, readout
 from grokjax.settings import load_experiment, own_functions
 from grokjax.settings.identity import settings_hash
 from grokjax.training.optim import Hyperparameters, OptimizerConfig, learning_rate, moments
-
-SMALL = [
-    "--config.model.H_cycles=1",
-    "--config.model.L_cycles=1",
-    "--config.model.num_layers=1",
-    "--config.data.max_probes=24",
-    "--config.model.hidden_size=16",
-    "--config.data.num_entities=12",
-    "--config.data.num_relations=6",
-    "--config.data.ood_fraction=0.2",
-    "--config.train.num_steps=20",
-    "--config.train.batch_size=16",
-    "--config.train.eval_every=10",
-    "--config.train.chunk_steps=10",
-    "--config.checkpoint.every=10",
-]
-
-
-def write_examples(folder):
-    page = (ROOT / "docs" / "extending.md").read_text()
-    found = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", page, re.DOTALL)
-    assert len(found) == 9
-    for name, text in found:
-        (folder / name).write_text(text)
-    return folder / "experiment.py"
-
-
-def forget():
-    """As a new process, that has been given no experiment."""
-    own_functions._paths.clear()
-    own_functions._modules.clear()
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +27,6 @@ def example(tmp_path_factory):
     file = write_examples(folder)
     assert main(["train", str(folder / "w"), f"--config={file}", *SMALL]) == 0
     return file
-
-
-def refused(capsys, *arguments) -> str:
-    assert main(list(map(str, arguments))) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("grokjax: error: ")
-    return error
 
 
 def test_the_page_trains_is_analysed_and_reported(example, capsys):
@@ -123,92 +84,6 @@ def test_the_pages_task_trains_is_analysed_and_reported(tmp_path, capsys):
     for row in asked.itertuples():
         a, b, c = map(int, row.question.split(", "))
         assert row.sum == (a + b) % 7 and row.answer == row.sum * c % 7
-
-
-@pytest.fixture(scope="module")
-def perceptron(tmp_path_factory):
-    """The page's whole model, trained."""
-    folder = tmp_path_factory.mktemp("perceptron")
-    file = write_examples(folder).with_name("perceptron_experiment.py")
-    small = [text for text in SMALL if "num_layers" not in text]
-    assert main(["train", str(folder / "w"), f"--config={file}", *small]) == 0
-    return file
-
-
-def test_the_pages_model_trains_is_analysed_and_reported(perceptron, capsys):
-    workdir = perceptron.parent / "w"
-    forget()
-    results = grokjax.load(workdir)
-    assert results.config.model.kind.startswith("perceptron.py@")
-    assert main(["report", str(workdir)]) == 0
-    outcomes = pd.read_csv(workdir / "outcomes.csv")
-    assert len(outcomes) == 2 and outcomes.final_ood_accuracy.notna().all()
-    assert not own_functions._modules  # who reads a workdir executes nothing
-    command = ["analyze", str(workdir), "--pairs=2", "--no-null"]
-    assert "give the experiment that names it, --config=FILE" in refused(capsys, *command)
-    assert main([*command, f"--config={perceptron}"]) == 0
-    patched = pd.read_csv(workdir / "analysis" / "patching_runs.csv")
-    assert set(patched.component) == {"z_H"}
-    assert set(patched.place) == {"Init", "Loop0_Layer0", "Loop0_Layer1"}
-    stored = grokjax.analysis.load_analysis(results)
-    with pytest.raises(UserError, match="no state inside of a block was patched"):
-        stored.patching.sel(run=0, step=20).grokjax.plot(blocks=True)
-    again = ["train", str(workdir), f"--config={perceptron}", "--config.train.num_steps=30"]
-    assert (
-        main([*again, *[x for x in SMALL if "num_layers" not in x and "num_steps" not in x]]) == 0
-    )
-
-
-def test_a_run_of_a_whole_model_is_that_run_alone(perceptron):
-    """One under vmap beside another is itself; what the lens reads last is what it says."""
-    config = load_experiment(str(perceptron))
-    results = grokjax.load(perceptron.parent / "w")
-    model, dataset = results.model, results.dataset(1)
-    batch = make_batch(dataset.probes.table.query[:4], results.vocab_size - 1)
-    params, buffers = results.weights(1)
-    output = forward(model, params, buffers, batch)
-    read = readout(model, params, output.trace.z_H[-1])
-    np.testing.assert_allclose(read, output.logits, rtol=1e-6)
-    states = {"z_H": jnp.flip(output.trace.z_H, axis=1)}
-    share = jnp.zeros((3, model.length)).at[2].set(1.0)
-    patched = forward(model, params, buffers, batch, patch=Patch(states, {"z_H": share}))
-    np.testing.assert_allclose(patched.logits, output.logits[::-1], rtol=1e-6)
-    assert config.model.kind == results.config.model.kind
-
-
-TOGGLE = """init.odd = not getattr(init, "odd", False)
-    layers = {"x": embed_key} if init.odd else {}"""
-WRONG_MODELS = [
-    ("def forward(", "def forwards(", "has no function forward"),
-    ("def readout(config, params, z)", "def readout(params, z)", "readout is to take (config,"),
-    ("z = tap(params", "z = (params", "taps 2 states, not 3"),
-    ("return readout(config, params, z)", "return readout(config, params, tap(z))", "more than 3"),
-    (
-        'z = tap(params["embed"][tokens])',
-        'z = tap(params["embed"][tokens][:, 1:])',
-        "not [B, T, D]",
-    ),
-    ("return readout(config, params, z)", "return z", "forward gives (2, 5, 16), not logits"),
-    ("return z @ params", "return 0 / 0 * z @ params", "ZeroDivisionError"),
-    (
-        'return {"embed": normal',
-        'return {"embed": float("inf") * normal',
-        "init draws parameters that are not",
-    ),
-    ("layers = {}", TOGGLE, "another tree"),
-]
-
-
-@pytest.mark.parametrize(("good", "wrong", "said"), WRONG_MODELS)
-def test_mistakes_of_whole_models_are_one_line(good, wrong, said, tmp_path, capsys):
-    file = write_examples(tmp_path).with_name("perceptron_experiment.py")
-    model = file.with_name("perceptron.py")
-    assert good in model.read_text()
-    model.write_text(model.read_text().replace(good, wrong))
-    small = [text for text in SMALL if "num_layers" not in text]
-    error = refused(capsys, "train", tmp_path / "w", f"--config={file}", *small)
-    assert "model.kind=perceptron.py: " in error and said in error
-    assert not (tmp_path / "w" / "config.json").exists()
 
 
 def test_another_version_is_another_run(example, capsys):
