@@ -16,6 +16,7 @@ from grokjax.base import names
 from grokjax.base.errors import UserError
 from grokjax.base.names import DIVERGED, OBSERVED, ORDER_LEVELS, PENDING
 from grokjax.data.composition import COMPOSITION
+from grokjax.data.graph import HOP_SETTINGS
 from grokjax.data.task import CHANCE, CHANCE_STRICT, FOUND, Task
 from grokjax.model.cost import evaluation_flops, train_flops
 from grokjax.report.reuse import keys_in, run_key, siblings
@@ -28,7 +29,6 @@ from grokjax.statistics.survival import CENSORED, COMPETING, EVENT
 from grokjax.workdir.layout import read_content
 from grokjax.workdir.tables import read_timing
 
-RATIOS = ("data.hop1_ratio", "data.hop2_ratio")
 MOST_GROUPS = 12  # that one figure shows
 _LOGGED = [  # of `timing.json`
     *("start_step", "end_step", "num_devices"),
@@ -234,10 +234,13 @@ def causes(events: pd.DataFrame) -> Int[np.ndarray, " N"]:
 
 
 def group_labels(runs: pd.DataFrame) -> list[str]:
-    """Each run's group in words: its regime where there are several, and what else was swept."""
+    """Each run's group in words: its regime where there are several, and what else was swept.
+
+    Hop ratios and k that a run sets itself stand for a regime; where all are the regime's own, its
+    name tells more.
+    """
     settings = [c for c in runs if "." in c and c not in SEEDS and c != "data.regime"]
-    custom = any(name.startswith("data.hop") for name in settings)
-    several = runs.regime.nunique() > 1 and not custom
+    several = runs.regime.nunique() > 1
     return [_label(row, settings, several) for row in runs.to_dict("records")]
 
 
@@ -245,10 +248,12 @@ def _label(row: dict[str, Any], settings: list[str], several_regimes: bool) -> s
     shown = [
         f"{in_words(name)} {value_in_words(row[name])}"
         for name in settings
-        if not (name in RATIOS and row[name] < 0)
+        if not (name in HOP_SETTINGS and row[name] < 0)
     ]
     regime = str(row["regime"])
-    return ", ".join([*([regime] if several_regimes else []), *shown]) or regime
+    own_numbers = any(name in HOP_SETTINGS and row[name] >= 0 for name in settings)
+    named = several_regimes and not own_numbers
+    return ", ".join([*([regime] if named else []), *shown]) or regime
 
 
 def _num_probes(own: Results) -> float:

@@ -12,7 +12,7 @@ from grokjax.report import training_columns
 from grokjax.report.findings import findings
 from grokjax.report.html import Page, Section, Shown, around, interval, render, show
 from grokjax.report.training_page import page
-from grokjax.report.training_runs import read_training
+from grokjax.report.training_runs import group_labels, read_training
 from grokjax.report.training_tables import seed_variance
 from grokjax.settings import seeds
 from grokjax.statistics.permutation import holm
@@ -106,6 +106,25 @@ def test_the_dearest_is_the_highest_of_what_is_compared(data, made):
     text = only(told(data, made, costs=table), "cheapest")
     assert text.index("g1 3 of 3, 1.0e+09") < text.index("g3 3 of 3, 7.0e+09")
     assert "g2" not in text and "no run of 1 group got there" in text
+
+
+def test_regimes_beside_numbers_of_ones_own_are_groups_of_their_own():
+    """A regime's own hops are -1 in every regime: they name none."""
+    runs = pd.DataFrame(
+        [
+            ("natural", -1.0, -1, math.inf),
+            ("both_hop_full", -1.0, -1, math.inf),
+            ("both_hop_full", -1.0, -1, 4.88),
+            ("h1ratio0_h1k0_h2ratio1_h2k2", 1.0, 2, math.inf),
+        ],
+        columns=["regime", "data.hop2_ratio", "data.hop2_k", "data.phi"],
+    )
+    assert group_labels(runs) == [
+        "natural, phi inf",
+        "both_hop_full, phi inf",
+        "both_hop_full, phi 4.88",
+        "hop 2 ratio 1, hop 2 k 2, phi inf",
+    ]
 
 
 def test_generalisation_is_told_from_exposure(data, made):
