@@ -55,6 +55,19 @@ def test_sentences_say_what_the_tables_do():
     assert f"Groups of runs with known truth, {trials.max()} simulated experiments" in text
 
 
+def test_the_confirmatory_sentences_say_what_the_tables_do():
+    text = (ROOT / "docs" / "results.md").read_text()
+    runs, paths = numbers.table("confirmatory", "outcomes"), numbers.table("confirmatory", "paths")
+    assert ((runs["path_0.5"].notna()) == (runs["order_0.5"] == "path first")).all()
+    ends = paths[(paths["first"] == "saturation") & (paths.second == "end")]
+    ends = ends[ends.reading == "denoising"].set_index("seeds.data").largest_difference
+    without = runs[runs["path_0.5"].isna()]["seeds.data"]
+    assert (runs.final_ood_accuracy[without.index].round(1) == 0.1).all()
+    least, rest = ends[without], ends.drop(without)
+    said = f"{' and '.join(f'{x:.2f}' for x in least)} against {rest.min():.2f} to {rest.max():.2f}"
+    assert f"(seeds {' and '.join(map(str, without))}) change least by denoising, {said}" in text
+
+
 def test_the_first_sections_numbers_are_the_tables():
     text = (ROOT / "docs" / "results.md").read_text()
     small = numbers.table("small", "outcomes").groupby("regime")

@@ -5,9 +5,11 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from beartype.roar import BeartypeCallHintParamViolation
 from jaxtyping import TypeCheckError
 
 from grokjax.model.lens import found_anywhere
+from grokjax.settings import seeds
 from grokjax.training.step import StepMetrics
 
 
@@ -18,6 +20,12 @@ def test_a_shape_other_than_the_annotated_one_is_an_error():
         found_anywhere(top, token[:1])
     with pytest.raises(TypeCheckError, match="parameter 'top'"):
         found_anywhere(top.astype(jnp.float32), token)
+
+
+def test_so_is_a_type_where_there_is_no_array():
+    assert len(seeds(2)) == 2
+    with pytest.raises(BeartypeCallHintParamViolation, match="parameter num="):
+        seeds("2")
 
 
 def test_so_it_is_where_a_dataclass_is_built_by_name():

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from markdown_of_tables import REGIMES, how_many, listed, markdown, span, spread, table
+from numbers_of_confirmation import CONFIRMATION
 from numbers_of_kills import after_kills, divisions, kills, slurm
 from numbers_of_operations import OPERATIONS
 from numbers_of_search import search
@@ -300,6 +301,8 @@ def models() -> str:
 def findings() -> str:
     quick = table("quickstart", "outcomes").groupby("regime").final_ood_accuracy
     small = table("small", "outcomes").groupby("regime")
+    stays = table("confirmatory", "paths_summary").set_index(["first", "second", "reading"])
+    stays = stays.loc[("saturation", "end", "denoising")]
     moved = table("transfer", "transfer_accuracy")
     moved = moved[(moved.checkpoint == "end") & (moved.asked == names.NEW_THEN_OLD)]
     moved = moved.set_index("group").accuracy
@@ -320,6 +323,14 @@ def findings() -> str:
             "`second_hop_full` answers before its path: small, path readable (0.5)",
             *(how_many(small.get_group(r).path) for r in REGIMES),
             "not reproduced: its path forms in every seed. It is both_hop_full that answers first",
+        ],
+        [
+            "one path answers ID queries before grokking and after:"
+            f" {link('confirmatory')}, fresh seeds, every site within 0.25",
+            f"{stays.within} of {stays.compared} runs",
+            "not run",
+            "not run",
+            "refuted within natural runs: what answers them changes as the path comes",
         ],
         [
             "grokked models transfer `new then old`, and nothing else: accuracy of"
@@ -360,7 +371,7 @@ MAKERS: dict[str, Callable[[], str]] = {
         small_again, small_patching,
         small_pairs, phase_diagram, models, transfer, transfer_gain, transfer_equivalence,
         transfer_halves, transfer_dose, findings, error_rates, search, precision, kills,
-        after_kills, divisions, slurm, *OPERATIONS,
+        after_kills, divisions, slurm, *OPERATIONS, *CONFIRMATION,
     )
 }  # fmt: skip
 

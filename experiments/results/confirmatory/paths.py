@@ -35,6 +35,13 @@ MARGIN = 0.25
 DIRECTIONS = ("denoising", "noising")
 READINGS = (*DIRECTIONS, "lens")
 STAGES = ("saturation", "path", "end")
+COMPARED = (
+    ("saturation", "path"),
+    ("path", "end"),
+    ("saturation", "end"),
+    ("end", "another seed"),
+    ("end", "another graph"),
+)
 
 
 def effects(patching, direction):
@@ -126,7 +133,11 @@ def main(workdir: str) -> None:
     table = pd.DataFrame(rows)
     table.round(4).to_csv(FOLDER / "paths.csv", index=False, lineterminator="\n")
     summary = []
-    for (first, second, reading), own in table.groupby(["first", "second", "reading"], sort=False):
+    for (first, second), reading in itertools.product(COMPARED, READINGS):
+        is_own = (table["first"] == first) & (table["second"] == second)
+        own = table[is_own & (table.reading == reading)]
+        if not len(own):
+            continue
         told = own[own.within != ""]
         num_within = int(told.within.astype(int).sum())
         share = wilson(num_within, len(told))
@@ -151,23 +162,22 @@ def main(workdir: str) -> None:
 
 def draw(table):
     """Largest difference of any site, a point per run: columns are what is compared."""
-    pairs = list(dict.fromkeys(zip(table["first"], table["second"], strict=True)))
     figure = Figure(figsize=(9.5, 3.4), layout="constrained")
     axis = figure.add_subplot()
     for i, (name, colour, marker) in enumerate(zip(READINGS, COLOURS, MARKERS, strict=False)):
         label = name if name == "lens" else f"patching, {name}"
-        for place, (first, second) in enumerate(pairs):
+        for place, (first, second) in enumerate(COMPARED):
             is_own = (table["first"] == first) & (table["second"] == second)
             own = table[is_own & (table.reading == name)].largest_difference.dropna()
             x = place + 0.2 * (i - 1) + np.linspace(-0.06, 0.06, len(own))
             axis.plot(x, own, marker, color=colour, ms=5, alpha=0.8, label=label)
             label = None
     axis.axhline(MARGIN, color="#999999", ls="--", lw=1)
-    axis.text(len(pairs) - 0.5, MARGIN, " margin", va="center", color="#666666", fontsize=9)
+    axis.text(len(COMPARED) - 0.5, MARGIN, " margin", va="center", color="#666666", fontsize=9)
     counts = table[table.reading == DIRECTIONS[0]].groupby(["first", "second"])
     num = counts.largest_difference.count()
-    names = [f"{a} and {b}\nn = {num[a, b]}" for a, b in pairs]
-    axis.set(xticks=range(len(pairs)), xticklabels=names, xlim=(-0.5, len(pairs) - 0.5))
+    names = [f"{a} and {b}\nn = {num[a, b]}" for a, b in COMPARED]
+    axis.set(xticks=range(len(COMPARED)), xticklabels=names, xlim=(-0.5, len(COMPARED) - 0.5))
     axis.set(ylabel="largest difference of a site", ylim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)

@@ -1,0 +1,55 @@
+"""The confirmatory study as docs/results.md tells it: its runs, and their paths on ID queries."""
+
+from __future__ import annotations
+
+from markdown_of_tables import how_many, markdown, spread, table
+
+from grokjax.statistics.intervals import wilson
+
+
+def confirmed_runs() -> str:
+    own = table("confirmatory", "outcomes")
+    rows = []
+    for (group, steps), these in own.groupby(["group", "train.num_steps"], sort=False):
+        first = wilson(int((these["order_0.5"] == "path first").sum()), len(these))
+        rows.append(
+            [
+                group,
+                f"{len(these)} of {steps:,}",
+                how_many(these.memorised),
+                how_many(these["path_0.5"]),
+                how_many(these["answer_0.5"]),
+                how_many(these["answer_0.95"]),
+                f"{first.mean:.2f} [{first.low:.2f}, {first.high:.2f}]",
+                spread(these.final_iid_accuracy),
+                spread(these.final_ood_accuracy),
+            ]
+        )
+    header = (
+        "unit", "runs, steps", "memorised (0.95)", "path (0.5, strict)", "answer 0.5",
+        "answer 0.95", "path first (0.5)", "held-out ID accuracy", "OOD accuracy",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+def confirmed_paths() -> str:
+    own = table("confirmatory", "paths_summary")
+    rows = [
+        [
+            f"{row.first} and {row.second}",
+            row.reading if row.reading == "lens" else f"patching, {row.reading}",
+            f"{row.within} of {row.compared}",
+            f"[{row.share_low:.2f}, {row.share_high:.2f}]",
+            f"{row.median_difference:.2f}",
+            f"{row.median_correlation:.2f}",
+        ]
+        for row in own.itertuples()
+    ]
+    header = (
+        "of each run", "reading", "within 0.25 at every site", "share, Wilson",
+        "largest difference of a site, median", "correlation over sites, median",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+CONFIRMATION = (confirmed_runs, confirmed_paths)
