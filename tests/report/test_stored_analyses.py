@@ -1,6 +1,8 @@
 """Analyses that were stored, on a training's page: path identity over populations too."""
 
+import contextlib
 import dataclasses
+import io
 import shutil
 
 import pandas as pd
@@ -29,12 +31,18 @@ def analyze(swept, *options):
     return main(["analyze", f"--workdir={swept.workdir}", "--pairs=4", "--no-null", *options])
 
 
-def test_regimes_of_two_populations_are_compared(swept, capsys):
+@pytest.fixture(scope="module")
+def printed(swept):
+    """Both populations, analysed; what that said."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert analyze(swept) == 0
+    return out.getvalue()
+
+
+def test_regimes_of_two_populations_are_compared(swept, printed):
     assert list(swept.populations()) == ["000", "001"]
-    assert analyze(swept) == 0
-    text = capsys.readouterr().out
-    assert text.count("across populations:") == 1
-    told = text.partition("across populations:")[2]
+    assert printed.count("across populations:") == 1
+    told = printed.partition("across populations:")[2]
     assert "effects on ID queries, natural (n = " in told and "both_hop_full (n = " in told
     assert main(["report", str(swept.workdir)]) == 0
     identity = pd.read_csv(swept.workdir / "path_identity.csv")
@@ -50,8 +58,7 @@ def test_regimes_of_two_populations_are_compared(swept, capsys):
     assert "Same path, natural and both_hop_full?" in page
 
 
-def test_what_was_not_asked_alike_is_not_compared(swept):
-    analyze(swept)
+def test_what_was_not_asked_alike_is_not_compared(swept, printed):
     (both,) = across_populations(grokjax.load(swept.workdir), 0.25)
     assert "cannot be compared" not in both.section.text
     analyses = [load_analysis(results) for results in swept.populations().values()]
