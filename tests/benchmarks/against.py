@@ -35,7 +35,7 @@ def lines(checkout: pathlib.Path, benchmarks: list[str]) -> dict[str, float]:
             match = RATE.search(line)
             if match and line.startswith("  "):
                 value = float(match[1].replace(",", ""))
-                label = " ".join(line[: match.start()].split()) or match[2]
+                label = " ".join(line[: match.start()].split()).rstrip(":") or match[2]
                 found[f"{name}: {label}"] = 1 / value if match[2] in TIMES else value
     return found
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from markdown_of_tables import REGIMES, how_many, listed, markdown, span, spread, table
+from numbers_of_accelerators import ACCELERATORS
 from numbers_of_confirmation import CONFIRMATION
 from numbers_of_kills import after_kills, divisions, kills, slurm
 from numbers_of_operations import OPERATIONS
@@ -354,15 +355,6 @@ def error_rates() -> str:
     return markdown(header, rows)
 
 
-def precision() -> str:
-    own = table("accelerators", "precision")
-    rows = [
-        [regime, products, *(spread(of[name]) for name in ("held-out ID accuracy", "OOD accuracy"))]
-        for (regime, products), of in own.groupby(["regime", "products"], sort=False)
-    ]
-    return markdown(("regime, 4 seeds", "products", "held-out ID accuracy", "OOD accuracy"), rows)
-
-
 MAKERS: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
@@ -370,8 +362,8 @@ MAKERS: dict[str, Callable[[], str]] = {
         quickstart_patching, small_times, small_accuracies, small_costs, small_dip,
         small_again, small_patching,
         small_pairs, phase_diagram, models, transfer, transfer_gain, transfer_equivalence,
-        transfer_halves, transfer_dose, findings, error_rates, search, precision, kills,
-        after_kills, divisions, slurm, *OPERATIONS, *CONFIRMATION,
+        transfer_halves, transfer_dose, findings, error_rates, search, kills,
+        after_kills, divisions, slurm, *ACCELERATORS, *OPERATIONS, *CONFIRMATION,
     )
 }  # fmt: skip
 
