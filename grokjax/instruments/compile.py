@@ -22,12 +22,11 @@ from ml_collections import ConfigDict
 
 from grokjax.base.errors import UserError
 from grokjax.base.files import write_atomically
-from grokjax.base.names import DECODER
 from grokjax.instruments.counts import Counts, Program
 from grokjax.instruments.programs import PROGRAMS, Floor, Lowerable, Programs
 from grokjax.instruments.targets import Chip, Target, find_target
 from grokjax.settings.declarations import SETTINGS
-from grokjax.settings.own_functions import is_own_file
+from grokjax.settings.own_functions import is_stack
 from grokjax.training.resolve import check_settings
 
 COUNTS = "counts.json"
@@ -301,8 +300,7 @@ def _mend(name: str, program: Lowerable, target: Target, config: ConfigDict) -> 
         ways.append("fewer --pairs of grokjax analyze")
     if name == "training":
         remat, choices = config.model.remat, SETTINGS["model.remat"].allowed
-        is_stack = config.model.kind == DECODER or is_own_file(config.model.kind)
-        if not is_stack and isinstance(choices, tuple) and remat != choices[-1]:
+        if not is_stack(config.model.kind) and isinstance(choices, tuple) and remat != choices[-1]:
             ways.append(f"model.remat={choices[-1]}")
         if config.train.batch_devices < len(target.devices):
             ways.append(f"train.batch_devices={len(target.devices)}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from grokjax.base.names import DECODER, POSITIONS, RECURSIVE
-from grokjax.settings.own_functions import is_own_file
+from grokjax.settings.own_functions import is_stack
 
 Params = dict[str, Any]
 Buffers = dict[str, Array]
@@ -78,8 +78,8 @@ class ModelConfig:
 
     @property
     def is_stack(self) -> bool:
-        """Whether one stream of states passes layers: the decoder, or a whole model of a file."""
-        return self.kind == DECODER or is_own_file(self.kind)
+        """Whether one stream of states passes layers, `num_loops` times."""
+        return is_stack(self.kind)
 
     @property
     def stages(self) -> tuple[str, ...]:

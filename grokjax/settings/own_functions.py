@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from grokjax.base.errors import UserError
+from grokjax.base.names import DECODER
 from grokjax.settings.declarations import SETTINGS
 
 _OWN = re.compile(r"(?P<file>[^@:,]+\.py):(?P<name>[A-Za-z_]\w*)(?:@(?P<sha>[0-9a-f]{12}))?")
@@ -37,6 +38,11 @@ def is_own(value: str) -> bool:
 def is_own_file(value: str) -> bool:
     """Whether a value names a whole file."""
     return _FILE.fullmatch(value) is not None
+
+
+def is_stack(kind: str) -> bool:
+    """Whether a `model.kind` has one stream of states: the decoder, or a whole model of a file."""
+    return kind == DECODER or is_own_file(kind)
 
 
 def values_of(value: str) -> list[str]:

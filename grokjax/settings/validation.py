@@ -11,7 +11,7 @@ from grokjax.base.errors import UserError
 from grokjax.base.names import DECODER
 from grokjax.settings.config import check_row, flatten
 from grokjax.settings.declarations import SETTINGS
-from grokjax.settings.own_functions import is_own, is_own_file, own_name, values_of
+from grokjax.settings.own_functions import is_own, is_own_file, is_stack, own_name, values_of
 from grokjax.settings.ranges import Range
 from grokjax.settings.rows import flat_runs
 from grokjax.settings.setting import Setting
@@ -92,14 +92,13 @@ def _validate_differences(rows: Sequence[Mapping[str, Any]], flat: Mapping[str, 
 
 
 def _validate_model(m: ConfigDict) -> None:
-    is_stack = m.kind == DECODER or is_own_file(m.kind)
-    if is_stack and m.remat != "none":
+    if is_stack(m.kind) and m.remat != "none":
         raise UserError(f"model.remat: '{m.remat}' is of the recursive model; give none")
     if (m.kind == DECODER or m.mixer == "attention") and m.hidden_size % m.num_heads:
         raise UserError(
             f"model.num_heads: {m.num_heads} heads do not divide hidden_size {m.hidden_size}"
         )
-    if is_stack:
+    if is_stack(m.kind):
         if m.halt_max_steps != 1:
             raise UserError(
                 f"model.halt_max_steps: {m.halt_max_steps} is of the recursive model; give 1"

@@ -105,10 +105,7 @@ def _check_block(model: ModelConfig) -> None:
 
     with telling("model.kind", value):
         drawn = [block.init(jax.random.key(seed), x)["params"] for seed in (0, 1)]
-    if _described(drawn[0]) != _described(drawn[1]):
-        raise refuse("model.kind", value, "draws another tree of parameters for another seed")
-    if not _finite(drawn[0]):
-        raise refuse("model.kind", value, "draws parameters that are not finite")
+    _check_drawn(value, "", drawn)
     with telling("model.kind", value):
         y = block.apply({"params": drawn[0]}, x, None, tap)
     if _described(y) != _described(x):
@@ -128,10 +125,7 @@ def _check_model(model: ModelConfig) -> None:
     drawn = [init(model, jax.random.key(seed))[0] for seed in (0, 1)]
     if not isinstance(drawn[0], dict):
         raise refuse(own_model.SETTING, value, "init gives no dictionary of parameters")
-    if _described(drawn[0]) != _described(drawn[1]):
-        raise refuse(own_model.SETTING, value, "init draws another tree for another seed")
-    if not _finite(drawn[0]):
-        raise refuse(own_model.SETTING, value, "init draws parameters that are not finite")
+    _check_drawn(value, "init ", drawn)
     batch = make_batch(jnp.ones((_TRIED, model.seq_len - 1), jnp.int16), model.vocab_size - 1)
     output = forward(model, drawn[0], {}, batch)
     if not _finite(output.logits):
@@ -141,6 +135,14 @@ def _check_model(model: ModelConfig) -> None:
     if jnp.shape(read) != wanted:
         what = f"readout gives {jnp.shape(read)}, not logits [*B, T, V] {wanted}"
         raise refuse(own_model.SETTING, value, what)
+
+
+def _check_drawn(value: str, who: str, drawn: Sequence[Any]) -> None:
+    if _described(drawn[0]) != _described(drawn[1]):
+        wrong = f"{who}draws another tree of parameters for another seed"
+        raise refuse(own_model.SETTING, value, wrong)
+    if not _finite(drawn[0]):
+        raise refuse(own_model.SETTING, value, f"{who}draws parameters that are not finite")
 
 
 def _check_metrics(value: str, task: Task, model: ModelConfig) -> None:

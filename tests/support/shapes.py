@@ -1,7 +1,7 @@
 """Every annotation of the package, checked when a test calls what it annotates.
 
 jaxtyping's import hook wraps each function and each dataclass of `grokjax`; a function that names
-no array gets beartype alone, which is ten times as quick. A dataclass that JAX
+no array gets beartype alone, which is quicker. A dataclass that JAX
 takes apart and builds again (`tree.map`, `vmap`, `eval_shape`) may then hold shapes, None or
 markers in place of arrays, or arrays with more axes: it is built again without its checked
 `__init__`. What code builds by name is checked.

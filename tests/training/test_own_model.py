@@ -13,14 +13,15 @@ from grokjax.data.dataset import make_batch
 from grokjax.model import Patch, forward, readout
 from grokjax.settings import load_experiment, own_functions
 
+OPTIONS = [text for text in SMALL if "num_layers" not in text]  # the example has two
+
 
 @pytest.fixture(scope="module")
 def perceptron(tmp_path_factory):
     """The page's whole model, trained."""
     folder = tmp_path_factory.mktemp("perceptron")
     file = write_examples(folder).with_name("perceptron_experiment.py")
-    small = [text for text in SMALL if "num_layers" not in text]
-    assert main(["train", str(folder / "w"), f"--config={file}", *small]) == 0
+    assert main(["train", str(folder / "w"), f"--config={file}", *OPTIONS]) == 0
     return file
 
 
@@ -43,9 +44,7 @@ def test_the_pages_model_trains_is_analysed_and_reported(perceptron, capsys):
     with pytest.raises(UserError, match="no state inside of a block was patched"):
         stored.patching.sel(run=0, step=20).grokjax.plot(blocks=True)
     again = ["train", str(workdir), f"--config={perceptron}", "--config.train.num_steps=30"]
-    assert (
-        main([*again, *[x for x in SMALL if "num_layers" not in x and "num_steps" not in x]]) == 0
-    )
+    assert main([*again, *[option for option in OPTIONS if "num_steps" not in option]]) == 0
 
 
 def test_a_run_of_a_whole_model_is_that_run_alone(perceptron):
@@ -94,7 +93,6 @@ def test_mistakes_of_whole_models_are_one_line(good, wrong, said, tmp_path, caps
     model = file.with_name("perceptron.py")
     assert good in model.read_text()
     model.write_text(model.read_text().replace(good, wrong))
-    small = [text for text in SMALL if "num_layers" not in text]
-    error = refused(capsys, "train", tmp_path / "w", f"--config={file}", *small)
+    error = refused(capsys, "train", tmp_path / "w", f"--config={file}", *OPTIONS)
     assert "model.kind=perceptron.py: " in error and said in error
     assert not (tmp_path / "w" / "config.json").exists()

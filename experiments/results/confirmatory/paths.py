@@ -26,13 +26,13 @@ from matplotlib.figure import Figure
 import grokjax
 from grokjax.analysis import draw_pairs, load_analysis, patch_effects
 from grokjax.analysis.analyze import cells_of
+from grokjax.analysis.patching import DIRECTIONS
 from grokjax.base.names import MEMORISED
 from grokjax.report.style import COLOURS, MARKERS
 from grokjax.statistics.intervals import wilson
 
 FOLDER = pathlib.Path(__file__).parent
 MARGIN = 0.25
-DIRECTIONS = ("denoising", "noising")
 READINGS = (*DIRECTIONS, "lens")
 STAGES = ("saturation", "path", "end")
 COMPARED = (
