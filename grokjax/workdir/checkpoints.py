@@ -15,6 +15,7 @@ import logging
 import os
 import pathlib
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,8 +41,16 @@ KINDS = ("state", "analysis")
 _TRASH = "trash"
 
 logging.getLogger("absl").setLevel(logging.ERROR)
-for _name in ("absl", "asyncio"):  # what a full disk makes them log is raised, too
-    logging.getLogger(_name).addFilter(lambda r: not disk_error((r.getMessage(), r.exc_info)))
+
+
+def _hush() -> None:
+    """What Orbax says of a full disk beside raising it: log lines, and writes that it gave up."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda r: not disk_error((r.getMessage(), r.exc_info)))
+    warnings.filterwarnings("ignore", "coroutine '.*write_fragment' was never", RuntimeWarning)
+
+
+_hush()
 
 
 class Checkpoints:

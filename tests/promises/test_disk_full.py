@@ -2,15 +2,18 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import pkgutil
 import subprocess
+import warnings
 
 import kill_trials
 import pytest
 
 from grokjax.cli import main
+from grokjax.workdir import checkpoints
 
 STEPS = 40
 
@@ -128,3 +131,18 @@ def test_what_is_raised_is_not_logged_too(name, caplog):
     assert not caplog.records
     logger.error("something else")
     assert [record.message for record in caplog.records] == ["something else"]
+
+
+def test_writes_given_up_are_not_warned_of(recwarn):
+    """Orbax makes a coroutine for each fragment, and leaves the rest when one fails."""
+
+    async def write_fragment(): ...
+
+    async def other(): ...
+
+    warnings.resetwarnings()
+    checkpoints._hush()
+    for make in (write_fragment, other):
+        make()
+    gc.collect()
+    assert len(recwarn) == 1 and "other" in str(recwarn[0].message)
