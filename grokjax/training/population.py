@@ -64,11 +64,18 @@ from grokjax.workdir.arrays import with_rows
 _COMPACT_BELOW = 0.75  # of the places in the program: fewer is worth compiling again
 
 
+# Populations of one shape, or one that is resumed in the same process, share their programs: JAX
+# keeps what it traced and compiled with the function.
+_kept = functools.lru_cache(maxsize=32)
+
+
+@_kept
 def make_init(config: TrainConfig, mesh: Mesh) -> Callable[..., RunState]:
     """(hyper [R], init seeds [R], order seeds [R]) -> the population's first state."""
     return over_runs(functools.partial(init_run, config), mesh)
 
 
+@_kept
 def make_train_chunk(
     config: TrainConfig, mesh: Mesh, num_steps: int
 ) -> Callable[[RunState, Hyperparameters, QueryTable], tuple[RunState, StepMetrics]]:
@@ -99,6 +106,7 @@ def make_train_chunk(
     return over_runs(chunk, mesh, donate=(0,), at_once=at_once, shares_batch=by_hand)
 
 
+@_kept
 def make_evaluate(
     config: EvaluateConfig, mesh: Mesh, raw_weights: bool = False
 ) -> Callable[[RunState, Probes], dict[str, Array]]:
