@@ -74,6 +74,12 @@ def measured(request):
 
 
 @pytest.fixture
+def unpainted(monkeypatch):
+    """Figures are made and not turned into pixels: for tests of what a page says."""
+    monkeypatch.setattr("grokjax.report.style.Picture._drawn", lambda *_, **__: b"no pixels")
+
+
+@pytest.fixture
 def unchecked(monkeypatch):
     """No annotation is checked: what reads others' files and code finds wrong types by itself."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import resource
 import time
@@ -111,7 +112,13 @@ def estimate(
 
 
 def matmul_ceiling(dtype: str, devices: list, size: int | None = None) -> float:
-    """FLOP/s of large square matrix products, one on each device at once, the best of a few."""
+    """FLOP/s of large square matrix products, one on each device at once, the best of a few;
+    measured once in a process."""
+    return _matmul_ceiling(dtype, tuple(devices), size)
+
+
+@functools.cache
+def _matmul_ceiling(dtype: str, devices: tuple, size: int | None) -> float:
     size = size or (1024 if devices[0].platform == "cpu" else 8192)
     inputs = [jax.device_put(jnp.ones((size, size), dtype), device) for device in devices]
     product = jax.jit(jnp.matmul)

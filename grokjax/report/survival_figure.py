@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from grokjax.base.names import ANSWER, MEMORISED, ORDER_LEVELS, PATH
 from grokjax.report.panels import STEPS, Panels
 from grokjax.report.style import BAND_FROM, Picture, in_style, styles
-from grokjax.report.training_runs import TrainingRuns, causes
+from grokjax.report.training_runs import TrainingRuns
 from grokjax.statistics.survival import CENSORED, aalen_johansen
 
 _TITLES = {MEMORISED: "memorised", PATH: "path readable ({})", ANSWER: "answers ({})"}
@@ -57,7 +57,7 @@ def draw_survival(
 
     Args:
       axis: to draw on.
-      events: a row per run: group and status.
+      events: a row per run: group and cause.
       times: of each row, in whatever is paid: steps, FLOPs, seconds.
       groups: that are drawn.
       unit: of the horizontal axis.
@@ -74,7 +74,8 @@ def draw_survival(
         own, at = events[member], times[member]
         curve = _until_nobody_is_left(own, at, float(times.max()))
         banded = bool(len(own) >= BAND_FROM and len(groups) <= _MOST_BANDS)
-        _draw(axis, curve, at[causes(own) == CENSORED], unit, banded, group, style[group])
+        censored = at[(own.cause == CENSORED).to_numpy()]
+        _draw(axis, curve, censored, unit, banded, group, style[group])
         tables.append(curve.assign(group=group))
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
@@ -95,7 +96,7 @@ def _until_nobody_is_left(events: pd.DataFrame, times: np.ndarray, last: float) 
 
     Where none could, nothing changes any more: it is held to the last time of all.
     """
-    cause = causes(events)
+    cause = events.cause.to_numpy()
     curve = aalen_johansen(times, cause)
     known = float(times.max()) if (cause == CENSORED).any() else last
     end = pd.DataFrame([curve.iloc[-1].to_dict() | {"time": known}])

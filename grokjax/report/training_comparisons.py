@@ -24,8 +24,7 @@ from grokjax.base.names import (
     STEPS_TO_PATH,
 )
 from grokjax.data.task import Task
-from grokjax.report.training_runs import TrainingRuns, causes
-from grokjax.report.training_tables import horizon
+from grokjax.report.training_runs import TrainingRuns
 from grokjax.settings.own_functions import values_of
 from grokjax.statistics.intervals import Interval, difference_interval, ratio_interval, span_of
 from grokjax.statistics.permutation import (
@@ -118,7 +117,7 @@ def _costs(data: TrainingRuns, unit: str, level: float) -> tuple[dict[str, Times
     events = events.dropna(subset=["step"])
     if not len(events):
         return {}, math.nan
-    unseen = events[causes(events) == CENSORED].step
+    unseen = events[events.cause == CENSORED].step
     until = float(unseen.min() if len(unseen) else events.step.max())
     return _by_group(data, events, until), until
 
@@ -128,7 +127,7 @@ def _by_group(data: TrainingRuns, events: pd.DataFrame, until: float) -> dict[st
     seeds = runs["seeds.data"] if "seeds.data" in runs else pd.Series(0, runs.index)
     found = {}
     for group, own in events.groupby("group", sort=False):
-        time, cause = own.step.to_numpy(float), causes(own)
+        time, cause = own.step.to_numpy(float), own.cause.to_numpy()
         known = restricted_times(time, cause, until)
         found[str(group)] = Times(time, cause, seeds.loc[own.run_id].to_numpy(), known)
     return found
@@ -214,7 +213,7 @@ def _time_rows(data: TrainingRuns, first: str, second: str) -> Iterator[dict[str
             continue
         for level in levels:
             events = data.events[(data.events.event == event) & (data.events.threshold == level)]
-            until = horizon(data, event, level)
+            until = data.horizons.get((event, level), 0.0)
             groups = _by_group(data, events, until)
             if first not in groups or second not in groups or until <= 0:
                 continue

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from grokjax.base import names
@@ -94,10 +93,19 @@ class TrainingRuns:
 
     @functools.cached_property
     def events(self) -> pd.DataFrame:
-        """`event_table`, with each run's group."""
+        """`event_table`, with each run's group, and `cause`: how it ended for `aalen_johansen`."""
         events = event_table(self.runs, self.curves, task=self.task)
         group = self.runs.set_index("run_id").group
-        return events.assign(group=group.loc[events.run_id].to_numpy())
+        cause = events.status.map({OBSERVED: EVENT, DIVERGED: COMPETING}).fillna(CENSORED)
+        return events.assign(group=group.loc[events.run_id].to_numpy(), cause=cause.astype(int))
+
+    @functools.cached_property
+    def horizons(self) -> dict[tuple[str, float], float]:
+        """By event and level, the step to which every run's time is known: where the first one is
+        censored."""
+        cells = self.events.groupby(["event", "threshold"])
+        unseen = {what: own.step[own.cause == CENSORED] for what, own in cells}
+        return {what: float(own.min() if len(own) else self.step) for what, own in unseen.items()}
 
     @functools.cached_property
     def outcomes(self) -> pd.DataFrame:
@@ -225,12 +233,6 @@ def origin_of(workdir: pathlib.Path, run_hash: str) -> str:
         f" commit {str(content.get('commit', ''))[:12]}. Repeat:"
         f" {' '.join(['grokjax', *command])}"
     )
-
-
-def causes(events: pd.DataFrame) -> Int[np.ndarray, " N"]:
-    """How each run ended, as `aalen_johansen` takes it."""
-    cause = {OBSERVED: EVENT, DIVERGED: COMPETING}
-    return events.status.map(cause).fillna(CENSORED).to_numpy(int)
 
 
 def group_labels(runs: pd.DataFrame) -> list[str]:

@@ -17,7 +17,7 @@ from grokjax.base.names import (
     ORDER_LEVELS,
     ORDERS,
 )
-from grokjax.report.training_runs import TrainingRuns, causes
+from grokjax.report.training_runs import TrainingRuns
 from grokjax.settings.declarations import SEEDS
 from grokjax.statistics.intervals import Interval, span_of, wilson
 from grokjax.statistics.survival import (
@@ -57,20 +57,12 @@ def times_table(data: TrainingRuns, levels: Sequence[float] = LEVELS) -> pd.Data
             continue
         own = cells[group, event, level]
         row = {"group": group, "event": event, "level": level}
-        rows.append(row | _times(own, horizon(data, event, level)))
+        rows.append(row | _times(own, data.horizons[event, level]))
     return pd.DataFrame(rows, columns=TIMES)
 
 
-def horizon(data: TrainingRuns, event: str, level: float) -> float:
-    """The step to which every run's time to an event is known: where the first one is censored."""
-    events = data.events
-    own = events[(events.event == event) & (events.threshold == level)]
-    unseen = own[causes(own) == CENSORED].step
-    return float(unseen.min()) if len(unseen) else float(data.step)
-
-
 def _times(events: pd.DataFrame, until: float) -> dict[str, Any]:
-    cause, step = causes(events), events.step.to_numpy(float)
+    cause, step = events.cause.to_numpy(), events.step.to_numpy(float)
     had = step[cause == EVENT]
     curve = aalen_johansen(step, cause)
     last = curve.iloc[-1]

@@ -359,6 +359,7 @@ def run_sequences(machine, num, **options):
 
 
 @ABANDONED
+@pytest.mark.usefixtures("unpainted")
 def test_some_sequences(machine):
     run_sequences(machine, 3, derandomize=True)
 

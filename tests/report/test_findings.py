@@ -19,6 +19,8 @@ from fabricated import (
 from grokjax.cli import main
 from grokjax.settings import grid, product, seeds
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 TWO = ("natural", "both_hop_full")
 TABLES = ("outcomes", "times", "order", "costs", "comparisons", "variance", "machine")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricated import Course, by_ratios, by_regime, fabricate, ratios, regimes
-from fitting import texts_outside, texts_that_overlap
+from fitting import laid_out, texts_outside, texts_that_overlap
 from matplotlib.collections import PolyCollection
 
 from grokjax.analysis.path_identity import LENS, PATCHING, Paths, compare_paths
@@ -100,13 +100,13 @@ def test_every_picture_of_a_report_can_be_read(shapes, shape):
     names = {picture.name for picture in shown}
     assert {"report_curves", "lag", "survival", "cost"} <= names
     for picture in shown:
-        figure = picture.draw().figure
+        figure = laid_out(picture.draw().figure)
         assert not texts_outside(figure), picture.name
         assert not texts_that_overlap(figure), picture.name
         assert figure.get_figwidth() <= 16
     with looking(PAPER):
         for picture in shown:
-            figure = picture.draw().figure
+            figure = laid_out(picture.draw().figure)
             assert any(math.isclose(figure.get_figwidth(), wide) for wide in PAPER.widths)
             assert not texts_that_overlap(figure) or shape in ("nine", "three_numbers")
 

@@ -9,9 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 
+def laid_out(figure: Figure) -> Figure:
+    """With every text at its place, as the functions below want it."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    return figure
+
+
 def texts_outside(figure: Figure) -> list[str]:
     """Texts that the figure's edge cuts off."""
-    width, height = _size(figure)
+    width, height = figure.bbox.width, figure.bbox.height
     return [
         text.get_text()
         for text in _shown(figure)
@@ -21,7 +28,6 @@ def texts_outside(figure: Figure) -> list[str]:
 
 def texts_that_overlap(figure: Figure) -> list[tuple[str, str]]:
     """Titles that run into each other, and entries of the legend."""
-    _size(figure)
     titles = [axis.title for axis in figure.axes if axis.get_visible() and axis.title.get_text()]
     entries = [text for legend in figure.legends for text in legend.get_texts()]
     return [
@@ -29,12 +35,6 @@ def texts_that_overlap(figure: Figure) -> list[tuple[str, str]]:
         for a, b in itertools.combinations([*titles, *entries], 2)
         if a.get_window_extent().overlaps(b.get_window_extent())
     ]
-
-
-def _size(figure: Figure) -> tuple[float, float]:
-    FigureCanvasAgg(figure)
-    figure.draw_without_rendering()
-    return figure.bbox.width, figure.bbox.height
 
 
 def _shown(figure: Figure) -> list[Text]:
