@@ -93,10 +93,10 @@ class Patching:
         if num_pairs not in self._nobody:
             self._nobody[num_pairs] = jax.eval_shape(
                 functools.partial(_states, self.config, self.components),
-                *jax.tree.map(lambda x: x[0], (weights, queries)),
+                *jax.tree.map(_of_one_run, (weights, queries)),
             )
         nobody = jax.tree.map(
-            lambda x: jnp.zeros((num_runs, *x.shape), x.dtype), self._nobody[num_pairs]
+            lambda x: np.zeros((num_runs, *x.shape), x.dtype), self._nobody[num_pairs]
         )
         readings, donor = self.program(
             weights, queries, answers, nobody, self._for_runs(self._nothing(), num_runs)
@@ -157,6 +157,10 @@ class Patching:
 
     def _for_runs(self, shares: Shares, num_runs: int) -> Shares:
         return {n: np.broadcast_to(s, (num_runs, *s.shape)) for n, s in shares.items()}
+
+
+def _of_one_run(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 
 def _run(
