@@ -58,6 +58,7 @@ def test_sentences_say_what_the_tables_do():
 def test_the_confirmatory_sentences_say_what_the_tables_do():
     text = (ROOT / "docs" / "results.md").read_text()
     runs, paths = numbers.table("confirmatory", "outcomes"), numbers.table("confirmatory", "paths")
+    runs, both = (runs[runs.group == f"{r}, phi inf"] for r in ("natural", "both_hop_full"))
     assert ((runs["path_0.5"].notna()) == (runs["order_0.5"] == "path first")).all()
     ends = paths[(paths["first"] == "saturation") & (paths.second == "end")]
     ends = ends[ends.reading == "denoising"].set_index("seeds.data").largest_difference
@@ -66,6 +67,19 @@ def test_the_confirmatory_sentences_say_what_the_tables_do():
     least, rest = ends[without], ends.drop(without)
     said = f"{' and '.join(f'{x:.2f}' for x in least)} against {rest.min():.2f} to {rest.max():.2f}"
     assert f"(seeds {' and '.join(map(str, without))}) change least by denoising, {said}" in text
+
+    latest, first = both["answer_0.5"].max(), runs["answer_0.5"].min()
+    assert f"(8 of 8 seeds by {latest:,.0f}, where natural's first is at {first:,.0f})" in text
+    assert (both.final_iid_accuracy == both.final_ood_accuracy).all()
+    lags = -both["lag_0.5"].dropna()
+    assert len(lags) == 6 and f"by {lags.min():,.0f} to {lags.max():,.0f} steps in the six" in text
+    path = numbers.table("confirmatory", "comparisons").set_index(["group_b", "quantity", "level"])
+    path = path.loc[("both_hop_full, phi inf", "steps to path", 0.5)]
+    assert f"step {path.horizon:,.0f} the ratio of restricted means is {path.estimate:.2f}" in text
+    assert f"is {path.estimate:.2f} [{path.low:.2f}, {path.high:.2f}] at 0.5" in text
+    denoised = paths[paths.reading == "denoising"].groupby("second").largest_difference.median()
+    medians = f"{denoised['both_hop_full, phi inf']:.2f} and {denoised['another seed']:.2f}"
+    assert f"(medians of {medians})" in text
 
 
 def test_the_first_sections_numbers_are_the_tables():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from markdown_of_tables import how_many, markdown, spread, table
 
+from grokjax.base.names import STEPS_TO_ANSWER
 from grokjax.statistics.intervals import wilson
 
 
@@ -32,6 +34,31 @@ def confirmed_runs() -> str:
     return markdown(header, rows)
 
 
+def confirmed_answers() -> str:
+    """Of each unit but natural: how early answers come, in which order, and what OOD lacks."""
+    own, tests = table("confirmatory", "outcomes"), table("confirmatory", "comparisons")
+    tests = tests[tests.group_a == "natural, phi inf"].set_index(["group_b", "quantity", "level"])
+    rows = []
+    for unit, these in own[own.regime != "natural"].groupby("group", sort=False):
+        row = [unit]
+        for level in (0.5, 0.95):
+            test = tests.loc[(unit, STEPS_TO_ANSWER, level)]
+            bound = "" if pd.isna(test.bound) else f"{test.bound} "
+            interval = f"{test.estimate:.2f} [{test.low:.2f}, {test.high:.2f}]"
+            row += [bound + interval, f"{test.p_holm:.3f}"]
+        for level in (0.5, 0.95):
+            first = wilson(int((these[f"order_{level}"] == "answer first").sum()), len(these))
+            row.append(f"{first.mean:.2f} [{first.low:.2f}, {first.high:.2f}]")
+        lacking = (these.final_iid_accuracy - these.final_ood_accuracy).abs()
+        rows.append([*row, f"{(lacking <= 0.05).sum()} of {len(these)}"])
+    header = (
+        "unit", "steps to answer 0.5, over natural's", "p (Holm)",
+        "steps to answer 0.95, over natural's", "p (Holm)", "answer first (0.5)",
+        "answer first (0.95)", "OOD within 0.05 of held-out ID accuracy",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
 def confirmed_paths() -> str:
     own = table("confirmatory", "paths_summary")
     rows = [
@@ -52,4 +79,4 @@ def confirmed_paths() -> str:
     return markdown(header, rows)
 
 
-CONFIRMATION = (confirmed_runs, confirmed_paths)
+CONFIRMATION = (confirmed_runs, confirmed_answers, confirmed_paths)

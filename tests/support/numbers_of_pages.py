@@ -303,7 +303,12 @@ def findings() -> str:
     quick = table("quickstart", "outcomes").groupby("regime").final_ood_accuracy
     small = table("small", "outcomes").groupby("regime")
     stays = table("confirmatory", "paths_summary").set_index(["first", "second", "reading"])
+    between = stays.loc[("end", "both_hop_full, phi inf", "denoising")]
     stays = stays.loc[("saturation", "end", "denoising")]
+
+    def in_words(pairs):
+        return f"{pairs.within:.0f} of {pairs.compared:.0f} runs"
+
     moved = table("transfer", "transfer_accuracy")
     moved = moved[(moved.checkpoint == "end") & (moved.asked == names.NEW_THEN_OLD)]
     moved = moved.set_index("group").accuracy
@@ -328,10 +333,10 @@ def findings() -> str:
         [
             "one path answers ID queries before grokking and after:"
             f" {link('confirmatory')}, fresh seeds, every site within 0.25",
-            f"{stays.within} of {stays.compared} runs",
+            in_words(stays),
             "not run",
-            "not run",
-            "refuted within natural runs: what answers them changes as the path comes",
+            f"{in_words(between)} as natural's",
+            "refuted: what answers them changes as the path comes, and is another with both hops",
         ],
         [
             "grokked models transfer `new then old`, and nothing else: accuracy of"

@@ -3,13 +3,16 @@
     for at in "2500,40000" "16000 --runs=2,6" "23000 --runs=1,5" "34000 --runs=3,4"; do
         grokjax analyze runs/confirmatory/populations/000 --no-null --steps=$at
     done
-    python experiments/results/confirmatory/paths.py runs/confirmatory/populations/000
+    grokjax analyze runs/confirmatory/populations/001 --no-null --steps=20000
+    cd runs/confirmatory/populations
+    python ../../../experiments/results/confirmatory/paths.py 000 001
 
 Of each run three analysed steps: the first from memorisation on, the first at which the path has
 come (0.5, strict), the last. A run's path is the effects on ID queries at all sites but `Init`,
 denoising and noising each by itself, or the bridge's lens profile. Two stages of a run are the same
 path where no site differs by more than 0.25. The planned control reads each last network on the
-queries of the next seed's graph. Beside it stand two seeds, each at its end and on its own graph.
+queries of the next seed's graph. Beside it stand two seeds, each at its end and on its own graph,
+and the same seed's end in other regimes: the populations after the first.
 
 Writes `paths.csv`, a row per run, reading and two stages; `paths_summary.csv`, with Wilson's
 interval of the share within the margin; and `paths.png`.
@@ -35,13 +38,8 @@ FOLDER = pathlib.Path(__file__).parent
 MARGIN = 0.25
 READINGS = (*DIRECTIONS, "lens")
 STAGES = ("saturation", "path", "end")
-COMPARED = (
-    ("saturation", "path"),
-    ("path", "end"),
-    ("saturation", "end"),
-    ("end", "another seed"),
-    ("end", "another graph"),
-)
+WITHIN = (("saturation", "path"), ("path", "end"), ("saturation", "end"))
+CONTROLS = (("end", "another seed"), ("end", "another graph"))
 
 
 def effects(patching, direction):
@@ -106,10 +104,22 @@ def row(run, reading, first, second, steps, one, other):
     }  # fmt: skip
 
 
-def main(workdir: str) -> None:
+def ends_elsewhere(workdir, outcomes):
+    """A population's unit, and its runs' paths at the end by data seed, each with its step."""
+    results = grokjax.load(workdir)
+    analysis, step = load_analysis(results), int(results.curves.step.max())
+    unit = outcomes.group.loc[results.runs.run_hash.iloc[0]]
+    return unit, {
+        run["seeds.data"]: (step, readings(analysis, results.task, run.run_id, step))
+        for _, run in results.runs.iterrows()
+    }
+
+
+def main(workdir: str, *others: str) -> None:
     results = grokjax.load(workdir)
     analysis = load_analysis(results)
     outcomes = pd.read_csv(FOLDER / "outcomes.csv", dtype={"run_hash": str}).set_index("run_hash")
+    elsewhere = dict(ends_elsewhere(other, outcomes) for other in others)
     exchanged = controls(results, analysis)
     num_runs, steps, read = len(results.runs), [], []
     for run_id, run_hash in enumerate(results.runs.run_hash):
@@ -130,10 +140,16 @@ def main(workdir: str) -> None:
         for name in DIRECTIONS:
             control = exchanged[run_id, name]
             rows.append(row(run, name, "end", "another graph", ends, own["end"][name], control))
+        for unit, of_seed in elsewhere.items():
+            step, theirs = of_seed[run["seeds.data"]]
+            for name in READINGS:
+                pair = own["end"][name], theirs[name]
+                rows.append(row(run, name, "end", unit, (at["end"], step), *pair))
     table = pd.DataFrame(rows)
     table.round(4).to_csv(FOLDER / "paths.csv", index=False, lineterminator="\n")
     summary = []
-    for (first, second), reading in itertools.product(COMPARED, READINGS):
+    compared = (*WITHIN, *(("end", unit) for unit in elsewhere), *CONTROLS)
+    for (first, second), reading in itertools.product(compared, READINGS):
         is_own = (table["first"] == first) & (table["second"] == second)
         own = table[is_own & (table.reading == reading)]
         if not len(own):
@@ -157,27 +173,27 @@ def main(workdir: str) -> None:
     summary = pd.DataFrame(summary).round(3)
     summary.to_csv(FOLDER / "paths_summary.csv", index=False, lineterminator="\n")
     print(summary.to_string(index=False))
-    draw(table).savefig(FOLDER / "paths.png", dpi=150)
+    draw(table, compared).savefig(FOLDER / "paths.png", dpi=150)
 
 
-def draw(table):
+def draw(table, compared):
     """Largest difference of any site, a point per run: columns are what is compared."""
     figure = Figure(figsize=(9.5, 3.4), layout="constrained")
     axis = figure.add_subplot()
     for i, (name, colour, marker) in enumerate(zip(READINGS, COLOURS, MARKERS, strict=False)):
         label = name if name == "lens" else f"patching, {name}"
-        for place, (first, second) in enumerate(COMPARED):
+        for place, (first, second) in enumerate(compared):
             is_own = (table["first"] == first) & (table["second"] == second)
             own = table[is_own & (table.reading == name)].largest_difference.dropna()
             x = place + 0.2 * (i - 1) + np.linspace(-0.06, 0.06, len(own))
             axis.plot(x, own, marker, color=colour, ms=5, alpha=0.8, label=label)
             label = None
     axis.axhline(MARGIN, color="#999999", ls="--", lw=1)
-    axis.text(len(COMPARED) - 0.5, MARGIN, " margin", va="center", color="#666666", fontsize=9)
+    axis.text(len(compared) - 0.5, MARGIN, " margin", va="center", color="#666666", fontsize=9)
     counts = table[table.reading == DIRECTIONS[0]].groupby(["first", "second"])
     num = counts.largest_difference.count()
-    names = [f"{a} and {b}\nn = {num[a, b]}" for a, b in COMPARED]
-    axis.set(xticks=range(len(COMPARED)), xticklabels=names, xlim=(-0.5, len(COMPARED) - 0.5))
+    names = [f"{a} and\n{b.replace(', ', chr(10))}\nn = {num[a, b]}" for a, b in compared]
+    axis.set(xticks=range(len(compared)), xticklabels=names, xlim=(-0.5, len(compared) - 0.5))
     axis.set(ylabel="largest difference of a site", ylim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)
