@@ -1,6 +1,7 @@
 """Tests run on four virtual CPU devices."""
 
 import csv
+import gc
 import os
 import pathlib
 from importlib.metadata import version
@@ -29,6 +30,8 @@ from tiny import ROOT, tiny_config  # noqa: E402
 
 from grokjax.runtime.devices import setup_devices  # noqa: E402
 
+gc.freeze()  # what is imported stays: collections need not look at it
+gc.set_threshold(10_000, 20, 20)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 setup_devices()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -62,6 +63,10 @@ def make_task(data: ConfigDict, seed: int) -> Dataset:
     return made
 
 
-def regime_of(data: ConfigDict) -> str:
-    """What a run's task tells it from others by: the regime, the operation, the function."""
+def regime_of(run: ConfigDict) -> str:
+    """What tells a run from others: what it was finetuned from, its folder, or what its task says:
+    the regime, the operation, the function."""
+    data = run.data
+    if run.transfer.group or data.folder:
+        return run.transfer.group or pathlib.Path(data.folder).name
     return own_name(data.task) if is_own(data.task) else _OURS[data.task].regime(data)

@@ -60,12 +60,14 @@ class Plotting:
             table = tables.patching_by_group(data, labels)
             if blocks and not table.component.isin(BLOCK_COMPONENTS).any():
                 raise UserError("plot: blocks: no state inside of a block was patched")
+            task = _task_asking(list(dict.fromkeys(data.slot.to_numpy().tolist())))
             groups, directions = (list(dict.fromkeys(table[c])) for c in ("group", "direction"))
             return analysis_figures.patching_figure(
                 table,
                 _one_of("group", group, groups[0], groups),
                 _one_of("direction", direction, directions[0], directions),
                 blocks=blocks,
+                task=task,
             )
         raise UserError("plot: this is neither a lens nor effects of patches")
 
@@ -80,6 +82,14 @@ def _task_of(lens: xr.Dataset) -> Task:
     kinds = (ProbeType(name, GENERALISATION if name == types[-1] else TRAINED) for name in types)
     given = tuple(Hidden(name, ()) for name in hidden)
     return Task("own", tuple(question), tuple(kinds), given)
+
+
+def _task_asking(question: list[str]) -> Task:
+    """The same of effects, which know the question's tokens alone."""
+    for task in DECLARED.values():
+        if question == list(task.question):
+            return task
+    return Task("own", tuple(question), (ProbeType("unseen", GENERALISATION),))
 
 
 def _one_of(name: str, wanted: str | None, default: str, known: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Figures of an analysis, from its tidy tables: what the lens reads, what patches carry, and when.
 
-A *split* of pairs is "id" or "ood", the tables' column `group`; groups are of runs.
+A *split* of pairs is "id" or "ood", the tables' column `group`, and is called as its task calls it;
+groups are of runs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from grokjax.analysis.onset import EVENTS
+from grokjax.data.composition import COMPOSITION
+from grokjax.data.task import Task
 from grokjax.model import BLOCK_COMPONENTS
 from grokjax.model.lens import lens_stream
 from grokjax.report.panels import STEPS, Panels, event_strip, heat_map
@@ -29,10 +32,9 @@ from grokjax.report.style import (
     in_style,
     span,
 )
-from grokjax.report.wording import PROBES
+from grokjax.report.wording import PROBES, split_names
 
 _SHORT = {"head": "h", "relation1": "r1", "relation2": "r2", "answer": "a", "end": "e"}
-SPLIT_NAMES = {"id": "ID", "ood": "OOD"}
 
 
 @in_style
@@ -72,7 +74,12 @@ def lens_figure(table: pd.DataFrame, kind: str) -> Picture:
 
 @in_style
 def patching_figure(
-    table: pd.DataFrame, split: str, direction: str, *, blocks: bool = False
+    table: pd.DataFrame,
+    split: str,
+    direction: str,
+    *,
+    blocks: bool = False,
+    task: Task = COMPOSITION,
 ) -> Picture:
     """Heat maps, stage by stream and position: each site's effect, a column per differing token.
 
@@ -81,6 +88,7 @@ def patching_figure(
       split: of the pairs.
       direction: of the patches.
       blocks: what blocks compute instead of the streams.
+      task: whose splits have names.
     """
     inside = table.component.isin(BLOCK_COMPONENTS)
     own = table[(table.group == split) & (table.direction == direction) & (inside == blocks)]
@@ -105,7 +113,7 @@ def patching_figure(
         else "corrupted state into the clean run"
     )
     panels.caption(
-        f"{direction.capitalize()} ({what}), {SPLIT_NAMES[split]} queries: share of the logit"
+        f"{direction.capitalize()} ({what}), {split_names(task)[split]} queries: share of the logit"
         f" difference that one site carries; 1 all, 0 none; {_at_step(own)}"
         f"{span(own.num_seeds)} seeds, {span(own.num_pairs.round())} pairs each, ratio of"
         f" means; {_null(own)}; 95 % intervals ({_widest(own, 'effect')}) in the table beside"
@@ -114,7 +122,9 @@ def patching_figure(
 
 
 @in_style
-def onset_figure(table: pd.DataFrame, split: str, *, num_sites: int = 8) -> Picture:
+def onset_figure(
+    table: pd.DataFrame, split: str, *, num_sites: int = 8, task: Task = COMPOSITION
+) -> Picture:
     """Denoising effects against training step, of the sites that become most causal."""
     own = table[(table.group == split) & (table.direction == "denoising")]
     own = own[~own.component.isin((*BLOCK_COMPONENTS, "embedding"))].dropna(subset=["effect"])
@@ -131,14 +141,14 @@ def onset_figure(table: pd.DataFrame, split: str, *, num_sites: int = 8) -> Pict
     panels.colour_bar(image, "effect")
     panels.caption(
         f"Denoising effect of the {len(sites)} strongest sites at stored checkpoints,"
-        f" {SPLIT_NAMES[split]} queries, {span(own.num_seeds)} seeds,"
+        f" {split_names(task)[split]} queries, {span(own.num_seeds)} seeds,"
         f" {span(own.num_pairs.round())} pairs each"
     )
     return panels.picture(own)
 
 
 @in_style
-def attribution_figure(table: pd.DataFrame) -> Picture:
+def attribution_figure(table: pd.DataFrame, task: Task = COMPOSITION) -> Picture:
     """The first-order estimate of each effect against the exact one, by direction and split."""
     cells = list(itertools.product(_in_order(table.group), _in_order(table.direction)))
     panels = Panels(1, len(cells), 3.0, 2.9, sharey="row")
@@ -155,7 +165,7 @@ def attribution_figure(table: pd.DataFrame) -> Picture:
         ends = np.nanmin([own.effect.min(), -0.1]), np.nanmax([own.effect.max(), 1.0])
         axis.plot(ends, ends, color=GREY, linewidth=1, label="equal")
         r = np.corrcoef(own.effect, own.attributed_effect)[0, 1] if len(own) > 2 else math.nan
-        panels.title(axis, f"{SPLIT_NAMES[split]}, {direction}: r = {r:.2f}")
+        panels.title(axis, f"{split_names(task)[split]}, {direction}: r = {r:.2f}")
         axis.set_xlabel("exact effect")
     panels.axes[0][0].set_ylabel("attributed effect (one gradient)")
     panels.legend()
@@ -166,7 +176,7 @@ def attribution_figure(table: pd.DataFrame) -> Picture:
 
 
 @in_style
-def order_figure(events: pd.DataFrame) -> Picture:
+def order_figure(events: pd.DataFrame, task: Task = COMPOSITION) -> Picture:
     """When the path became readable and causal and the answer right, a line per run."""
     finite = events[np.isfinite(events.step)]
     end = max(finite.step.max() if len(finite) else 1.0, 1.0)
@@ -189,7 +199,7 @@ def order_figure(events: pd.DataFrame) -> Picture:
         axis.set_ylim(len(runs) - 0.5, -0.5)
         axis.set_xlim(0, 1.2 * end / 1000)
         axis.set_xlabel(STEPS)
-        panels.title(axis, f"{SPLIT_NAMES[split]} queries")
+        panels.title(axis, f"{split_names(task)[split]} queries")
         axis.grid(False, axis="y")
     panels.legend(handles=[Line2D([], [], color=c, marker=m, label=e) for e, c, m in styles])
     panels.caption(

@@ -15,7 +15,7 @@ from grokjax.data.task import Task
 from grokjax.model import BLOCK_COMPONENTS
 from grokjax.report import analysis_figures
 from grokjax.report.html import Finding, Illustration, Section
-from grokjax.report.wording import PROBES
+from grokjax.report.wording import PROBES, split_names
 
 _MOST = 6  # groups that a sentence names
 
@@ -31,24 +31,24 @@ class Inside(NamedTuple):
 def inside(analysis: Analysis, groups: Sequence[str], task: Task) -> Inside:
     """What the lens reads, what patches carry and when."""
     made = _tables(analysis, groups, task)
-    sections = [_lens(made["lens"], task), _patching(made["patching"])]
+    sections = [_lens(made["lens"], task), _patching(made["patching"], task)]
     if "events" in made:
-        sections.append(_onset(made))
-    held = _holds(made["hidden_sites"]) if task.hidden else []
+        sections.append(_onset(made, task))
+    held = _holds(made["hidden_sites"], task) if task.hidden else []
     return Inside(held, sections, made)
 
 
-def _holds(sites: pd.DataFrame) -> list[Finding]:
+def _holds(sites: pd.DataFrame, task: Task) -> list[Finding]:
     """In how many runs one site holds what is hidden: of all that were patched, not of a chosen
     one."""
-    found = []
+    found, called = [], split_names(task)
     known = sites.dropna(subset=["score"])
     for (split, token), own in known.groupby(["group", "token"], sort=False):
         held = (own.score >= PATH_AT).groupby(own.group_of_runs, sort=False).agg(["sum", "size"])
         told = ", ".join(f"{group} {k} of {n}" for group, k, n in held.head(_MOST).itertuples())
         left = f" and {len(held) - _MOST} groups more" if len(held) > _MOST else ""
         text = (
-            f"A single state that holds the {token} of {split.upper()} queries (score {PATH_AT:g},"
+            f"A single state that holds the {token} of {called[split]} queries (score {PATH_AT:g},"
             f" the best of all {own.num_sites.max()} sites of the streams) is found in: {told}"
             f"{left}."
         )
@@ -95,7 +95,7 @@ def _lens(table: pd.DataFrame, task: Task) -> Section:
     return Section("What the lens reads", text, shown)
 
 
-def _patching(table: pd.DataFrame) -> Section:
+def _patching(table: pd.DataFrame, task: Task) -> Section:
     last = table[table.step == table.step.max()]
     shown = []
     for split in dict.fromkeys(last.dropna(subset=["effect"]).group):
@@ -106,14 +106,15 @@ def _patching(table: pd.DataFrame) -> Section:
                     analysis_figures.patching_figure,
                     *(last, split, direction),
                     blocks=part == "blocks",
+                    task=task,
                 )
-                what = f"{part} of {split.upper()} queries, {direction}"
+                what = f"{part} of {split_names(task)[split]} queries, {direction}"
                 alt = f"Heat maps of effects by site and differing token, {what}"
                 shown.append(Illustration(f"{part}_{split}_{direction}", picture, alt, what))
     shown.append(
         Illustration(
             "attribution",
-            functools.partial(analysis_figures.attribution_figure, last),
+            functools.partial(analysis_figures.attribution_figure, last, task),
             "Effects that one gradient estimates against exact ones, by split and direction",
             "How good the estimate from one gradient is.",
         )
@@ -122,19 +123,19 @@ def _patching(table: pd.DataFrame) -> Section:
     return Section("What patches carry", text, shown)
 
 
-def _onset(made: dict[str, pd.DataFrame]) -> Section:
+def _onset(made: dict[str, pd.DataFrame], task: Task) -> Section:
     patching = made["patching"]
     last = patching[patching.step == patching.step.max()]
     shown = [
         Illustration(
             f"movie_{split}",
-            functools.partial(analysis_figures.onset_figure, patching, split),
-            f"Effects of the strongest sites by training step, {split.upper()} queries",
-            f"{split.upper()} queries",
+            functools.partial(analysis_figures.onset_figure, patching, split, task=task),
+            f"Effects of the strongest sites by training step, {split_names(task)[split]} queries",
+            f"{split_names(task)[split]} queries",
         )
         for split in dict.fromkeys(last.dropna(subset=["effect"]).group)
     ]
-    order = functools.partial(analysis_figures.order_figure, made["events"])
+    order = functools.partial(analysis_figures.order_figure, made["events"], task)
     alt = "When the path became readable, when causal, when answers were right, a line per run"
     shown.append(Illustration("order_of_events", order, alt, "Order of events in each run."))
     return Section("What comes when", "At the stored checkpoints that were analysed.", shown)

@@ -26,6 +26,7 @@ from grokjax.report.html import (
     show,
 )
 from grokjax.report.path_identity_figure import path_identity_figure
+from grokjax.report.wording import split_names
 
 TABLE, PAIRS = "path_identity", "path_pairs"
 _MOST_SENTENCES = 6
@@ -135,14 +136,14 @@ def compare(
 
 def _paths(task: Task, analyses: Sequence[Analysis]) -> dict[str, Paths]:
     """How paths are read, a row per run: by patching, and where something is hidden by the lens."""
-    found = {}
+    found, called = {}, split_names(task)
     for split in SPLITS:
         maps = [tables.effect_maps(a.patching, split)[0] for a in analyses]
-        found[f"effects on {split.upper()} queries"] = Paths(PATCHING, np.concatenate(maps))
+        found[f"effects on {called[split]} queries"] = Paths(PATCHING, np.concatenate(maps))
     kinds = (task.site_types[0], task.generalisation) if task.site_types else ()
     for split, kind in zip(SPLITS, kinds, strict=False):
         profiles = [tables.hidden_profiles(a.lens, kind, task) for a in analyses]
-        title = f"{task.path} by site, {split.upper()}"
+        title = f"{task.path} by site, {called[split]}"
         found[title] = Paths(LENS, np.concatenate(profiles))
     return found
 

@@ -13,6 +13,7 @@ from grokjax.base.names import (
     TEST_INFERRED_OOD,
     TRAIN_INFERRED,
 )
+from grokjax.data.task import Task
 from grokjax.settings.declarations import SECTIONS, SETTINGS
 
 PROBES = {
@@ -22,6 +23,14 @@ PROBES = {
     TEST_INFERRED_IID: "held-out ID compositions",
     TEST_INFERRED_OOD: "OOD compositions",
 }
+
+
+def split_names(task: Task) -> dict[str, str]:
+    """What the two splits of a task's pairs for patching are called: `ID` and `OOD`, say."""
+    familiar = task.short_familiar.split()[-1] if task.held_out else "training"
+    return {"id": familiar, "ood": task.short}
+
+
 _TIMES_USED = collections.Counter(name for section in SECTIONS.values() for name in section)
 _SAYS_LITTLE = ("kind", "name", "every", "keep")  # without its section
 

@@ -19,6 +19,7 @@ from grokjax import results
 from grokjax.base.errors import UserError
 from grokjax.base.names import PENDING
 from grokjax.data.task import Task
+from grokjax.data.tasks import regime_of
 from grokjax.model import Buffers, ModelConfig, Params
 from grokjax.results import Results, StoredRuns
 from grokjax.settings.rows import expand, flat_runs
@@ -147,6 +148,8 @@ def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFra
         if has_begun(folder):
             known = ["run_id", "run_hash", *swept]
             trained = read_runs(folder).drop(columns=known, errors="ignore")
+        else:
+            regimes = [regime_of(run) for run in expand(population.config)]
         if (folder / CURVES).exists():
             own = read_table(folder, CURVES).sort_values("run_id", kind="stable")
             curves.append(own.assign(run_id=own.run_id + start))
@@ -157,7 +160,7 @@ def collect(workdir: pathlib.Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFra
                 "population": population.name,
                 "population_run_id": own_id,
                 "run_hash": run_hash,
-                "regime": settings["data.regime"],
+                "regime": regimes[own_id] if trained is None else trained.regime[own_id],
             }
             row |= {name: settings[name] for name in swept}
             if trained is None:

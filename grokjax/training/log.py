@@ -220,11 +220,8 @@ def run_table(
     rows = []
     for run_id, (run, dataset) in enumerate(zip(runs, datasets, strict=True)):
         flat = flatten(run)
-        regime = run.transfer.group or (
-            pathlib.Path(run.data.folder).name if run.data.folder else regime_of(run.data)
-        )
         rows.append(
-            {"run_id": run_id, "run_hash": settings_hash(run), "regime": regime}
+            {"run_id": run_id, "run_hash": settings_hash(run), "regime": regime_of(run)}
             | {name: flat[name] for name in swept}
             | {"status": RUNNING, "step": 0}
             | dict(dataset.counts)

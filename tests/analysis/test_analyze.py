@@ -35,7 +35,7 @@ def run(*arguments):
     return main(["analyze", *map(str, arguments)])
 
 
-def test_the_command_writes_arrays_tables_and_figures(trained, tmp_path, capsys):
+def test_the_command_writes_arrays_tables_and_figures(trained, tmp_path, capsys, unpainted):
     out = tmp_path / "a"
     options = (f"--workdir={trained.workdir}", f"--out={out}", "--pairs=4")
     assert run(*options, "--steps=20,40") == 0

@@ -170,7 +170,7 @@ def test_every_shape_runs(mixer, positions, registers):
         "labels": np.zeros((2, 5), int),
         "puzzle_identifiers": np.zeros(2, int),
     })  # fmt: skip
-    output = forward(config, params, buffers, batch)
+    output = jax.jit(forward, static_argnums=0)(config, params, buffers, batch)
     assert output.logits.shape == (2, 5, 11)
     assert output.trace.z_H.shape == (len(config.stages), 2, 5 + num_registers, 16)
     assert jnp.isfinite(output.logits).all()
@@ -188,7 +188,8 @@ def test_gradient_cycles():
 
     def gradient(cycles):
         config = TrainConfig(ModelConfig(**base, gradient_cycles=cycles), 1, "softmax", 10)
-        return jax.grad(batch_loss, argnums=1)(config, params, buffers, batch)["embed"]
+        gradient = jax.jit(jax.grad(batch_loss, argnums=1), static_argnums=0)
+        return gradient(config, params, buffers, batch)["embed"]
 
     np.testing.assert_array_equal(gradient(0), gradient(2))
     assert np.abs(gradient(1) - gradient(2)).max() > 1e-4

@@ -20,6 +20,8 @@ from grokjax.settings import load_experiment
 from grokjax.settings.declarations import SETTINGS
 from grokjax.workdir.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):

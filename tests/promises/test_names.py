@@ -20,7 +20,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_from_a_table_to_the_reports(tmp_path):
+def test_from_a_table_to_the_reports(tmp_path, unpainted):
     rng = random.Random(0)
     fact = {(who, what): rng.choice(PEOPLE) for who in PEOPLE for what in RELATIONS}
     with open(tmp_path / "facts.csv", "w", newline="") as file:

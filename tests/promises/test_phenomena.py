@@ -40,8 +40,8 @@ def test_both_hop_full_answers_and_natural_does_not(tmp_path):
     assert all(s.num_memorised == s.num_runs for s in by_regime.values())
 
 
-def small_config(num_steps, eval_every, num_seeds=2):
-    changes = {"train.num_steps": num_steps, "train.eval_every": eval_every}
+def small_config(num_steps, eval_every, num_seeds=2, **others):
+    changes = {"train.num_steps": num_steps, "train.eval_every": eval_every} | others
     changes |= {"train.chunk_steps": eval_every, "checkpoint.every": num_steps}
     config, _ = read_experiment(str(ROOT / "experiments/small.py"), changes)
     regimes = grid("data.regime", ("natural", "both_hop_full"))
@@ -50,7 +50,9 @@ def small_config(num_steps, eval_every, num_seeds=2):
 
 
 def test_the_preset_that_groks_begins_to_learn(tmp_path):
-    results = grokjax.train_and_evaluate(small_config(60, 20, num_seeds=1), tmp_path)
+    results = grokjax.train_and_evaluate(
+        small_config(60, 20, num_seeds=1, **{"data.max_probes": 32}), tmp_path
+    )
     assert (results.curves.groupby("step").loss.mean().diff().dropna() < 0).all()
     assert set(results.curves.path_position) <= set(POSITIONS)
 
@@ -69,7 +71,7 @@ def test_the_preset_that_groks_separates_the_regimes(tmp_path):
 @pytest.mark.parametrize("model", ["ordinary", "looped", "recursive"])
 def test_every_model_trains_in_the_same_population_code(model, tmp_path):
     changes = {"train.num_steps": 30, "train.eval_every": 10, "train.chunk_steps": 10}
-    changes |= {"checkpoint.every": 10, "optimizer.warmup_steps": 5}
+    changes |= {"checkpoint.every": 10, "optimizer.warmup_steps": 5, "data.max_probes": 32}
     if model == "ordinary":  # half of its depth: layers take the compiler long
         changes["model.num_layers"] = 2
     config = load_experiment(f"{ROOT}/experiments/baseline.py:{model}", changes)

@@ -14,6 +14,8 @@ from grokjax.data.comparison import COMPARISON
 from grokjax.data.modular import MODULAR
 from grokjax.report import write_report
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 SETTINGS = {
     "modular": {"data__modulus": 7, "data__train_share": 0.6},
     "comparison": {"data__num_attributes": 3, "data__num_values": 4, "data__phi": 3.0},

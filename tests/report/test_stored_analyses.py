@@ -17,6 +17,8 @@ from grokjax.report.path_identity_section import Analysed, comparable
 from grokjax.report.stored_analyses import across_populations
 from grokjax.settings import grid, product, seeds
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):

@@ -6,6 +6,7 @@ from tiny import ROOT
 
 from grokjax.cli import main
 from grokjax.settings import own_functions
+from grokjax.training import population
 
 SMALL = [
     "--config.model.H_cycles=1",
@@ -37,6 +38,8 @@ def forget():
     """As a new process, that has been given no experiment."""
     own_functions._paths.clear()
     own_functions._modules.clear()
+    for make in (population.make_init, population.make_train_chunk, population.make_evaluate):
+        make.cache_clear()
 
 
 def refused(capsys, *arguments) -> str:

@@ -19,6 +19,8 @@ from grokjax.settings import load_experiment, own_functions
 from grokjax.settings.identity import settings_hash
 from grokjax.training.optim import Hyperparameters, OptimizerConfig, learning_rate, moments
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):

@@ -13,6 +13,8 @@ from grokjax.data.dataset import make_batch
 from grokjax.model import Patch, forward, readout
 from grokjax.settings import load_experiment, own_functions
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 OPTIONS = [text for text in SMALL if "num_layers" not in text]  # the example has two
 
 

@@ -14,6 +14,8 @@ from grokjax.report import write_report
 from grokjax.settings import seeds
 from grokjax.workdir.gaps import missing_evaluations
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 def table(*pairs):
     return pd.DataFrame(pairs, columns=["run_id", "step"])
