@@ -8,11 +8,14 @@ from tiny import fast
 import grokjax
 from grokjax.analysis import draw_pairs, logit_lens, patch_effects
 from grokjax.analysis.onset import causal_score, order_of_events
+from grokjax.analysis.pairs import SPLITS
 from grokjax.analysis.questions import questions_table
 from grokjax.base.errors import UserError
 from grokjax.data.comparison import COMPARISON
 from grokjax.data.modular import MODULAR
 from grokjax.report import write_report
+from grokjax.report.analysis_figures import patching_figure
+from grokjax.report.wording import split_names
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
@@ -58,6 +61,22 @@ def test_the_report_speaks_of_it(trained, tmp_path):
     assert "bridge" not in page and ("Path or answer first" in page) == bool(task.hidden)
     assert ("path_score" in outcomes) == bool(task.hidden)
     assert outcomes.num_queries.iloc[0] == trained.dataset(0).counts[f"num_{task.generalisation}"]
+
+
+def test_pairs_for_patching_are_called_as_the_task_calls_them(trained):
+    task = trained.task
+    wanted = ("training", "test") if task == MODULAR else ("ID", "OOD")
+    assert split_names(task) == dict(zip(SPLITS, wanted, strict=True))
+    table = pd.DataFrame({
+        "group": ["ood"], "direction": ["denoising"], "component": ["stream"], "head": [-1],
+        "place": ["Embedding"], "position": [task.question[0]], "slot": [task.question[0]],
+        "group_of_runs": ["one run"], "num_seeds": [1], "num_pairs": [3], "step": [0],
+        "effect": [0.5], "low": [0.5], "high": [0.5], "null_effect": [0.0],
+        "null_low": [0.0], "null_high": [0.0],
+    })  # fmt: skip
+    figure = patching_figure(table, "ood", "denoising", task=task).figure
+    said = " ".join(text.get_text() for text in figure.texts)
+    assert f"{wanted[1]} queries" in " ".join(said.split()), said
 
 
 @pytest.mark.slow

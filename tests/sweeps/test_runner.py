@@ -263,3 +263,13 @@ def test_a_killed_sweep_goes_on_to_the_same_table(tmp_path):
     found = grokjax.load(tmp_path / "w")
     pd.testing.assert_frame_equal(found.curves, expected.curves)
     pd.testing.assert_frame_equal(found.runs, expected.runs)
+
+
+def test_what_waits_is_named_as_its_task_names_it(tmp_path):
+    """As it will be once it is trained: by the operation, or its own hop numbers."""
+    config = fast(data__task="modular", data__modulus=7, model__kind="decoder")
+    sweeps.run_sweep(config, rows(1, (16, 32)), tmp_path / "m", plan_only=True)
+    assert grokjax.load(tmp_path / "m").runs.regime.tolist() == ["add", "add"]
+    both = {"data.hop1_ratio": 1.0, "data.hop2_ratio": 1.0}
+    sweeps.run_sweep(fast(), [both], tmp_path / "c", plan_only=True)
+    assert grokjax.load(tmp_path / "c").runs.regime.tolist() == ["h1ratio1_h1k0_h2ratio1_h2k0"]
