@@ -66,7 +66,7 @@ _COMPACT_BELOW = 0.75  # of the places in the program: fewer is worth compiling 
 
 # Populations of one shape, or one that is resumed in the same process, share their programs: JAX
 # keeps what it traced and compiled with the function.
-_kept = functools.lru_cache(maxsize=32)
+_kept = functools.lru_cache(maxsize=16)
 
 
 @_kept
