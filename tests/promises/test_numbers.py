@@ -71,6 +71,18 @@ def test_the_confirmatory_sentences_say_what_the_tables_do():
     latest, first = both["answer_0.5"].max(), runs["answer_0.5"].min()
     assert f"(8 of 8 seeds by {latest:,.0f}, where natural's first is at {first:,.0f})" in text
     assert (both.final_iid_accuracy == both.final_ood_accuracy).all()
+    outcomes = numbers.table("confirmatory", "outcomes").groupby("group")
+    as_many = outcomes.get_group("both_hop_full, phi 4.88")["answer_0.5"].max()
+    assert f"on as many items as natural has (by {as_many:,.0f})" in text
+    hop2 = outcomes.get_group("second_hop_full, phi inf")
+    orders = hop2["order_0.5"].value_counts().to_dict()
+    assert orders == {"path first": 5, "undecided": 2, "together": 1}  # as the sentence has it
+    assert hop2["order_0.95"].value_counts()[["path first", "answer first"]].tolist() == [2, 2]
+    tests = numbers.table("confirmatory", "comparisons")
+    declared = tests[(tests.family == "declared")]
+    assert (declared.horizon == 30_000).all() and len(declared) == 6
+    fast = declared[declared.group_b.str.startswith("both")]
+    assert (fast.p_holm < 0.05).all() and (fast.high < 0.5).all()
     lags = -both["lag_0.5"].dropna()
     assert len(lags) == 6 and f"by {lags.min():,.0f} to {lags.max():,.0f} steps in the six" in text
     path = numbers.table("confirmatory", "comparisons").set_index(["group_b", "quantity", "level"])
