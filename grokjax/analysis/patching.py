@@ -93,7 +93,7 @@ class Patching:
         if num_pairs not in self._nobody:
             self._nobody[num_pairs] = jax.eval_shape(
                 functools.partial(_states, self.config, self.components),
-                *jax.tree.map(_of_one_run, (weights, queries)),
+                *jax.tree.map(shape_of_one_run, (weights, queries)),
             )
         nobody = jax.tree.map(
             lambda x: np.zeros((num_runs, *x.shape), x.dtype), self._nobody[num_pairs]
@@ -159,7 +159,8 @@ class Patching:
         return {n: np.broadcast_to(s, (num_runs, *s.shape)) for n, s in shares.items()}
 
 
-def _of_one_run(x: Any) -> jax.ShapeDtypeStruct:
+def shape_of_one_run(x: Any) -> jax.ShapeDtypeStruct:
+    """Of an array with a run axis, shape and dtype without it."""
     return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from grokjax.analysis.analyze import runs_at_once
 from grokjax.analysis.effects import patches_within_budget
 from grokjax.analysis.logit_lens import lens_program, queries_within_budget
-from grokjax.analysis.patching import Patching
+from grokjax.analysis.patching import Patching, shape_of_one_run
 from grokjax.analysis.sites import all_sites
 from grokjax.data.dataset import stack_datasets
 from grokjax.data.loading import load_datasets
@@ -151,7 +151,7 @@ class Programs:
         streams = tuple(dict.fromkeys(s.component for s in sites))
         patching = Patching(model, streams, at_once, mesh)
         weights = self._weights(mesh, num_runs)
-        one_run = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), weights)
+        one_run = jax.tree.map(shape_of_one_run, weights)
         shapes = self._spread(patching.shapes(one_run, PAIRS), mesh, num_runs)
         program: Any = patching.program
         passes = model.halt_max_steps * at_once * PAIRS

@@ -9,11 +9,16 @@ from grokjax.base.names import STEPS_TO_ANSWER
 from grokjax.statistics.intervals import wilson
 
 
+def share_in_order(runs: pd.DataFrame, level: float, order: str) -> str:
+    """How many of some runs have path and answer in an order at a level: share, Wilson interval."""
+    share = wilson(int((runs[f"order_{level:g}"] == order).sum()), len(runs))
+    return f"{share.mean:.2f} [{share.low:.2f}, {share.high:.2f}]"
+
+
 def confirmed_runs() -> str:
     own = table("confirmatory", "outcomes")
     rows = []
     for (group, steps), these in own.groupby(["group", "train.num_steps"], sort=False):
-        first = wilson(int((these["order_0.5"] == "path first").sum()), len(these))
         rows.append(
             [
                 group,
@@ -22,7 +27,7 @@ def confirmed_runs() -> str:
                 how_many(these["path_0.5"]),
                 how_many(these["answer_0.5"]),
                 how_many(these["answer_0.95"]),
-                f"{first.mean:.2f} [{first.low:.2f}, {first.high:.2f}]",
+                share_in_order(these, 0.5, "path first"),
                 spread(these.final_iid_accuracy),
                 spread(these.final_ood_accuracy),
             ]
@@ -46,9 +51,7 @@ def confirmed_answers() -> str:
             bound = "" if pd.isna(test.bound) else f"{test.bound} "
             interval = f"{test.estimate:.2f} [{test.low:.2f}, {test.high:.2f}]"
             row += [bound + interval, f"{test.p_holm:.3f}"]
-        for level in (0.5, 0.95):
-            first = wilson(int((these[f"order_{level}"] == "answer first").sum()), len(these))
-            row.append(f"{first.mean:.2f} [{first.low:.2f}, {first.high:.2f}]")
+        row += [share_in_order(these, level, "answer first") for level in (0.5, 0.95)]
         lacking = (these.final_iid_accuracy - these.final_ood_accuracy).abs()
         rows.append([*row, f"{(lacking <= 0.05).sum()} of {len(these)}"])
     header = (
