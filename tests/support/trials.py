@@ -53,17 +53,30 @@ def get_config(source):
     config.transfer.checkpoints = "end"
     return config
 """
+SEALED = "checkpoints/state/[0-9]*/manifest.json"  # what is being removed is called otherwise
 
 
 def end_of(workdir: pathlib.Path) -> dict:
-    """All that must not depend on what happened: of each population in a workdir."""
+    """All that must not depend on what happened: of each population in a workdir.
+
+    The workdir's own path, which a transfer's tables name as that of its control, is none of it.
+    """
     from kill_trials import abstract_state, outcome
 
+    path = os.fsencode(workdir)
+
+    def end(folder: pathlib.Path) -> dict:
+        found = outcome(folder, abstract_state(folder))
+        slug = str(workdir).replace("/", "_")
+        scalars = {(n.replace(slug, "."), tag): x for (n, tag), x in found["tensorboard"].items()}
+        tables = {k: x.replace(path, b".") for k, x in found.items() if isinstance(x, bytes)}
+        return found | tables | {"tensorboard": scalars}
+
     folders = [p.parent for p in sorted(workdir.rglob("config.json"))]
-    ends = {str(f.relative_to(workdir)): outcome(f, abstract_state(f)) for f in folders}
+    ends = {str(f.relative_to(workdir)): end(f) for f in folders}
     tables = {}
-    for path in sorted([*workdir.glob("*.csv"), *workdir.glob("*.parquet")]):
-        tables[path.name] = path.read_bytes()
+    for table in sorted([*workdir.glob("*.csv"), *workdir.glob("*.parquet")]):
+        tables[table.name] = table.read_bytes().replace(path, b".")
     return ends | tables
 
 
@@ -181,7 +194,7 @@ class Trials:
 def newest_steps(workdir: pathlib.Path) -> str:
     """By population, the newest sealed step."""
     newest = {}
-    for manifest in workdir.rglob("checkpoints/state/*/manifest.json"):
+    for manifest in workdir.rglob(SEALED):
         name = str(manifest.parents[3].relative_to(workdir))
         newest[name] = max(newest.get(name, 0), int(manifest.parent.name))
     return " ".join(f"{name}:{step}" for name, step in sorted(newest.items()))
@@ -189,7 +202,7 @@ def newest_steps(workdir: pathlib.Path) -> str:
 
 def newest_step(workdir: pathlib.Path) -> int:
     """The newest sealed one of a population; 0 if there is none."""
-    sealed = workdir.glob("checkpoints/state/*/manifest.json")
+    sealed = workdir.glob(SEALED)
     return max((int(path.parent.name) for path in sealed), default=0)
 
 
