@@ -50,11 +50,13 @@ def missing_evaluations(curves: pd.DataFrame, reached: Sequence[int], eval_every
     Args:
       curves: a row per run and evaluation.
       reached: the step of each run in the newest checkpoint.
-      eval_every: steps between evaluations; a training that ended in between has one more.
+      eval_every: steps between evaluations. A training that ended in between has one more, of all
+        runs that were still in it: it is known by those that have it.
     """
     steps = {run_id: set(own.step) for run_id, own in curves.groupby("run_id")}
+    between = {int(step) for step in curves.step.unique() if step % eval_every}
     wanted = {
-        run_id: list(range(0, last + 1, eval_every))
+        run_id: sorted({*range(0, last + 1, eval_every), *(s for s in between if s <= last)})
         for run_id, last in enumerate(map(int, reached))
     }
     lacking = {

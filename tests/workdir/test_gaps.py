@@ -25,7 +25,7 @@ def test_evaluations_are_counted_as_far_as_each_run_came():
     whole = table((0, 0), (0, 10), (0, 20), (1, 0), (1, 10), (0, 25))
     assert missing_evaluations(whole, [25, 14], 10) == ""
     said = missing_evaluations(whole, [30, 29, 9], 10)
-    assert said == "3 of 8 evaluations are missing (run 0: 30; run 1: 20; run 2: 0)"
+    assert said == "4 of 10 evaluations are missing (run 0: 30; run 1: 20, 25; run 2: 0)"
     assert missing_evaluations(table(), [10**4], 10).endswith(
         "(run 0: 0, 10, 20, 30, and 997 more)"
     )
