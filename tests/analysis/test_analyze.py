@@ -65,12 +65,13 @@ def test_the_command_writes_arrays_tables_and_figures(trained, tmp_path, capsys,
 
 def test_labelled_arrays_are_those_of_single_calls(trained, tmp_path):
     """All runs at once, through files, or one by one in a notebook: the same numbers."""
-    found = analysis.analyze(trained.workdir, runs=[1, 3], config=FAST, out=tmp_path / "a")
-    assert found.patching.run.values.tolist() == [1, 3] and found.lens.step.values.tolist() == [40]
-    assert found.lens.regime.values.tolist() == ["natural", "both_hop_full"]
+    found = analysis.analyze(trained.workdir, config=FAST, out=tmp_path / "a")
+    assert found.patching.run.values.tolist() == [0, 1, 2, 3]
+    assert found.lens.step.values.tolist() == [40]
+    assert found.lens.regime.values.tolist() == ["natural"] * 2 + ["both_hop_full"] * 2
     dataset, weights = trained.dataset(3), trained.weights(3)
     lens = analysis.logit_lens(trained.model, weights, dataset.probes)
-    own = found.lens.isel(run=1, step=0)
+    own = found.lens.sel(run=3).isel(step=0)
     for kind in dataset.probes.names:
         x, y = own.top1.sel(type=kind), lens.top1.sel(type=kind)
         np.testing.assert_allclose(x, y, atol=0.02)  # a near tie may fall either way
@@ -79,7 +80,7 @@ def test_labelled_arrays_are_those_of_single_calls(trained, tmp_path):
         )
     pairs = draw_pairs(dataset, "relation1", "id", 4)
     effects = analysis.patch_effects(trained.model, weights, pairs)
-    stored = found.patching.isel(run=1, step=0)
+    stored = found.patching.sel(run=3).isel(step=0)
     cell = np.flatnonzero((stored.slot == "relation1") & (stored.group == "id"))[0]
     n = len(pairs.clean)
     np.testing.assert_allclose(
@@ -89,7 +90,7 @@ def test_labelled_arrays_are_those_of_single_calls(trained, tmp_path):
 
 def test_a_flipped_bit_is_found_and_what_was_not_sealed_is_measured_again(trained, tmp_path):
     out = tmp_path / "a"
-    found = analysis.analyze(trained.workdir, runs=[0, 1], config=FAST, out=out)
+    found = analysis.analyze(trained.workdir, config=FAST, out=out)
     path = part_path(out, "lens", 40, 0)
     whole = path.read_bytes()
     for at in (len(whole) // 2, len(whole) - 5):
@@ -100,19 +101,20 @@ def test_a_flipped_bit_is_found_and_what_was_not_sealed_is_measured_again(traine
 
     sums = (out / SUMS).read_text().splitlines(keepends=True)
     (out / SUMS).write_text("".join(sums[:-1]) + sums[-1][:20])  # a kill, in the last line
-    again = analysis.analyze(trained.workdir, runs=[0, 1], config=FAST, out=out)
-    assert again.lens.run.values.tolist() == [0, 1]
-    xr.testing.assert_identical(again.lens.sel(run=0), found.lens.sel(run=0))  # not run 1's
+    again = analysis.analyze(trained.workdir, config=FAST, out=out)
+    assert again.lens.run.values.tolist() == [0, 1, 2, 3]
+    rest = [0, 1, 2]
+    xr.testing.assert_identical(again.lens.sel(run=rest), found.lens.sel(run=rest))  # not run 3's
     assert len((out / SUMS).read_text().splitlines()) == len(sums) + 2  # of one run, both parts
 
 
 def test_a_folder_of_before_there_were_hashes_is_read_and_grows(trained, tmp_path):
     out = tmp_path / "a"
-    analysis.analyze(trained.workdir, runs=[0], config=FAST, out=out)
+    analysis.analyze(trained.workdir, steps=[20], config=FAST, out=out)
     (out / SUMS).unlink()
-    assert analysis.load_analysis(trained, out).lens.run.values.tolist() == [0]
-    grown = analysis.analyze(trained.workdir, runs=[1], config=FAST, out=out)
-    assert grown.lens.run.values.tolist() == [0, 1]
+    assert analysis.load_analysis(trained, out).lens.step.values.tolist() == [20]
+    grown = analysis.analyze(trained.workdir, steps=[40], config=FAST, out=out)
+    assert grown.lens.step.values.tolist() == [20, 40]
 
 
 def test_raw_and_averaged_weights_differ(trained, tmp_path):

@@ -256,10 +256,11 @@ def test_runs_on_several_devices_are_each_its_own():
         np.stack(x)
         for x in zip(*(stack_pairs([make_pairs(RECURSIVE, w)], 5) for w in both), strict=True)
     )
-    together = measure_effects(RECURSIVE, stacked, queries, null=True, mesh=make_mesh(2))
+    asked = {"null": True, "sites": all_sites(RECURSIVE, ("z_L", "mixer"))}
+    together = measure_effects(RECURSIVE, stacked, queries, mesh=make_mesh(2), **asked)
     for i, weights in enumerate(both):
         alone = measure_effects(
-            RECURSIVE, *of_one_run(weights, tuple(x[i] for x in queries)), null=True
+            RECURSIVE, *of_one_run(weights, tuple(x[i] for x in queries)), **asked
         )
         for name, value in alone.items():
             np.testing.assert_allclose(
@@ -293,7 +294,10 @@ def test_effects_are_ratios_of_means():
 
 def test_patches_at_once_changes_nothing(network):
     config, weights, pairs = network
-    few, many = (patch_effects(config, weights, pairs, patches_at_once=n) for n in (3, 100))
+    sites = all_sites(config, ("z_H",))
+    few, many = (
+        patch_effects(config, weights, pairs, sites=sites, patches_at_once=n) for n in (3, 100)
+    )
     np.testing.assert_allclose(few.logit_difference, many.logit_difference, rtol=2e-3, atol=1e-3)
 
 

@@ -161,7 +161,7 @@ def test_paper_size():
 def test_every_shape_runs(mixer, positions, registers):
     num_registers, register_size = registers
     config = ModelConfig(
-        11, 16, 1, 2, 2, mixer=mixer, positions=positions, num_heads=2, mlp_multiple=8,
+        11, 16, 1, 1, 1, mixer=mixer, positions=positions, num_heads=2, mlp_multiple=8,
         num_registers=num_registers, register_size=register_size, dtype="bfloat16",
     )  # fmt: skip
     params, buffers = init(config, jax.random.key(1))
@@ -198,7 +198,7 @@ def test_gradient_cycles():
 @pytest.mark.parametrize("halt_max_steps", [1, 3])
 def test_patching_everything_reproduces_the_donor(halt_max_steps):
     config = ModelConfig(
-        11, 16, 1, 2, 2, mlp_multiple=8, num_registers=2, register_size=16,
+        11, 16, 1, 2, 1, mlp_multiple=8, num_registers=2, register_size=16,
         halt_max_steps=halt_max_steps,
     )  # fmt: skip
     params, buffers = init(config, jax.random.key(0))

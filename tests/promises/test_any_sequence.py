@@ -157,7 +157,8 @@ class Workdirs(RuleBasedStateMachine):
 
             self._train(num_steps, on_step)
         if taken.is_there:
-            shutil.rmtree(self.workdir)
+            if self.workdir.exists():  # who ends in order takes away what holds nothing
+                shutil.rmtree(self.workdir)
             copy.rename(self.workdir)
             curves = self.workdir / "curves.csv"
             if torn and curves.exists():
@@ -272,7 +273,7 @@ class Workdirs(RuleBasedStateMachine):
                 grokjax.train_and_evaluate(config, self.workdir, on_step=on_step)
             assert contents(self.workdir) == before
             return
-        start = max(self.good["state"], default=0)
+        start = max(self.good["state"], default=-1)  # nothing: all rows are written again
         lacking = self._lacking()
         self.taken = {(run, step) for run, step in self.taken if step <= start}
         with contextlib.suppress(Interrupted, Killed):

@@ -14,6 +14,7 @@ from grokjax.settings.rows import grid, product, seeds
 from grokjax.sweeps.plan import read_plan
 
 REGIMES = ("natural", "both_hop_full")
+THEIRS = {"model__H_cycles": 2, "checkpoint__analysis_steps_per_decade": 1}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_checkpoints_are_good(older, capsys):
 def test_a_population_is_read_and_extended(older, tmp_path):
     read = grokjax.load(older / "population")
     assert read.runs.status.tolist() == ["done"] * 2 and set(read.curves.step) == {0, 10, 20}
-    config = tiny_config(checkpoint__analysis_steps_per_decade=1)
+    config = tiny_config(**THEIRS)
     config.runs = tuple(product(grid("data.regime", REGIMES), seeds(1)))
     fresh = grokjax.train_and_evaluate(config, tmp_path)
     assert fresh.runs.run_hash.tolist() == read.runs.run_hash.tolist()
@@ -63,7 +64,7 @@ def test_a_sweep_goes_on_with_what_it_lacks(older):
     workdir = older / "sweep"
     plan, read = read_plan(workdir), grokjax.load(workdir)
     assert read.runs.status.tolist() == ["done"] * 2 + ["pending"] * 2
-    config = tiny_config(train__num_steps=20, checkpoint__analysis_steps_per_decade=1)
+    config = tiny_config(train__num_steps=20, **THEIRS)
     rows = product(grid("model.hidden_size", (16, 32)), grid("optimizer.weight_decay", (0.0, 1.0)))
     swept = grokjax.run_sweep(config, list(rows), workdir)
     assert [p.run_hashes for p in read_plan(workdir).populations] == [

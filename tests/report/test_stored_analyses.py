@@ -105,9 +105,8 @@ def test_a_population_that_diverged_does_not_stop_the_others(swept, tmp_path, ca
 
 def test_other_settings_leave_two_comparisons(swept, tmp_path):
     """Each population by itself then, and each says why."""
-    for run, pairs in (("0,1", "4"), ("2,3", "5")):
-        options = ("--no-null", f"--runs={run}", f"--pairs={pairs}", f"--out={tmp_path}")
-        assert main(["analyze", f"--workdir={swept.workdir}", *options]) == 0
+    for run, weights in (("0,1", "ema"), ("2,3", "raw")):
+        assert analyze(swept, f"--runs={run}", f"--weights={weights}", f"--out={tmp_path}") == 0
     first, second = across_populations(grokjax.load(swept.workdir), 0.25, tmp_path)
     assert "Population 001 has other stages" in first.section.text
     assert "Population 000 has other stages" in second.section.text

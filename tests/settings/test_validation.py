@@ -16,7 +16,7 @@ from grokjax.settings.validation import validate
         ({"model__mixer": "mlp", "model__positions": "rotary"}, "attention mixer"),
         ({"model__mixer": "conv"}, "'conv' is none of mlp, attention"),
         ({"model__register_size": 5}, "5 values do not fit 0 registers"),
-        ({"model__gradient_cycles": 3}, r"3 is outside 0..2"),
+        ({"model__gradient_cycles": 2}, r"2 is outside 0..1"),
         ({"train__chunk_steps": 3}, "does not divide eval_every"),
         ({"train__batch_size": 0}, "must be at least 1"),
         ({"checkpoint__every": 15}, "no multiple of train.eval_every"),

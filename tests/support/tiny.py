@@ -16,7 +16,7 @@ def tiny_config(**changes) -> ConfigDict:
     config = load_experiment(str(ROOT / "experiments" / "pretrain.py") + ":small")
     config.data.update({"num_entities": 12, "num_relations": 6, "out_degree": 4})
     config.data.update({"iid_test_fraction": 0.1, "ood_fraction": 0.2})
-    config.model.update({"hidden_size": 16, "num_heads": 2, "mlp_multiple": 16})
+    config.model.update({"hidden_size": 16, "num_heads": 2, "mlp_multiple": 16, "H_cycles": 1})
     config.train.update({"num_steps": 40, "batch_size": 16, "eval_every": 10, "chunk_steps": 5})
     config.checkpoint.update({"every": 20, "analysis_steps_per_decade": 3})
     config.optimizer.warmup_steps = 5

@@ -23,7 +23,7 @@ STRICT_STAGE = "H1_L0_Thinking"
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """A random model, its metrics, and the items, answers and lens that they summarise."""
-    config = tiny_config(evaluate__batch_size=17)
+    config = tiny_config(evaluate__batch_size=17, model__H_cycles=2)
     dataset = make_dataset(config.data, 1)
     model = model_config(config, dataset.vocabulary.size)
     params, buffers = init(model, jax.random.key(0))

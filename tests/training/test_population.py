@@ -186,9 +186,9 @@ def test_over_runs_maps_one_run():
 
 def test_evaluation_at_another_depth():
     """Same weights, more cycles: as a model of that depth evaluates them."""
-    p = population(by_seed(2), 2, evaluate__H_cycles=3)
-    deep = population(by_seed(2), 2, model__H_cycles=3)
-    assert p.train_config.model.H_cycles == 2 and p.evaluate_config.model.H_cycles == 3
+    p = population(by_seed(2), 2, evaluate__H_cycles=2)
+    deep = population(by_seed(2), 2, model__H_cycles=2)
+    assert p.train_config.model.H_cycles == 1 and p.evaluate_config.model.H_cycles == 2
     state = p.init()
     metrics, expected = p.evaluate(state), deep.evaluate(state)
     assert set(metrics) == set(expected)
