@@ -127,6 +127,7 @@ def test_a_stopped_process_is_left_after_the_heartbeats(tmp_path, measured):
     measured("seconds from the stop to the end of the other", round(time.monotonic() - start, 1))
     hosts.wait(running[:1])
     running[1].kill()
+    running[1].wait()
 
 
 @pytest.mark.multihost
@@ -147,6 +148,7 @@ def test_every_division_of_eight_devices(tmp_path, measured):
 def test_runs_that_leave_early_leave_every_process(tmp_path):
     options = ["--config.train.stop_at=0.15", "--config.train.stop_margin=30"]
     options += [hosts.population_of(8), "--config.train.num_steps=120"]
+    options += ["--config.model.H_cycles=2"]  # as deep as it takes to have some that leave
     hosts.train(tmp_path / "four", 4, 1, *options)
     hosts.train(tmp_path / "one", 1, 4, *options)
     assert "stopped" in set(grokjax.load(tmp_path / "one").runs.status)

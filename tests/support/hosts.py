@@ -55,16 +55,17 @@ def population_of(num_runs, kind="tiny"):
     return f"--config={__file__}:{kind}-{num_runs}"
 
 
-def start(workdir, num_processes, num_devices, *arguments, command="train", num_threads=8):
+def start(workdir, num_processes, num_devices, *arguments, command="train", num_threads=8, **env):
     """The processes, process 0 first; what they print goes to `workdir`.ID.log.
 
     XLA makes other CPU programs for another number of threads, which is otherwise the number of
     cores, or of devices if that is more: here it is the same however devices are divided.
+    `env` adds to the processes' environment.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = os.environ | {
+    own = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(num_devices),
         "NPROC": str(num_threads),
@@ -80,7 +81,7 @@ def start(workdir, num_processes, num_devices, *arguments, command="train", num_
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "grokjax", command, *options],
-                    env=env,
+                    env=os.environ | own | env,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
@@ -163,12 +164,12 @@ def digest(state):
 
 
 def compare_divisions(folder, divisions, *arguments):
-    """A row for each division of a population, against the first one."""
+    """A row for each division of a population, against the first one; programs are users' own."""
     rows, expected = [], None
     for num_processes, num_devices, batch_devices, num_threads in divisions:
         workdir = pathlib.Path(folder) / f"{len(rows)}"
         options = [*arguments, f"--config.train.batch_devices={batch_devices}"]
-        train(workdir, num_processes, num_devices, *options, num_threads=num_threads)
+        train(workdir, num_processes, num_devices, *options, num_threads=num_threads, XLA_FLAGS="")
         step, state = final_state(workdir)
         curves = (workdir / "curves.csv").read_bytes()
         if expected is None:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from markdown_of_tables import REGIMES, how_many, listed, markdown, span, spread, table
 from numbers_of_accelerators import ACCELERATORS
 from numbers_of_confirmation import CONFIRMATION
-from numbers_of_kills import after_kills, divisions, kills, slurm
 from numbers_of_operations import OPERATIONS
 from numbers_of_search import search
 from numbers_of_transfer import (
@@ -367,8 +366,8 @@ MAKERS: dict[str, Callable[[], str]] = {
         quickstart_patching, small_times, small_accuracies, small_costs, small_dip,
         small_again, small_patching,
         small_pairs, phase_diagram, models, transfer, transfer_gain, transfer_equivalence,
-        transfer_halves, transfer_dose, findings, error_rates, search, kills,
-        after_kills, divisions, slurm, *ACCELERATORS, *OPERATIONS, *CONFIRMATION,
+        transfer_halves, transfer_dose, findings, error_rates, search,
+        *ACCELERATORS, *OPERATIONS, *CONFIRMATION,
     )
 }  # fmt: skip
 
