@@ -12,7 +12,12 @@ import pytest
 from tiny import ROOT
 
 SHORT = ("together", "clock")
-DISK = ("stall", "refuse")  # need the right to mount
+DISK = ("stall", "refuse")
+
+
+def may_mount():
+    """Whether mount namespaces may be made, which takes the same right."""
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
 def tried(kinds, trials, folder):
@@ -29,7 +34,9 @@ def test_one_of_each_short_kind(tmp_path):
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("kind", [k for k in hostile_trials.KINDS if k not in DISK])
+@pytest.mark.parametrize("kind", hostile_trials.KINDS)
 def test_five_of_each_kind(kind, tmp_path):
+    if kind in DISK and not may_mount():
+        pytest.skip("mounting is not allowed here")
     table = tried([kind], 5, tmp_path)
     assert len(table) == 5 and table.events.sum() > 0
