@@ -6,14 +6,17 @@ import pandas as pd
 from markdown_of_tables import markdown, table
 
 
+def _commits(own: pd.DataFrame) -> str:
+    """What a table's rows were counted on."""
+    return ", ".join(own.commit.unique())
+
+
 def hostile_counts() -> str:
     """By kind: trials, in how many of them the event came before the end, and of which commit."""
     rows = []
     for kind, own in table("operations", "hostile_trials").groupby("kind", sort=True):
         came = int((own.events > 0).sum())
-        rows.append(
-            [f"`{kind}`", len(own), came, int(own.events.sum()), ", ".join(own.commit.unique())]
-        )
+        rows.append([f"`{kind}`", len(own), came, int(own.events.sum()), _commits(own)])
     header = ("kind", "trials, all as undisturbed in the end", "of which hit", "events", "commit")
     return markdown(header, rows)
 
@@ -24,7 +27,7 @@ def sequences() -> str:
     acts = counts.drop("sequences")
     told = ", ".join(f"{what} {count}" for what, count in acts.items())
     return (
-        f"{counts['sequences']} sequences of {acts.sum()} acts on {', '.join(own.commit.unique())},"
+        f"{counts['sequences']} sequences of {acts.sum()} acts on {_commits(own)},"
         f" none of which broke one: {told}.\n"
     )
 
@@ -42,7 +45,7 @@ def kills() -> str:
     what = own.during.str.split().str[0].where(lambda word: word.isin(_CUT_OFF), "")
     counts = what.value_counts()
     rows = [[text, str(counts.get(word, 0))] for word, text in _CUT_OFF.items()]
-    header = ("what the kill cut off", f"kills on {', '.join(own.commit.unique())}")
+    header = ("what the kill cut off", f"kills on {_commits(own)}")
     return markdown(header, rows)
 
 
