@@ -5,7 +5,7 @@
 
 Every run of a workdir, from several of its checkpoints, and a control that knows atomic facts
 alone, on new facts and a part of the old data, at half the learning rate; asked for compositions of
-new facts with old ones that are never trained on. Three sizes:
+new facts with old ones that are never trained on. Four sizes:
 
 - `:small`: for the quickstart's runs, 80 new facts, 1,500 steps from saturation and from the end:
   28 runs, under 10 minutes on 2 CPU cores. Expected: new facts are learned; `new then old` and
@@ -13,6 +13,9 @@ new facts with old ones that are never trained on. Three sizes:
   queries, it holds that of `old then new` as well.
 - `:dose`: the same from the end alone, with 0, 10, 30 and 60 % of the new compositions trained on:
   64 runs, some 15 minutes on 4 CPU cores. Expected: held-out ones follow the dose.
+- `:confirmatory`: docs/results.md, section 10, for the runs of `experiments/confirmatory.py`: 10,000
+  steps from saturation, path and end. `--config.transfer.checkpoints=end` has the ends alone; 16
+  runs, natural's and the control's, are some 30 minutes on 2 quiet CPU cores.
 - the study's, for accelerators: 2,000 new facts, 40,000 steps, every checkpoint; at the paper's
   size about 3 % of what the pretraining cost for each of them.
 """
@@ -21,7 +24,7 @@ import copy
 
 from grokjax.settings import grid
 
-ARGUMENTS = ("small", "dose")
+ARGUMENTS = ("small", "dose", "confirmatory")
 
 
 def get_config(source, size=""):
@@ -36,6 +39,10 @@ def get_config(source, size=""):
         config.transfer.checkpoints = "saturation,end" if size == "small" else "end"
         config.train.update({"num_steps": 1500, "eval_every": 50, "chunk_steps": 50})
         config.checkpoint.every = 500
+    if size == "confirmatory":
+        config.transfer.checkpoints = "saturation,path,end"
+        config.train.update({"num_steps": 10_000, "eval_every": 250, "chunk_steps": 250})
+        config.checkpoint.every = 1000
     return config
 
 
