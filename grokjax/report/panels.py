@@ -73,9 +73,10 @@ class Panels:
         """Row by row."""
         return iter(axis for axis in self.axes.flat if axis.get_visible())
 
-    def title(self, axis: Axes, text: str) -> None:
-        """Broken where it is wider than a panel."""
-        wide = self.figure.get_figwidth() / self.axes.shape[1] / (0.082 * self._shrunk)
+    def title(self, axis: Axes, text: str, beside: float = 0.0) -> None:
+        """Broken where it is wider than a panel; `beside` all of them, so many inches are taken."""
+        free = self.figure.get_figwidth() - beside * self._shrunk
+        wide = free / self.axes.shape[1] / (0.082 * self._shrunk)
         axis.set_title("\n".join(textwrap.wrap(text, int(wide))))
 
     def label(self, x: str = "", y: str = "") -> None:

@@ -22,6 +22,7 @@ from grokjax.statistics.survival import wilson
 
 _MOST_FACETS = 6
 _LEVEL = f"{ORDER_LEVELS[0]:g}"
+_COLOUR_BAR = 1.7  # inches, with what is written beside it and left of the panels
 # What a share counts, and of which column of the outcomes.
 _SHARES: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
     f"answers at {EVENT_AT:g}": (f"answer_{EVENT_AT:g}", pd.Series.notna),
@@ -82,7 +83,7 @@ def map_figure(runs: pd.DataFrame, outcomes: pd.DataFrame, task: Task = COMPOSIT
         own = table[table.facet == facet]
         summary = _summary(own, [across, up], what)
         image = _draw_map(axis, summary, across, up, columns, rows)
-        panels.title(axis, f"{facet}: {what}" if facet else what)
+        panels.title(axis, f"{facet}: {what}" if facet else what, _COLOUR_BAR)
         cells.append(summary.assign(facet=facet, quantity=what))
     panels.axes[0][0].invert_yaxis()  # shared by all: the smallest numbers come first
     panels.label(in_words(across), in_words(up))

@@ -61,7 +61,7 @@ class Beat:
 
     @property
     def age(self) -> float:
-        """Seconds; one from a clock that is ahead counts as of now."""
+        """Seconds; one whose file too is of a clock that is ahead counts as of now."""
         return max(time.time() - self.time, 0.0)
 
     @property
@@ -144,11 +144,18 @@ class Heartbeat:
 
 
 def read_beat(folder: str | os.PathLike) -> Beat | None:
-    """The last sign of life in a population's folder; None if there is none that can be read."""
+    """The last sign of life in a population's folder; None if there is none that can be read.
+
+    One of a clock that is ahead is as old as its file: whoever reads it need not wait for that time.
+    """
+    path = pathlib.Path(folder) / STATUS
     try:
-        return Beat(**read_json(pathlib.Path(folder) / STATUS))
+        beat, written = Beat(**read_json(path)), path.stat().st_mtime
     except (OSError, ValueError, TypeError):
         return None
+    if written < time.time() < beat.time:
+        return dataclasses.replace(beat, time=written)
+    return beat
 
 
 def require_free(folder: str | os.PathLike) -> None:

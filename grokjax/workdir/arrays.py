@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,23 +94,23 @@ def _compare_hashes(
             raise UserError(f"{folder}: {name} of run {run} is damaged")
 
 
-def write_run_hashes(folder: pathlib.Path) -> None:
-    """Of each run's part of each array, as it is on the disk, array after array."""
+def write_run_hashes(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Of each run's part of each of a step's arrays, as it is on the disk, array after array."""
     context = ts.Context()
     by_array = [
         [_digest(run) for run in _open_array(folder, name, context).read().result()]
-        for name in sorted(_stored_shapes(folder))
+        for name in sorted(names)
     ]
     (folder / RUN_HASHES).write_bytes(
         b"".join(h for run in zip(*by_array, strict=True) for h in run)
     )
 
 
-def trim(folder: pathlib.Path, num_runs: int | None) -> None:
-    """Takes rows beyond `num_runs` out of a step: no array of R rows lies evenly on any mesh, so
-    that hosts can only write the padded ones."""
-    for name, shape in _stored_shapes(folder).items() if num_runs else ():
-        if shape[0] > num_runs:
+def trim(folder: pathlib.Path, shapes: Mapping[str, tuple], num_runs: int | None) -> None:
+    """Takes rows beyond `num_runs` out of a step's arrays, of these shapes by name: no array of R
+    rows lies evenly on any mesh, so that hosts can only write the padded ones."""
+    for name, shape in shapes.items():
+        if num_runs and shape[0] > num_runs:
             array = _open_array(folder, name, ts.Context(), write=True)
             rows = [num_runs, *[None] * (len(shape) - 1)]
             array.resize(exclusive_max=rows, shrink_only=True).result()
@@ -122,14 +122,14 @@ def _digest(array: np.ndarray) -> bytes:
 
 def _dotted(path: Any) -> str:
     """`params.layers.0.mlp`: a leaf's name, whether a level is a dataclass, a tuple or a dict."""
+    return ".".join(map(_level, path))
 
-    def name(entry: Any) -> str:
-        for attribute in ("name", "key", "idx"):
-            if hasattr(entry, attribute):
-                return str(getattr(entry, attribute))
-        return str(entry)
 
-    return ".".join(name(entry) for entry in path)
+def _level(entry: Any) -> str:
+    for attribute in ("name", "key", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
 
 
 def shapes_by_name(tree: Any) -> dict[str, tuple]:

@@ -30,6 +30,7 @@ from grokjax.workdir.arrays import (
     check_shapes,
     per_run_chunks,
     read_runs,
+    shapes_by_name,
     trim,
     with_key,
     without_keys,
@@ -77,7 +78,7 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._keep, self._settings, self._num_runs = keep, settings, num_runs
         self._managers: dict[str, _Manager] = {}
-        self._unsealed: list[tuple[str, int]] = []
+        self._unsealed: list[tuple[str, int, dict[str, tuple]]] = []  # kind, step, shapes by name
         self._verified: set[pathlib.Path] = set()
 
     def __enter__(self) -> Checkpoints:
@@ -111,9 +112,9 @@ class Checkpoints:
         unsealed, self._unsealed = self._unsealed, []
         for manager in self._managers.values():
             on_all(functools.partial(self._write, manager.wait_until_finished))
-        for kind, step in unsealed:
+        for saved in unsealed:
             # All wait for it: one that left before would take the others with it.
-            on_primary(functools.partial(self._write, self._seal, kind, step))
+            on_primary(functools.partial(self._write, self._seal, *saved))
 
     def close(self) -> None:
         try:
@@ -231,13 +232,13 @@ class Checkpoints:
         args = ocp.args.PyTreeSave(tree, save_args=jax.tree.map(per_run_chunks, tree))
         manager = self._manager(kind)
         on_all(lambda: self._write(lambda: manager.save(step, args=args, force=True)))
-        self._unsealed.append((kind, step))
+        self._unsealed.append((kind, step, shapes_by_name(tree)))
 
-    def _seal(self, kind: str, step: int) -> None:
+    def _seal(self, kind: str, step: int, shapes: Mapping[str, tuple]) -> None:
         folder = self._folder(kind, step)
-        trim(folder, self._num_runs)
+        trim(folder, shapes, self._num_runs)
         if kind == "analysis":
-            write_run_hashes(folder)
+            write_run_hashes(folder, shapes)
         write_manifest(folder, self._settings)
 
     def _write(self, function: Callable, *args: Any) -> None:

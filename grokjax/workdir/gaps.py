@@ -89,22 +89,27 @@ def missing_weights(stored: Checkpoints, config: ConfigDict, step: int) -> str:
 
 
 def describe_gaps(workdir: pathlib.Path) -> str:
-    """What the curves of a population's workdir lack, in one line; empty where they are whole.
+    """What a population's workdir lacks, in one line; empty where it is whole.
 
-    As far as its newest checkpoint says; a training that is under way may have written more.
+    Evaluations and checkpoints for analysis, as far as its newest checkpoint says; a training that
+    is under way may have written more.
     """
     if read_content(workdir).get("imported_from"):
         return ""
     config, runs = read_config(workdir), read_table(workdir, RUNS)
-    newest = max(Checkpoints(workdir / "checkpoints").steps(), default=0)
+    stored = Checkpoints(workdir / "checkpoints")
+    newest = max(stored.steps(), default=0)
     is_under_way = runs.status == RUNNING
     reached = runs.step.where(~is_under_way, newest)
     try:
         curves = read_table(workdir, CURVES)
     except UserError:
         curves = EMPTY_CURVES
-    said = missing_evaluations(curves, reached.tolist(), config.train.eval_every)
-    return f"{workdir / CURVES}: {said}" if said else ""
+    lacking = {
+        CURVES: missing_evaluations(curves, reached.tolist(), config.train.eval_every),
+        "checkpoints/analysis": missing_weights(stored, config, newest),
+    }
+    return "; ".join(f"{workdir / name}: {said}" for name, said in lacking.items() if said)
 
 
 def _shown(items: Iterable, between: str = ", ") -> str:

@@ -1,7 +1,8 @@
 """Every annotation of the package, checked when a test calls what it annotates.
 
 jaxtyping's import hook wraps each function and each dataclass of `grokjax`; a function that names
-no array gets beartype alone, which is quicker. A dataclass that JAX
+no array gets beartype alone, which is quicker, and one within another, which is wrapped again at
+each call of that, nothing. A dataclass that JAX
 takes apart and builds again (`tree.map`, `vmap`, `eval_shape`) may then hold shapes, None or
 markers in place of arrays, or arrays with more axes: it is built again without its checked
 `__init__`. What code builds by name is checked.
@@ -36,6 +37,8 @@ def _jaxtyped(*, typechecker):
         annotations = getattr(function, "__annotations__", {}).values()
         if not inspect.isfunction(function) or any(ARRAYS.search(str(a)) for a in annotations):
             return JAXTYPED(function, typechecker=typechecker)
+        if "<locals>" in function.__qualname__:
+            return function
         try:
             typing.get_type_hints(function)
         except Exception:  # a type that is imported for mypy alone: jaxtyping knows to leave it
