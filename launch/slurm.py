@@ -59,7 +59,9 @@ def render(job: Job, options: SlurmOptions) -> str:
         container = [f"--container-image={job.container}", f"--container-mounts={mount}"]
     srun = shlex.join(["srun", "--kill-on-bad-exit=1", *container, *job.worker("")])
     folder = f'{shlex.quote(str(job.workdir / POPULATIONS))}/"$population"'
-    attempts = shlex.quote(str(attempts_folder(job.workdir)))
+    books, attempts = (
+        shlex.quote(str(path)) for path in (books_folder(job.workdir), attempts_folder(job.workdir))
+    )
     # A rank that is slow to leave is killed after KillWait: its code then hides the others' 75,
     # which a sign of life of this very attempt still shows.
     return f"""#!/bin/bash
@@ -68,6 +70,12 @@ def render(job: Job, options: SlurmOptions) -> str:
 export {JOB}="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 export {ATTEMPT}="${{SLURM_RESTART_COUNT:-0}}"
 population=$(printf '%03d' "$SLURM_ARRAY_TASK_ID")
+for written in {books} {attempts} {attempts}/"$population" {folder} {folder}/{ERROR}; do
+  if [ -L "$written" ]; then
+    echo "$written: a link; nothing is written through it: take it away" >&2
+    exit 2
+  fi
+done
 place="${JOB} $(ls -v {folder}/checkpoints/state/*/{MANIFEST} 2>/dev/null | tail -n 1)"
 mkdir -p {attempts} && echo "$place" >> {attempts}/"$population"
 same=$(tail -n {_ATTEMPTS + 1} {attempts}/"$population" | grep -cxF -- "$place")

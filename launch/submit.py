@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from grokjax.base.errors import UserError
 from grokjax.base.names import FAILED
 from grokjax.base.text import counted
 from grokjax.runtime.interrupt import ended_with_us
+from grokjax.runtime.progress import PROGRESS
 from grokjax.settings.config import flatten
 from grokjax.settings.own_functions import is_own, values_of
 from grokjax.sweeps.plan import PLAN, Plan, PlannedPopulation, require_plan
@@ -254,16 +256,20 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
     planning = subprocess.Popen(
         [*command, f"--workdir={workdir}", *target, *overrides],
         env=environment,
-        # A dry run plans in a scratch folder, where nothing is done; it prints the rows itself.
-        stdout=subprocess.DEVNULL if args.dry_run else None,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE if args.dry_run else None,
+        stderr=subprocess.STDOUT if args.dry_run else subprocess.PIPE,
         text=True,
     )
+    said = [""]
     with planning, ended_with_us(planning):
-        _, error = planning.communicate()
+        for line in planning.stdout or planning.stderr or ():
+            said.append(line.strip())
+            # A dry run prints the script, and the rows, itself; of the plan only how far it is.
+            if args.dry_run and re.fullmatch(PROGRESS, said[-1]):
+                print(said[-1], file=sys.stderr, flush=True)
     if planning.returncode:
-        said = error.strip().splitlines() or [f"exit code {planning.returncode}"]
-        raise UserError(said[-1].removeprefix("grokjax: error: "))
+        last = next(filter(None, reversed(said)), f"exit code {planning.returncode}")
+        raise UserError(last.removeprefix("grokjax: error: "))
 
 
 def _plan_elsewhere(args: argparse.Namespace, overrides: Sequence[str]) -> Plan:

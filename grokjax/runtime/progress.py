@@ -108,6 +108,9 @@ class Progress:
         )
 
 
+PROGRESS = r"[a-z. ]+: [\d,]+ of [\d,]+"  # a line of `told`, as another process may read it
+
+
 def told(items: Sequence[T], what: str) -> Iterator[T]:
     """The items; where they take long, a line now and then says how many are done."""
     last = time.monotonic()

@@ -171,6 +171,23 @@ def test_the_script_stops_a_row_that_comes_no_further(tmp_path):
     assert attempt(0, array=50)[0] == 75
 
 
+@pytest.mark.parametrize("name", ["launch", "launch/attempts", "launch/attempts/007",
+                                  "populations/007", "populations/007/error.txt"])  # fmt: skip
+def test_the_script_writes_through_no_link(name, tmp_path):
+    """Put there after it was submitted: what the link points to stays as it is."""
+    workdir, outside = tmp_path / "w", tmp_path / "outside"
+    (workdir / name).parent.mkdir(parents=True)
+    outside.write_text("theirs") if name[-1] in "7t" else outside.mkdir()
+    (workdir / name).symlink_to(outside)
+    own = {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "7", "SLURM_JOB_ID": "43"}
+    script = slurm.render(Job(workdir, ("007",), python="py"), slurm.SlurmOptions())
+    done = subprocess.run(["bash", "-c", script], env=os.environ | own, capture_output=True)
+    assert done.returncode == 2 and done.stderr.decode().endswith(
+        f"{workdir / name}: a link; nothing is written through it: take it away\n"
+    )
+    assert outside.read_text() == "theirs" if outside.is_file() else not [*outside.iterdir()]
+
+
 # JobSets
 
 
@@ -272,6 +289,7 @@ def test_a_plan_is_for_the_machines_of_the_job(tmp_path, monkeypatch, capsys):
     script, seen = tmp_path / "python", tmp_path / "seen"
     script.write_text(
         f'#!/bin/sh\necho "$JAX_PLATFORMS" "$@" >> {seen}\n'
+        "echo 'rows read: 1,000 of 3,000'\necho 'population  runs'\n"
         "echo 'grokjax: error: --target: its compiler is not installed' >&2\nexit 2\n"
     )
     script.chmod(0o755)
@@ -281,7 +299,9 @@ def test_a_plan_is_for_the_machines_of_the_job(tmp_path, monkeypatch, capsys):
     command += ["--container=image", f"--volume=claim:{tmp_path}", "--dry-run"]
     config = ["--config=experiments/regimes.py"]
     assert main([*command, *slices, *config, "--target=v5e:4x4:2"]) == 2
-    assert "launch: error: --target: its compiler is not installed" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "rows read: 1,000 of 3,000" and len(told) == 2
+    assert told[1] == "launch: error: --target: its compiler is not installed"
     (planned_by,) = seen.read_text().splitlines()
     assert planned_by.startswith("cpu -m grokjax sweep --plan-only")
     assert "--target=v5e:4x4:2" in planned_by

@@ -12,6 +12,7 @@ from tiny import ROOT
 from grokjax.base.text import Plain
 from grokjax.runtime import heartbeat, progress
 from grokjax.sweeps.plan import population_folder
+from launch.__main__ import main as launch_main
 
 SMALL = f"--config={ROOT}/experiments/pretrain.py:small"
 
@@ -156,3 +157,20 @@ def test_a_beat_from_the_future_counts_as_of_now(ahead, tmp_path, monkeypatch, c
     said = capsys.readouterr().out
     until = time.strftime("%H:%M", time.localtime())
     assert f"waiting until {until}" in said and "process 77 on elsewhere, job 9_1" in said
+
+
+@pytest.mark.parametrize("ahead", [3600.0, 1e9])
+def test_a_trainer_whose_clock_is_ahead_is_dead_a_minute_after_it(ahead, tmp_path, capsys):
+    """For launchers and `launch status`, which wait for nobody."""
+    planned(tmp_path)
+    folder = population_folder(tmp_path, "000")
+    beat(folder, host="elsewhere", pid=77, job="9_1", time=time.time() + ahead)
+
+    def row():
+        assert launch_main(["status", str(tmp_path)]) == 0
+        return next(x for x in capsys.readouterr().out.splitlines() if x.startswith("000"))
+
+    assert "running" in row()
+    written = time.time() - 2 * heartbeat.STALE_AFTER
+    os.utime(folder / heartbeat.STATUS, (written, written))
+    assert "running" not in row()

@@ -55,15 +55,22 @@ class Process:
     Args:
       arguments: of `grokjax`.
       log: gets what it prints.
-      behind: seconds that its clock is behind.
+      behind: seconds that its clock is set back.
+      after: seconds from its start on at which that happens; 0: it starts so.
       devices: that it trains on.
     """
 
     def __init__(
-        self, arguments: list[str], log: pathlib.Path, *, behind: float = 0.0, devices: int = 1
+        self,
+        arguments: list[str],
+        log: pathlib.Path,
+        *,
+        behind: float = 0.0,
+        after: float = 0.0,
+        devices: int = 1,
     ):
         self.log, self._code = log, None
-        self.pid = forked(lambda: _command(arguments, behind, devices), log)
+        self.pid = forked(lambda: _command(arguments, behind, after, devices), log)
 
     def poll(self) -> int | None:
         if self._code is None:
@@ -96,15 +103,15 @@ class Process:
         return self.log.read_text(errors="replace")
 
 
-def _command(arguments: list[str], behind: float, devices: int) -> int:
+def _command(arguments: list[str], behind: float, after: float, devices: int) -> int:
     import jax
 
     from grokjax.cli import main
 
     jax.config.update("jax_num_cpu_devices", devices)
     if behind:
-        now = time.time
-        time.time = lambda: now() - behind
+        now, passed, start = time.time, time.monotonic, time.monotonic()
+        time.time = lambda: now() - (behind if passed() - start >= after else 0.0)
     sys.argv = ["grokjax", *arguments]
     return main()
 

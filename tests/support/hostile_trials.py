@@ -57,7 +57,7 @@ SMALL = [
 
 
 def analyze(t: Trials) -> dict:
-    """kill -9 of an analysis between its arrays and its last table."""
+    """kill -9 of an analysis between its arrays and its last table: what it had is not redone."""
     source = t.whole(["train", f"--config={ROOT}/experiments/pretrain.py:small", *SMALL])[2]
     arguments = ["analyze", "--steps=20,40", "--pairs=4"]
 
@@ -77,14 +77,21 @@ def analyze(t: Trials) -> dict:
             t.analysis_span = time.monotonic() - begin
     out = t.new()
     process = run(out)
-    process.wait_until(lambda: _lines(out / "SHA256SUMS") >= 4)
-    time.sleep(t.rng.uniform(0, t.analysis_span))
+    sums = out / "SHA256SUMS"
+    process.wait_until(lambda: _lines(sums) >= 4)
+    if t.rng.random() < 0.5:
+        time.sleep(t.rng.uniform(0, t.analysis_span))
+    else:  # tables take a tenth of that
+        process.wait_until(lambda: any(out.glob("*.csv")))
+        time.sleep(t.rng.uniform(0, t.analysis_span / 10))
     process.signal(signal.SIGKILL)
     killed, tables = process.wait() == -9, len([*out.glob("*.csv")])
+    measured = {p: p.stat().st_mtime_ns for p in out.rglob("*.nc")} if _lines(sums) >= 4 else {}
     again = run(out)
     assert again.wait() == 0, again.said
     assert made(out, "*.csv") == made(whole, "*.csv")
     assert made(out, "*.nc").keys() == made(whole, "*.nc").keys()
+    assert all(p.stat().st_mtime_ns == then for p, then in measured.items())
     return {"events": int(killed), "noted": f"{tables} of {len([*whole.glob('*.csv')])} tables"}
 
 
@@ -258,7 +265,7 @@ def one_of_two(t: Trials) -> dict:
 
 
 def clock(t: Trials) -> dict:
-    """A kill, and on with a clock that is an hour behind; and again."""
+    """A kill, and on with a clock that is an hour behind; and again, with one that goes back."""
     arguments = t.train()
     workdir, kills = t.new(), 0
     for behind in (0.0, 3600.0):
@@ -268,11 +275,12 @@ def clock(t: Trials) -> dict:
         time.sleep(moment)
         process.signal(signal.SIGKILL)
         kills += process.wait() == -9
-    process = t.start(arguments, workdir, behind=7200.0)
+    after = t.rng.uniform(0, t.after(arguments))
+    process = t.start(arguments, workdir, behind=7200.0, after=after)
     noted = newest_steps(workdir)
     assert process.wait() == 0, process.said[-2000:]
     t.compare(arguments, workdir)
-    return {"events": kills, "noted": f"on from {noted}, two hours behind"}
+    return {"events": kills, "noted": f"on from {noted}, two hours back after {after:.1f} s"}
 
 
 KINDS = {
