@@ -27,7 +27,7 @@ from grokjax.training.stored_weights import read_weights
 from grokjax.workdir.checkpoints import Checkpoints
 from grokjax.workdir.gaps import describe_gaps
 from grokjax.workdir.layout import read_config, read_task, read_vocab_size
-from grokjax.workdir.tables import CURVES, RUNS, read_runs, read_table
+from grokjax.workdir.tables import CURVES, EMPTY_CURVES, RUNS, read_runs, read_table
 
 
 class StoredRuns(abc.ABC):
@@ -199,7 +199,8 @@ def load(workdir: str | os.PathLike) -> Results:
     runs = read_runs(path)
     if runs.run_id.tolist() != list(range(len(rows_left(config)))):
         raise UserError(f"{path / RUNS}: not the runs of config.json; train again")
-    return Results(path, config, vocab_size, runs, read_table(path, CURVES))
+    curves = read_table(path, CURVES) if (path / CURVES).exists() else EMPTY_CURVES
+    return Results(path, config, vocab_size, runs, curves)
 
 
 def train_and_evaluate(

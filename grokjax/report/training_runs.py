@@ -167,9 +167,11 @@ def read_training(found: StoredRuns) -> TrainingRuns:
     """Reads what a report needs.
 
     Raises:
-      UserError: nothing has been trained.
+      UserError: nothing has been trained, or what was measured is lost.
     """
     populations = found.populations()
+    if populations and not len(found.curves) and (said := found.gaps()):
+        raise UserError(f"{said}; a copy of the file would bring them back")
     if not populations or not len(found.curves):
         raise UserError(f"{found.workdir}: nothing has been trained yet; run the sweep first")
     runs = found.runs.copy()

@@ -146,7 +146,7 @@ class Heartbeat:
 def read_beat(folder: str | os.PathLike) -> Beat | None:
     """The last sign of life in a population's folder; None if there is none that can be read.
 
-    One of a clock that is ahead is as old as its file: whoever reads it need not wait for that time.
+    One of a clock that is ahead is as old as its file: nobody need wait for the time that it says.
     """
     path = pathlib.Path(folder) / STATUS
     try:

@@ -37,8 +37,8 @@ def run(*arguments):
 
 def test_the_command_writes_arrays_tables_and_figures(trained, tmp_path, capsys, unpainted):
     out = tmp_path / "a"
-    options = (f"--workdir={trained.workdir}", f"--out={out}", "--pairs=4")
-    assert run(*options, "--steps=20,40") == 0
+    options = (f"--workdir={trained.workdir}", f"--out={out}", "--pairs=4", "--steps=20,40")
+    assert run(*options) == 0
     text = capsys.readouterr().out
     assert "analysed 8/8" in text and "Path identity by regime at step 40" in text
     figures = {p.stem for p in (out / "figures").glob("*.png")}
@@ -56,7 +56,8 @@ def test_the_command_writes_arrays_tables_and_figures(trained, tmp_path, capsys,
     assert len(before) == 16
     lost = part_path(out, "lens", 40, 2)
     lost.unlink()
-    assert run(*options, "--steps=20,40", "--group-by=grokked") == 0
+    config = AnalysisConfig(num_pairs=4)
+    analysis.analyze(trained.workdir, steps=[20, 40], config=config, out=out)
     assert "analysed 1/1" in capsys.readouterr().out
     again = {p: p.stat().st_mtime_ns for p in out.glob("*/step*.nc")}
     changed = {p for p in before if before[p] != again[p]}

@@ -15,12 +15,13 @@ import pathlib
 import shutil
 import signal
 import tempfile
+import time
 
 import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
@@ -85,13 +86,19 @@ def digest(tree):
 
 
 def rows_of(results):
-    """By (run, step); but for the loss, which is averaged over the steps of a session."""
-    table = results.curves.drop(columns="loss").set_index(["run_id", "step"])
+    """By (run, step); the loss, which is averaged over the steps of a session, stands last."""
+    table = results.curves.set_index(["run_id", "step"])
+    table.insert(len(table.columns) - 1, "loss", table.pop("loss"))
     return dict(zip(table.index, table.itertuples(index=False), strict=True))
 
 
 def same(a, b):
-    return all(x == y or (x != x and y != y) for x, y in zip(a, b, strict=True))
+    """All but the loss, that is, which `alike` compares."""
+    return all(x == y or (x != x and y != y) for x, y in zip(a[:-1], b[:-1], strict=True))
+
+
+def alike(a, b):
+    return np.isclose(a.loss, b.loss, rtol=1e-6, equal_nan=True)
 
 
 def act(**drawn):
@@ -101,8 +108,9 @@ def act(**drawn):
         @rule(**drawn)
         @functools.wraps(function)
         def counted(self, **values):
-            self.tried[function.__name__.replace("_", " ")] += 1
-            function(self, **values)
+            if not self.is_over:
+                self.tried[function.__name__.replace("_", " ")] += 1
+                function(self, **values)
 
         return counted
 
@@ -114,16 +122,19 @@ class Workdirs(RuleBasedStateMachine):
 
     whole: Undisturbed  # of the class that a test makes
     tried: collections.Counter
+    until = float("inf")  # seconds of the monotonic clock; from then on nothing is done
 
     def __init__(self):
         super().__init__()
-        self.tried["sequences"] += 1
+        self.is_over = time.monotonic() > self.until
+        self.tried["sequences"] += not self.is_over
         self._scratch = tempfile.TemporaryDirectory()
         self.workdir = pathlib.Path(self._scratch.name) / "w"
         self.num_steps = 0  # of the longest training that was asked for
         self.good = {kind: set() for kind in KINDS}  # steps, every byte compared
         self.taken = set()  # rows, by this machine
-        self.edited = False
+        self.starts = set()  # steps, of the sessions that rows are of
+        self.edited = self.unsealed = False
 
     def teardown(self):
         self._scratch.cleanup()
@@ -186,8 +197,10 @@ class Workdirs(RuleBasedStateMachine):
             (folder / "manifest.json").unlink()
         else:
             shutil.rmtree(folder)
+        self.unsealed |= kind == "analysis" and how in ("unseal", "whole step")
         self.good[kind].remove(step)
 
+    @precondition(lambda self: self._has("config.json"))
     @act(what=st.sampled_from(["tensorboard", "timing.json", "figures", "report.html"]))
     def delete(self, what):
         """What others are made from anew."""
@@ -195,7 +208,7 @@ class Workdirs(RuleBasedStateMachine):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     @precondition(lambda self: len(self._lines()) > 2)
-    @act(place=PLACES, how=st.sampled_from(["take out", "double", "cut", "tear"]))
+    @act(place=PLACES, how=st.sampled_from(["take out", "double", "cut", "tear", "remove"]))
     def edit_curves(self, place, how):
         header, *lines = (line for line in self._lines() if line.endswith("\n"))
         at = place % len(lines)
@@ -208,7 +221,10 @@ class Workdirs(RuleBasedStateMachine):
         else:
             lines[-1] = lines[-1][:-4]
         with self._taking():
-            (self.workdir / "curves.csv").write_text("".join([header, *lines]))
+            if how == "remove":
+                (self.workdir / "curves.csv").unlink()
+            else:
+                (self.workdir / "curves.csv").write_text("".join([header, *lines]))
 
     @precondition(lambda self: self._has("config.json"))
     @act()
@@ -232,9 +248,9 @@ class Workdirs(RuleBasedStateMachine):
     def report(self):
         results = grokjax.load(self.workdir)
         page = write_report(results).read_text()
-        said = "What is shown is not whole" in page
-        assert said or not self._lacking()
-        assert self.edited or not said
+        assert "evaluations are missing" in page or not self._lacking()
+        assert self.edited or "evaluations are missing" not in page
+        assert self.unsealed or "steps are missing" not in page
 
     # What holds after each.
 
@@ -253,8 +269,13 @@ class Workdirs(RuleBasedStateMachine):
     def no_row_is_doubled_or_other(self):
         if not self._lines() or not self._has("runs.csv"):
             return
-        for (run, step), row in rows_of(grokjax.load(self.workdir)).items():
-            assert same(row, self.whole.end(max(step, EVERY))[1][run, step]), (run, step)
+        rows = rows_of(grokjax.load(self.workdir))
+        for (run, step), row in rows.items():
+            whole = self.whole.end(max(step, EVERY))[1][run, step]
+            assert same(row, whole), (run, step)
+            before = (step - 1) // EVERY * EVERY
+            if not any(before < s < step for s in self.starts | {s for _, s in rows}):
+                assert alike(row, whole), (run, step)
 
     @invariant()
     def no_row_is_missing(self):
@@ -276,9 +297,11 @@ class Workdirs(RuleBasedStateMachine):
         start = max(self.good["state"], default=-1)  # nothing: all rows are written again
         lacking = self._lacking()
         self.taken = {(run, step) for run, step in self.taken if step <= start}
+        self.starts = {step for step in self.starts if step < start} | {start}
         with contextlib.suppress(Interrupted, Killed):
             grokjax.train_and_evaluate(config, self.workdir, on_step=on_step)
-            found = outcome(self.workdir, self.whole.like)
+            with self._with_a_table():
+                found = outcome(self.workdir, self.whole.like)
             assert found["step"] == num_steps and found["state"] == self.whole.end(num_steps)[0]
             assert self._lacking() == lacking
             if start < num_steps and not lacking:
@@ -334,6 +357,16 @@ class Workdirs(RuleBasedStateMachine):
         return {(int(row[0]), int(row[1])) for row in whole}
 
     @contextlib.contextmanager
+    def _with_a_table(self):
+        """What reads all of a workdir wants one; where it was removed, nothing makes another."""
+        curves = self.workdir / "curves.csv"
+        if is_removed := not curves.exists():
+            curves.touch()
+        yield
+        if is_removed:
+            curves.unlink()
+
+    @contextlib.contextmanager
     def _taking(self):
         before = self._rows()
         yield
@@ -357,11 +390,11 @@ ABANDONED = pytest.mark.filterwarnings(
 )
 
 
-def run_sequences(machine, num, **options):
+def run_sequences(machine, num):
     chosen = settings(
         max_examples=num, stateful_step_count=8, deadline=None, database=None,
         suppress_health_check=list(HealthCheck), print_blob=True, phases=[Phase.generate],
-        report_multiple_bugs=False, **options,
+        report_multiple_bugs=False,
     )  # fmt: skip
     run_state_machine_as_test(machine, settings=chosen)
 
@@ -369,15 +402,19 @@ def run_sequences(machine, num, **options):
 @ABANDONED
 @pytest.mark.usefixtures("unpainted")
 def test_some_sequences(machine):
-    run_sequences(machine, 3, derandomize=True)
+    """As many as a minute has; everywhere the same ones, of which the first is the simplest."""
+    machine.until = time.monotonic() + 60
+    run_sequences(seed(0)(machine), 50)
+    print(dict(machine.tried))
+    assert sum(machine.tried.values()) > 3 * machine.tried["sequences"] > 6
 
 
 @ABANDONED
 @pytest.mark.kill
 def test_many_sequences(machine, measured):
-    """Noted five by five, so that what was tried is known when it is cut off."""
-    for _ in range(int(os.environ.get("GROKJAX_SEQUENCES", "500")) // 5):
+    """Noted now and then, so that what was tried is known when it is cut off."""
+    for _ in range(int(os.environ.get("GROKJAX_SEQUENCES", "500")) // 20):
         machine.tried.clear()
-        run_sequences(machine, 5)
+        run_sequences(machine, 20)
         for what, times in machine.tried.items():
             measured(what, times)

@@ -103,6 +103,7 @@ def test_a_new_experiment_is_one(tmp_path, capsys, monkeypatch):
     small = ["num_steps=20", "eval_every=10", "chunk_steps=10", "batch_size=16"]
     options = [f"--config.train.{option}" for option in small]
     options += ["--config.checkpoint.every=20", "--config.model.hidden_size=16"]
+    options += ["--config.model.H_cycles=1", "--config.model.L_cycles=1"]
     assert main(["train", "runs/mine", "--config=mine.py", *options]) == 0
     assert set(grokjax.load("runs/mine").runs["optimizer.weight_decay"]) == {0.1, 1.0}
     assert "exists already" in refused(capsys, "new", "mine.py")

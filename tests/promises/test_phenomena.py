@@ -51,7 +51,7 @@ def small_config(num_steps, eval_every, num_seeds=2, **others):
 
 def test_the_preset_that_groks_begins_to_learn(tmp_path):
     results = grokjax.train_and_evaluate(
-        small_config(60, 20, num_seeds=1, **{"data.max_probes": 32}), tmp_path
+        small_config(60, 20, num_seeds=1, **{"data.max_probes": 32, "model.H_cycles": 1}), tmp_path
     )
     assert (results.curves.groupby("step").loss.mean().diff().dropna() < 0).all()
     assert set(results.curves.path_position) <= set(POSITIONS)
@@ -72,8 +72,14 @@ def test_the_preset_that_groks_separates_the_regimes(tmp_path):
 def test_every_model_trains_in_the_same_population_code(model, tmp_path):
     changes = {"train.num_steps": 30, "train.eval_every": 10, "train.chunk_steps": 10}
     changes |= {"checkpoint.every": 10, "optimizer.warmup_steps": 5, "data.max_probes": 32}
-    if model == "ordinary":  # half of its depth: layers take the compiler long
-        changes["model.num_layers"] = 2
+    # Half of its depth: layers take the compiler long.
+    depth = {
+        "ordinary": ("num_layers", 2),
+        "looped": ("num_layers", 1),
+        "recursive": ("H_cycles", 1),
+    }
+    name, value = depth[model]
+    changes[f"model.{name}"] = value
     config = load_experiment(f"{ROOT}/experiments/baseline.py:{model}", changes)
     config.runs = config.runs[:2]
     results = grokjax.train_and_evaluate(config, tmp_path)

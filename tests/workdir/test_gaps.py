@@ -2,6 +2,8 @@
 
 import shutil
 
+import jax
+import numpy as np
 import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -109,6 +111,19 @@ def test_who_ends_by_its_curves_does_not_go_on_without_them(tmp_path):
     config.train.num_steps = 60
     with pytest.raises(UserError, match=r"4 of 10 evaluations are missing .* by which"):
         grokjax.train_and_evaluate(config, tmp_path)
+
+
+def test_without_any_curves_the_weights_are_still_there(trained, copied, capsys):
+    """A training that had ended, whose table was deleted since."""
+    (copied / "curves.csv").unlink()
+    train_to(copied, 40)
+    said = f"{copied / 'curves.csv'}: 10 of 10 evaluations are missing"
+    assert said in capsys.readouterr().out
+    found, whole = grokjax.load(copied), grokjax.load(trained)
+    assert found.curves.empty and "no curves" in repr(found)
+    jax.tree.map(np.testing.assert_array_equal, found.parameters(1), whole.parameters(1))
+    assert main(["report", str(copied)]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_lost_weights_are_told_of(copied, capsys):
