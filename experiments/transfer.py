@@ -14,8 +14,8 @@ new facts with old ones that are never trained on. Four sizes:
 - `:dose`: the same from the end alone, with 0, 10, 30 and 60 % of the new compositions trained on:
   64 runs, some 15 minutes on 4 CPU cores. Expected: held-out ones follow the dose.
 - `:confirmatory`: of docs/results.md, section 10, for the runs of `experiments/confirmatory.py`:
-  10,000 steps from saturation, path and end. `--config.transfer.checkpoints=end` has the ends alone; 16
-  runs, natural's and the control's, are some 30 minutes on 2 quiet CPU cores.
+  10,000 steps from saturation, path and end. `--config.transfer.checkpoints=end` has the ends
+  alone; 16 runs, natural's and the control's, are some 30 minutes on 2 quiet CPU cores.
 - the study's, for accelerators: 2,000 new facts, 40,000 steps, every checkpoint; at the paper's
   size about 3 % of what the pretraining cost for each of them.
 """

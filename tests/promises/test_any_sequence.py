@@ -9,7 +9,6 @@ the copy takes the place of what the process left when it ended.
 import collections
 import contextlib
 import functools
-import hashlib
 import os
 import pathlib
 import shutil
@@ -18,7 +17,6 @@ import tempfile
 import time
 
 import hypothesis.strategies as st
-import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -31,74 +29,20 @@ from hypothesis.stateful import (
 )
 from kill_trials import outcome
 from snapshots import contents, snapshot_taken
-from tiny import tiny_config
+from undisturbed import EVERY, Undisturbed, alike, config_of, digest, rows_of, same
 
 import grokjax
 from grokjax.base.errors import UserError
-from grokjax.data.loading import load_datasets
 from grokjax.report import write_report
 from grokjax.runtime.interrupt import Interrupted
-from grokjax.settings import seeds
-from grokjax.settings.rows import expand
-from grokjax.training.population import Population
 from grokjax.workdir.checkpoints import KINDS, Checkpoints
 
-EVERY = 10  # steps between evaluations, and between checkpoints
 LENGTHS = st.integers(2, 12).map(lambda n: 5 * n)  # odd portions, too
 PLACES = st.integers(0, 10**6)  # of one among many, counted around
 
 
-def config_of(num_steps, rate=1e-3):
-    config = tiny_config(train__num_steps=num_steps, checkpoint__every=EVERY)
-    config.optimizer.learning_rate = rate
-    config.runs = tuple(seeds(2))
-    return config
-
-
 class Killed(BaseException):
     """The process is gone; what it would have written from now on does not count."""
-
-
-class Undisturbed:
-    """What a training that nothing stops leaves at each step; compiled programs, for all."""
-
-    def __init__(self):
-        config = config_of(60)
-        runs = expand(config)
-        self.population = Population(config, runs, load_datasets(runs))
-        self.like = self.population.abstract_state()
-        self._ends = {}
-
-    def end(self, num_steps):
-        """(hash of the state, curves by (run, step), hash of each run's parameters)."""
-        if num_steps not in self._ends:
-            with tempfile.TemporaryDirectory() as folder:
-                results = grokjax.train_and_evaluate(config_of(num_steps), f"{folder}/w")
-                state = outcome(results.workdir, self.like)["state"]
-                weights = [digest(results.parameters(run, num_steps)) for run in range(2)]
-                self._ends[num_steps] = state, rows_of(results), weights
-        return self._ends[num_steps]
-
-
-def digest(tree):
-    leaves = [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
-    return hashlib.sha256(b"".join(leaves)).hexdigest()
-
-
-def rows_of(results):
-    """By (run, step); the loss, which is averaged over the steps of a session, stands last."""
-    table = results.curves.set_index(["run_id", "step"])
-    table.insert(len(table.columns) - 1, "loss", table.pop("loss"))
-    return dict(zip(table.index, table.itertuples(index=False), strict=True))
-
-
-def same(a, b):
-    """All but the loss, that is, which `alike` compares."""
-    return all(x == y or (x != x and y != y) for x, y in zip(a[:-1], b[:-1], strict=True))
-
-
-def alike(a, b):
-    return np.isclose(a.loss, b.loss, rtol=1e-6, equal_nan=True)
 
 
 def act(**drawn):
