@@ -16,9 +16,8 @@ from typing import Any
 
 from grokjax.base.errors import UserError
 from grokjax.base.names import FAILED
-from grokjax.base.text import counted
+from grokjax.base.text import HOW_FAR, counted
 from grokjax.runtime.interrupt import ended_with_us
-from grokjax.runtime.progress import PROGRESS
 from grokjax.settings.config import flatten
 from grokjax.settings.own_functions import is_own, values_of
 from grokjax.sweeps.plan import PLAN, Plan, PlannedPopulation, require_plan
@@ -265,7 +264,7 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
         for line in planning.stdout or planning.stderr or ():
             said.append(line.strip())
             # A dry run prints the script, and the rows, itself; of the plan only how far it is.
-            if args.dry_run and re.fullmatch(PROGRESS, said[-1]):
+            if args.dry_run and re.fullmatch(HOW_FAR, said[-1]):
                 print(said[-1], file=sys.stderr, flush=True)
     if planning.returncode:
         last = next(filter(None, reversed(said)), f"exit code {planning.returncode}")

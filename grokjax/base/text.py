@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # What moves a terminal's cursor, colours, renames or reverses; a line's end and a tab may stay.
+HOW_FAR = r"[a-z. ]+: [\d,]+ of [\d,]+"
 _CONTROLS = dict.fromkeys(
     [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
     "\N{REPLACEMENT CHARACTER}",
@@ -38,6 +39,11 @@ def duration(seconds: float) -> str:
             digits = 1 if name == "h" else 0
             return f"{seconds / unit:.{digits}f} {name}"
     return f"{seconds / 86_400:,.1f} days"
+
+
+def how_far(what: str, done: int, total: int) -> str:
+    """`rows read: 1,000 of 3,000`; HOW_FAR is how another process knows such a line."""
+    return f"{what}: {done:,} of {total:,}"
 
 
 def counted(num: int, noun: str) -> str:

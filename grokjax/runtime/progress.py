@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from grokjax.base.text import duration
+from grokjax.base.text import duration, how_far
 from grokjax.runtime.processes import is_primary
 
 T = TypeVar("T")
@@ -108,15 +108,12 @@ class Progress:
         )
 
 
-PROGRESS = r"[a-z. ]+: [\d,]+ of [\d,]+"  # a line of `told`, as another process may read it
-
-
 def told(items: Sequence[T], what: str) -> Iterator[T]:
     """The items; where they take long, a line now and then says how many are done."""
     last = time.monotonic()
     for done, item in enumerate(items):
         if (now := time.monotonic()) - last >= _LOG_EVERY and is_primary():
-            print(f"{what}: {done:,} of {len(items):,}", flush=True)
+            print(how_far(what, done, len(items)), flush=True)
             last = now
         yield item
 
