@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
@@ -14,7 +15,15 @@ _HEAD = """\
 Made from docstrings: `python -m grokjax.api > docs/api.md`. Other names may change without notice.
 Settings have [a page of their own](settings.md), functions of your own [another](extending.md).
 """
+_LONG = 120  # letters of a parameter with its annotation and default
 _ROOMS = ("grokjax", "grokjax.settings", "grokjax.analysis")
+
+
+class _Omitted:
+    """A default that is too long to be shown."""
+
+    def __repr__(self) -> str:
+        return "..."
 
 
 def page() -> str:
@@ -43,13 +52,19 @@ def _class(name: str, value: type) -> Iterator[str]:
         doc = ""
     yield f"### class `{name}`\n\n{_text(doc)}\n"
     for member, own in inspect.getmembers(value):
-        if member.startswith("_") or not _is_ours(value, member):
+        if member.startswith("_") or not _is_ours(value, member) or not _is_told(own):
             continue
-        doc = _text(inspect.getdoc(own))
+        docs = (vars(base)[member].__doc__ for base in value.__mro__ if member in vars(base))
+        doc = _text(next(filter(None, docs), ""))
         if not doc:
             continue
         signature = _signature(own) if inspect.isfunction(own) else ""
         yield f"#### `{name}.{member}{signature}`\n\n{doc}\n"
+
+
+def _is_told(member: Any) -> bool:
+    """Fields with defaults are not: what they are their class says."""
+    return inspect.isroutine(member) or isinstance(member, (property, functools.cached_property))
 
 
 def _is_ours(value: type, member: str) -> bool:
@@ -60,7 +75,10 @@ def _is_ours(value: type, member: str) -> bool:
 def _signature(function: Any) -> str:
     """Without annotations, which the text explains."""
     signature = inspect.signature(function)
-    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    plain = [
+        p.replace(annotation=p.empty, default=p.default if len(str(p)) < _LONG else _Omitted())
+        for p in signature.parameters.values()
+    ]
     plain = [p for p in plain if p.name != "self"]
     text = str(signature.replace(parameters=plain, return_annotation=signature.empty))
     return re.sub(r"<function [^>]*>", "...", re.sub(r" at 0x[0-9a-f]+", "", text))

@@ -81,6 +81,8 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _show(results: Results) -> None:
     from grokjax.report import curves_figure, summary
 
+    if results.curves.empty:  # lost, which training has told
+        return
     picture = curves_figure.save_curves(results)
     summaries = summary.summarize(results.runs, results.curves, results.task)
     print("\n" + summary.summary_table(summaries, int(results.curves.step.max()), results.task))

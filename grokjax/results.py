@@ -98,7 +98,19 @@ class StoredRuns(abc.ABC):
 
     @abc.abstractmethod
     def gaps(self) -> str:
-        """What the curves lack that was there, in one line; empty where they are whole."""
+        """Which evaluations and checkpoints for analysis are not there any more; or nothing."""
+
+    def require_curves(self) -> None:
+        """For what cannot be without them.
+
+        Raises:
+          UserError: nothing has been evaluated yet, or what was is lost.
+        """
+        if len(self.curves):
+            return
+        if said := self.gaps():
+            raise UserError(f"{said}; a copy of the file would bring them back")
+        raise UserError(f"{self.workdir}: nothing has been trained yet; run the sweep first")
 
     @abc.abstractmethod
     def _own(self, run_id: int) -> tuple[Results, int]:

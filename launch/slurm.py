@@ -58,7 +58,8 @@ def render(job: Job, options: SlurmOptions) -> str:
         mount = f"{job.workdir}:{job.workdir}"
         container = [f"--container-image={job.container}", f"--container-mounts={mount}"]
     srun = shlex.join(["srun", "--kill-on-bad-exit=1", *container, *job.worker("")])
-    folder = f'{shlex.quote(str(job.workdir / POPULATIONS))}/"$population"'
+    populations = shlex.quote(str(job.workdir / POPULATIONS))
+    folder = f'{populations}/"$population"'
     books, attempts = (
         shlex.quote(str(path)) for path in (books_folder(job.workdir), attempts_folder(job.workdir))
     )
@@ -70,7 +71,8 @@ def render(job: Job, options: SlurmOptions) -> str:
 export {JOB}="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 export {ATTEMPT}="${{SLURM_RESTART_COUNT:-0}}"
 population=$(printf '%03d' "$SLURM_ARRAY_TASK_ID")
-for written in {books} {attempts} {attempts}/"$population" {folder} {folder}/{ERROR}; do
+for written in {books} {attempts} {attempts}/"$population" \\
+    {populations} {folder} {folder}/{ERROR}; do
   if [ -L "$written" ]; then
     echo "$written: a link; nothing is written through it: take it away" >&2
     exit 2

@@ -19,7 +19,7 @@ from grokjax.base.names import FAILED
 from grokjax.base.text import HOW_FAR, counted
 from grokjax.runtime.interrupt import ended_with_us
 from grokjax.settings.config import flatten
-from grokjax.settings.own_functions import is_own, values_of
+from grokjax.settings.own_functions import is_own, is_own_file, values_of
 from grokjax.sweeps.plan import PLAN, Plan, PlannedPopulation, require_plan
 from launch import gke, local, slurm
 from launch.books import (
@@ -36,6 +36,7 @@ from launch.job import Job, single_process
 from launch.preflight import check_devices, check_disk, check_workdir
 from launch.status import Queued, Row, survey, table, unfinished
 
+_ERROR = "grokjax: error: "
 _TYPES = {"int": int, "tuple[str, ...]": list}  # what JSON has of an option; others are texts
 _KINDS = {"slurm": slurm.SlurmOptions, "gke": gke.GkeOptions, "local": local.LocalOptions}
 
@@ -210,7 +211,7 @@ def _experiment(args: argparse.Namespace, populations: Sequence[PlannedPopulatio
       UserError: they do, and it was not given.
     """
     texts = [v for p in populations for v in flatten(p.config).values() if isinstance(v, str)]
-    own = next((part for text in texts for part in values_of(text) if is_own(part)), "")
+    own = next((p for text in texts for p in values_of(text) if is_own(p) or is_own_file(p)), "")
     if not own:
         return ""
     if args.config is None:
@@ -267,8 +268,11 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str], workdir: pathlib.P
             if args.dry_run and re.fullmatch(HOW_FAR, said[-1]):
                 print(said[-1], file=sys.stderr, flush=True)
     if planning.returncode:
-        last = next(filter(None, reversed(said)), f"exit code {planning.returncode}")
-        raise UserError(last.removeprefix("grokjax: error: "))
+        errors = [line for line in said if line.startswith(_ERROR)] or [
+            line for line in said if line
+        ]
+        last = errors[-1] if errors else f"exit code {planning.returncode}"
+        raise UserError(last.removeprefix(_ERROR))
 
 
 def _plan_elsewhere(args: argparse.Namespace, overrides: Sequence[str]) -> Plan:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 # What moves a terminal's cursor, colours, renames or reverses; a line's end and a tab may stay.
-HOW_FAR = r"[a-z. ]+: [\d,]+ of [\d,]+"
 _CONTROLS = dict.fromkeys(
     [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
     "\N{REPLACEMENT CHARACTER}",
@@ -41,8 +40,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:,.1f} days"
 
 
+HOW_FAR = r"[a-z. ]+: [\d,]+ of [\d,]+"  # as another process knows a line of `how_far`
+
+
 def how_far(what: str, done: int, total: int) -> str:
-    """`rows read: 1,000 of 3,000`; HOW_FAR is how another process knows such a line."""
+    """`rows read: 1,000 of 3,000`."""
     return f"{what}: {done:,} of {total:,}"
 
 

@@ -169,11 +169,8 @@ def read_training(found: StoredRuns) -> TrainingRuns:
     Raises:
       UserError: nothing has been trained, or what was measured is lost.
     """
-    populations = found.populations()
-    if populations and not len(found.curves) and (said := found.gaps()):
-        raise UserError(f"{said}; a copy of the file would bring them back")
-    if not populations or not len(found.curves):
-        raise UserError(f"{found.workdir}: nothing has been trained yet; run the sweep first")
+    found.require_curves()
+    populations = {name: own for name, own in found.populations().items() if len(own.curves)}
     runs = found.runs.copy()
     runs["group"] = group_labels(runs)
     population = runs.population.astype(str) if "population" in runs else pd.Series("", runs.index)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from grokjax.base.names import BEST, CHECKPOINTS, COMPARED, DECODER, POSITIONS, RECURSIVE
+from grokjax.base.names import BEST, CHECKPOINTS, COMPARED, DECODER, RECURSIVE
 from grokjax.settings.ranges import (
     ABOVE_0,
     AT_MOST_1,
@@ -272,8 +272,7 @@ SECTIONS: dict[str, dict[str, Setting]] = {
         ),
         "path_position": static(
             "answer",
-            "of bridge_found_strict: a position, or the best; of a decoder, the answer",
-            (BEST, *POSITIONS),
+            "of bridge_found_strict: a position of the task, or the best; of a decoder, the answer",
             added=True,
         ),
         "H_cycles": static(0, "of the evaluated model; 0: as in training", FINITE),

@@ -104,8 +104,9 @@ class SweepResults(StoredRuns):
         return results.load(population_folder(self.workdir, name))
 
     def populations(self) -> dict[str, Results]:
-        trained = self.runs.population[self.runs.run_id.isin(self.curves.run_id.unique())]
-        return {str(name): self.population(str(name)) for name in trained.unique()}
+        begun = self.runs.population[self.runs.status != PENDING].unique()
+        found = {str(name): self.population(str(name)) for name in begun}
+        return {n: own for n, own in found.items() if len(own.curves) or own.checkpoint_steps()}
 
     def gaps(self) -> str:
         folders = [population_folder(self.workdir, p.name) for p in self.plan.populations]

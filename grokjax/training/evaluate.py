@@ -34,12 +34,17 @@ class EvaluateConfig:
     task: Task = COMPOSITION
 
     def __post_init__(self) -> None:
-        known = (BEST, *self.task.positions)
-        if self.path_position not in known:
-            raise UserError(
-                f"evaluate.path_position: '{self.path_position}' is no place of {self.task.name},"
-                f" which has {', '.join(known)}"
-            )
+        check_position(self.task, self.path_position)
+
+
+def check_position(task: Task, name: str) -> None:
+    """Refuses a place of the path that a task does not have."""
+    known = (BEST, *task.positions)
+    if name not in known:
+        raise UserError(
+            f"evaluate.path_position: '{name}' is no place of {task.name},"
+            f" which has {', '.join(known)}"
+        )
 
 
 @jax.tree_util.register_dataclass

@@ -15,8 +15,10 @@ from grokjax.base.names import BEST
 from grokjax.data.composition import COMPOSITION
 from grokjax.data.loading import vocabulary_of
 from grokjax.data.task import Task
+from grokjax.data.tasks import DECLARED
 from grokjax.model import ModelConfig
 from grokjax.settings.validation import validate
+from grokjax.training.evaluate import check_position
 from grokjax.training.optim import HYPERPARAMETERS, Hyperparameters, OptimizerConfig
 
 
@@ -33,6 +35,9 @@ def check_settings(config: ConfigDict) -> None:
             f"evaluate.path_stage: '{config.evaluate.path_stage}' is none of {BEST},"
             f" {', '.join(stages)}"
         )
+    task = DECLARED.get(COMPOSITION.name if config.data.folder else config.data.task)
+    if task is not None:  # of one of the user's own its function has to be called first
+        check_position(task, config.evaluate.path_position)
 
 
 def model_config(config: ConfigDict, vocab_size: int, task: Task = COMPOSITION) -> ModelConfig:

@@ -88,6 +88,7 @@ def find_sources(
     stored = np.array(results.checkpoint_steps())
     if not len(stored):
         raise UserError(f"{results.workdir}: has no checkpoints to finetune; train it first")
+    results.require_curves()
     ends = results.runs[results.runs.status == DIVERGED].set_index("run_id").step.to_dict()
     curves = at_kept_site(results.curves, ends)
     events = order_table(results.runs, curves, (PATH_AT, EVENT_AT)).set_index("run_id")

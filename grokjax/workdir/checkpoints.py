@@ -306,10 +306,10 @@ def log_spaced_steps(num_steps: int, per_decade: int, multiple_of: int) -> list[
     """0, a log grid of multiples of `multiple_of`, and `num_steps`; a longer run keeps the grid."""
     steps = {0, num_steps}
     exponent = 0
-    while (step := multiple_of * 10 ** (exponent / per_decade)) <= num_steps:
-        steps.add(multiple_of * round(step / multiple_of))
+    while (step := multiple_of * round(10 ** (exponent / per_decade))) <= num_steps:
+        steps.add(step)
         exponent += 1
-    return sorted(s for s in steps if s <= num_steps)
+    return sorted(steps)
 
 
 def _reason(error: Exception) -> str:

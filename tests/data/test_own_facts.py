@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny import ROOT
 
 from grokjax.base.errors import UserError
 from grokjax.cli import main
@@ -156,6 +157,17 @@ def test_what_would_not_be_read_back_is_not_written(triples, tmp_path, monkeypat
     monkeypatch.setattr(data_folder, "MAX_JSON_BYTES", 5_000)
     with pytest.raises(UserError, match="480 facts are over the"):
         dataset_of_triples(triples, settings(phi=np.inf), 0, at_most=True)
+
+
+def test_the_table_in_docs_is_one(tmp_path, capsys, monkeypatch):
+    """By the page's own command."""
+    page = (ROOT / "docs" / "data.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "triples.csv").write_text(page.split("```csv\n")[1].split("```")[0])
+    command = next(x for x in page.splitlines() if x.startswith("grokjax data --from-csv"))
+    assert main(command.split()[1:]) == 0
+    assert "11 rows: 11 facts, 10 entities, 4 relations" in capsys.readouterr().out
+    assert "Acme, Inc." in {*map(read_folder("runs/my_data").vocabulary.name, range(1, 15))}
 
 
 def test_the_command_writes_what_it_says(triples, tmp_path, capsys):

@@ -1,20 +1,23 @@
 """One job description, three renderers."""
 
+import argparse
 import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from jobset_schema import JOBSET, problems
 from launching import beat, planned
-from tiny import ROOT
+from tiny import ROOT, tiny_config
 
+from grokjax.base.errors import UserError
 from grokjax.settings import read_experiment
 from grokjax.sweeps.plan import population_folder
-from launch import books, gke, slurm
+from launch import books, gke, slurm, submit
 from launch.__main__ import main
 from launch.job import Job, job_name
 
@@ -63,6 +66,20 @@ def test_bad_options_are_one_line(workdir, capsys):
     assert main(["status", str(workdir / "none")]) == 2
     assert "is the workdir visible" in capsys.readouterr().err
     assert not (workdir / "launch").exists()
+
+
+@pytest.mark.parametrize("name, value", [
+    ("evaluate.metrics", "answer_rank,m.py:f@0123456789ab"), ("model.kind", "m.py@0123456789ab"),
+])  # fmt: skip
+def test_workers_are_given_the_experiment_whose_functions_a_row_names(name, value, tmp_path):
+    config = tiny_config()
+    config.update_from_flattened_dict({name: value})
+    rows, given = [SimpleNamespace(config=config)], tmp_path / "x.py"
+    args = argparse.Namespace(config=f"{given}:small")
+    assert submit._experiment(args, rows) == f"{given}:small"
+    assert submit._experiment(args, [SimpleNamespace(config=tiny_config())]) == ""
+    with pytest.raises(UserError, match=r"m.py.*: is of an experiment; give it, --config=FILE"):
+        submit._experiment(argparse.Namespace(config=None), rows)
 
 
 # Slurm's script
@@ -171,12 +188,17 @@ def test_the_script_stops_a_row_that_comes_no_further(tmp_path):
     assert attempt(0, array=50)[0] == 75
 
 
-@pytest.mark.parametrize("name", ["launch", "launch/attempts", "launch/attempts/007",
-                                  "populations/007", "populations/007/error.txt"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("launch", "launch/attempts", "launch/attempts/007", "populations", "populations/007"),
+        "populations/007/error.txt",
+    ],
+)
 def test_the_script_writes_through_no_link(name, tmp_path):
     """Put there after it was submitted: what the link points to stays as it is."""
     workdir, outside = tmp_path / "w", tmp_path / "outside"
-    (workdir / name).parent.mkdir(parents=True)
+    (workdir / name).parent.mkdir(parents=True, exist_ok=True)
     outside.write_text("theirs") if name[-1] in "7t" else outside.mkdir()
     (workdir / name).symlink_to(outside)
     own = {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "7", "SLURM_JOB_ID": "43"}
@@ -289,8 +311,9 @@ def test_a_plan_is_for_the_machines_of_the_job(tmp_path, monkeypatch, capsys):
     script, seen = tmp_path / "python", tmp_path / "seen"
     script.write_text(
         f'#!/bin/sh\necho "$JAX_PLATFORMS" "$@" >> {seen}\n'
-        "echo 'rows read: 1,000 of 3,000'\necho 'population  runs'\n"
-        "echo 'grokjax: error: --target: its compiler is not installed' >&2\nexit 2\n"
+        "echo 'rows read: 1,000 of 3,000'\n"
+        "echo 'grokjax: error: --target: its compiler is not installed' >&2\n"
+        "echo 'said by an experiment, and buffered'\nexit 2\n"
     )
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))

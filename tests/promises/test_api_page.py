@@ -1,5 +1,7 @@
 """docs/api.md is the docstrings of the public names."""
 
+import re
+
 from tiny import ROOT
 
 import grokjax
@@ -10,6 +12,13 @@ from grokjax.api import page
 def test_the_page_is_todays():
     """When it fails: python -m grokjax.api > docs/api.md"""
     assert (ROOT / "docs" / "api.md").read_text() == page()
+
+
+def test_what_pythons_own_docstrings_say_is_not_on_it():
+    text = (ROOT / "docs" / "api.md").read_text()
+    assert not [doc for doc in (int.__doc__, bool.__doc__, tuple.__doc__) if doc[:40] in text]
+    assert "#### `Results.run_configs`" in text  # whose words its base has
+    assert max(map(len, re.findall(r"`.*?`", text))) < 300
 
 
 def test_every_public_name_is_told():

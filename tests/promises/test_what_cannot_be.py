@@ -146,7 +146,7 @@ def test_planning_says_how_far_it_is(monkeypatch, capsys):
     assert capsys.readouterr().out == "programs planned: 0 of 2\nprograms planned: 1 of 2\n"
 
 
-@pytest.mark.parametrize("ahead", [3600.0, 1e9])
+@pytest.mark.parametrize("ahead", [0.4, 3600.0, 1e9])
 def test_a_beat_from_the_future_counts_as_of_now(ahead, tmp_path, monkeypatch, capsys):
     """Who waits says for whom and until when, and no longer than for any other."""
     monkeypatch.setattr(heartbeat, "STALE_AFTER", 1.0)

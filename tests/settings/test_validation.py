@@ -20,7 +20,6 @@ from grokjax.settings.validation import validate
         ({"train__chunk_steps": 3}, "does not divide eval_every"),
         ({"train__batch_size": 0}, "must be at least 1"),
         ({"checkpoint__every": 15}, "no multiple of train.eval_every"),
-        ({"evaluate__path_position": "bridge"}, "head, relation1, relation2, answer, end"),
         ({"evaluate__path_position": "best", "model__kind": "decoder"}, "not of a decoder"),
         ({"evaluate__H_cycles": -1}, "H_cycles: -1 must be finite and at least 0"),
         ({"optimizer__learning_rate": float("nan")}, "learning_rate: nan must be finite"),

@@ -267,15 +267,16 @@ def one_of_two(t: Trials) -> dict:
 def clock(t: Trials) -> dict:
     """A kill, and on with a clock that is an hour behind; and again, with one that goes back."""
     arguments = t.train()
-    workdir, kills = t.new(), 0
+    workdir, kills, lead = t.new(), 0, 0.0
     for behind in (0.0, 3600.0):
-        moment = t.after(arguments) / 3
+        moment, begin = t.after(arguments) / 3, time.monotonic()
         process = t.start(arguments, workdir, behind=behind)
         process.wait_until(lambda: has_state(workdir))
+        lead = lead or time.monotonic() - begin  # until there is something to train
         time.sleep(moment)
         process.signal(signal.SIGKILL)
         kills += process.wait() == -9
-    after = t.rng.uniform(0, t.after(arguments))
+    after = lead + t.after(arguments) / 3
     process = t.start(arguments, workdir, behind=7200.0, after=after)
     noted = newest_steps(workdir)
     assert process.wait() == 0, process.said[-2000:]

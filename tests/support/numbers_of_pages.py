@@ -16,6 +16,7 @@ from numbers_of_accelerators import ACCELERATORS
 from numbers_of_confirmation import CONFIRMATION
 from numbers_of_operations import OPERATIONS
 from numbers_of_search import search
+from numbers_of_tasks import TASKS
 from numbers_of_transfer import (
     transfer,
     transfer_dose,
@@ -30,7 +31,9 @@ from grokjax.report import summary
 from grokjax.statistics.intervals import wilson
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = ("README.md", "docs/results.md", "docs/operations.md", "docs/accelerators.md")
+PAGES = (
+    "README.md", "docs/results.md", "docs/operations.md", "docs/accelerators.md", "docs/tasks.md",
+)  # fmt: skip
 BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -367,7 +370,7 @@ MAKERS: dict[str, Callable[[], str]] = {
         small_again, small_patching,
         small_pairs, phase_diagram, models, transfer, transfer_gain, transfer_equivalence,
         transfer_halves, transfer_dose, findings, error_rates, search,
-        *ACCELERATORS, *OPERATIONS, *CONFIRMATION,
+        *ACCELERATORS, *OPERATIONS, *CONFIRMATION, *TASKS,
     )
 }  # fmt: skip
 

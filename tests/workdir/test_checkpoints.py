@@ -356,6 +356,7 @@ def test_log_spaced_steps():
     assert np.abs(np.log10(ratios) - 0.25).max() < 0.05
     assert set(log_spaced_steps(5_000, 4, 100)) - {5_000} <= set(steps)
     assert log_spaced_steps(70, 4, 100) == [0, 70]
+    assert log_spaced_steps(210, 3, 100) == [0, 100, 200, 210]  # 215 rounds to what is in reach
 
 
 def test_copies_that_fill_up_a_mesh_are_not_stored(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import fast, rows, tiny_config
+from tiny import ROOT, fast, rows, tiny_config
 
 import grokjax
 from grokjax.base.errors import UserError
@@ -16,6 +16,7 @@ from grokjax.report import write_report
 from grokjax.settings import seeds
 from grokjax.workdir.gaps import missing_evaluations
 
+TRANSFER = [f"--config={ROOT}/experiments/transfer.py:small"]
 pytestmark = pytest.mark.usefixtures("unpainted")
 
 
@@ -113,7 +114,7 @@ def test_who_ends_by_its_curves_does_not_go_on_without_them(tmp_path):
         grokjax.train_and_evaluate(config, tmp_path)
 
 
-def test_without_any_curves_the_weights_are_still_there(trained, copied, capsys):
+def test_without_any_curves_the_weights_are_still_there(trained, copied, tmp_path, capsys):
     """A training that had ended, whose table was deleted since."""
     (copied / "curves.csv").unlink()
     train_to(copied, 40)
@@ -122,8 +123,10 @@ def test_without_any_curves_the_weights_are_still_there(trained, copied, capsys)
     found, whole = grokjax.load(copied), grokjax.load(trained)
     assert found.curves.empty and "no curves" in repr(found)
     jax.tree.map(np.testing.assert_array_equal, found.parameters(1), whole.parameters(1))
-    assert main(["report", str(copied)]) == 2
-    assert said in capsys.readouterr().err
+    for command in (["report", str(copied)], ["transfer", *TRANSFER, f"--from={copied}"]):
+        assert main([*command, *([f"--workdir={tmp_path / 't'}"] * (len(command) > 2))]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
 
 
 def test_lost_weights_are_told_of(copied, capsys):
@@ -173,3 +176,7 @@ def test_a_populations_lost_curves_are_told_of(tmp_path, capsys):
     write_report(found)
     said = f"{tmp_path}/populations/001/curves.csv: 6 of 6 evaluations are missing"
     assert said in capsys.readouterr().out
+    assert list(found.populations()) == ["000", "001"]  # whose weights are all there
+    (tmp_path / "populations" / "000" / "curves.csv").unlink()
+    with pytest.raises(UserError, match=r"000/curves.csv: 6 of 6 .*001/curves.csv: 6 of 6 "):
+        write_report(grokjax.load(tmp_path))
