@@ -20,6 +20,7 @@ from grokjax.data.graph import (
     chain_facts,
     compose,
 )
+from grokjax.data.task import Task
 from grokjax.data.vocabulary import PAD
 
 MOST_COMPOSITIONS = 2**21  # that pairs are drawn from: over twice the paper's
@@ -72,14 +73,19 @@ def query_pool(dataset: Dataset) -> Pool:
         split = np.full(len(rows), "", object)
         for name, kind in zip(SPLITS, (ID, OOD), strict=True):
             split[np.all(hops == kind, axis=1)] = name
-        return Pool(rows, tuple(QUERY), split)
+        return Pool(rows, query_columns(task), split)
     probes = dataset.probes
     unseen = np.asarray(probes.table.query)[probes.types == task.generalisation]
     trained = np.unique(np.asarray(dataset.train.query), axis=0)
     trained = trained[np.all(trained != PAD, axis=1)]
     rows = np.concatenate([trained, unseen]).astype(np.int64)
     split = np.repeat(np.array(SPLITS, object), [len(trained), len(unseen)])
-    return Pool(rows, tuple(range(rows.shape[1])), split)
+    return Pool(rows, query_columns(task), split)
+
+
+def query_columns(task: Task) -> tuple[int, ...]:
+    """Of a row as in `Pairs`: those of the question, and the answer."""
+    return tuple(QUERY) if task.of_facts else tuple(range(len(task.question) + 1))
 
 
 class Compositions(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,27 +11,39 @@ import pandas as pd
 from jaxtyping import Int
 
 from grokjax.analysis.effects import patch_effects
-from grokjax.analysis.pairs import SLOTS, Pairs
+from grokjax.analysis.pairs import Pairs, query_columns, query_pool
 from grokjax.analysis.sites import STREAMS, all_sites, components
 from grokjax.base.errors import UserError
 from grokjax.data.dataset import Dataset, make_batch
-from grokjax.data.graph import ANSWER, HEAD, QUERY, RELATION1, RELATION2
 from grokjax.data.vocabulary import PAD
 from grokjax.model import ModelConfig, forward_all_steps
 from grokjax.model.lens import top_tokens
 
-_ASKED = [HEAD, RELATION1, RELATION2]
 
+def question(dataset: Dataset, *names: str) -> Int[np.ndarray, " W"]:
+    """A question by the names of its tokens, as a row of `draw_pairs` has it.
 
-def question(dataset: Dataset, head: str, relation1: str, relation2: str) -> Int[np.ndarray, 5]:
-    """A composition by its names, `"Alice", "mother", "employer"` (`"e_3"`, `"r_0"`, `"r_5"`).
+    Args:
+      dataset: of the run.
+      names: of a composition head, relation 1 and relation 2, `"Alice", "mother", "employer"`
+        (`"e_3", "r_0", "r_5"`); else the task's question.
 
     Returns:
-      Token ids: head, relation 1, bridge, relation 2, answer.
+      Token ids: head, relation 1, bridge, relation 2, answer; else the question and the answer.
 
     Raises:
-      UserError: no such name, or no such fact.
+      UserError: no such name, or nothing that the data have an answer to.
     """
+    task = dataset.task
+    if len(names) != len(task.question):
+        wanted = ", ".join(task.question)
+        raise UserError(f"{dataset.name}: a question is {wanted}; {len(names)} names are given")
+    return _composition(dataset, *names) if task.of_facts else _looked_up(dataset, names)
+
+
+def _composition(
+    dataset: Dataset, head: str, relation1: str, relation2: str
+) -> Int[np.ndarray, " W"]:
     vocabulary = dataset.vocabulary
     named = {
         kind: {vocabulary.name(i): i for i in ids}
@@ -59,20 +72,32 @@ def question(dataset: Dataset, head: str, relation1: str, relation2: str) -> Int
     return np.array([start, first, bridge, second, tail(bridge, second)], np.int32)
 
 
+def _looked_up(dataset: Dataset, names: Sequence[str]) -> Int[np.ndarray, " W"]:
+    """Among what is trained and what is asked."""
+    rows = query_pool(dataset).rows
+    name = np.vectorize(dataset.vocabulary.name, otypes=[object])
+    known = {token: str(name(token)) for token in np.unique(rows)}
+    ids = [{i for i, own in known.items() if own == given} for given in names]
+    found = [row for row in rows if all(t in own for t, own in zip(row, ids, strict=False))]
+    if not found:
+        raise UserError(f"{dataset.name}: nobody asks {', '.join(names)!a}")
+    return np.asarray(found[0], np.int32)
+
+
 def read_question(
-    model: ModelConfig, weights: Any, dataset: Dataset, row: Int[np.ndarray, 5]
+    model: ModelConfig, weights: Any, dataset: Dataset, row: Int[np.ndarray, " W"]
 ) -> pd.DataFrame:
     """What the model's output head, applied to each state, says first.
 
     Args:
       model, weights: as `Results.model` and `Results.weights` give them.
       dataset: of the run.
-      row: from `question`.
+      row: from `question`, or of `draw_pairs`.
 
     Returns:
       Names, a row per stage and a column per position.
     """
-    top, _ = _said(model, weights, dataset, row[None, QUERY])
+    top, _ = _said(model, weights, dataset, row[None, list(query_columns(dataset.task))])
     name = dataset.vocabulary.name
     table = [[name(token) for token in stage] for stage in top[:, 0]]
     shown = pd.DataFrame(table, list(model.evaluation_stages), list(dataset.task.positions))
@@ -82,28 +107,33 @@ def read_question(
 def patch_question(
     model: ModelConfig,
     weights: Any,
-    clean: Int[np.ndarray, 5],
-    corrupted: Int[np.ndarray, 5],
+    dataset: Dataset,
+    clean: Int[np.ndarray, " W"],
+    corrupted: Int[np.ndarray, " W"],
 ) -> pd.DataFrame:
     """Denoising effects of one pair: each state of the clean run put into the corrupted one.
 
     Args:
       model, weights: as `Results.model` and `Results.weights` give them.
-      clean, corrupted: from `question`; they differ in one of head, relation 1 and relation 2, and
-        in the answer.
+      dataset: of the run.
+      clean, corrupted: from `question`; they differ in one token of it, and in the answer.
 
     Returns:
-      Effects, a row per stream and stage and a column per position: 0 changes nothing, 1 brings the
-      clean answer.
+      Effects, a row per stream and stage and a column per position, with the names of what differs
+      and of the answers: 0 changes nothing, 1 brings the clean answer.
 
     Raises:
       UserError: they differ in more, or in less.
     """
-    differs = [slot for slot, i in zip(SLOTS, _ASKED, strict=True) if clean[i] != corrupted[i]]
-    if len(differs) != 1 or clean[ANSWER] == corrupted[ANSWER]:
+    task, columns = dataset.task, query_columns(dataset.task)
+    *asked, answer = columns
+    differs = [
+        slot for slot, i in zip(task.question, asked, strict=True) if clean[i] != corrupted[i]
+    ]
+    if len(differs) != 1 or clean[answer] == corrupted[answer]:
         what = ", ".join(differs) or "nothing"
         raise UserError(f"patch: the questions differ in {what}; one token and the answer must")
-    pair = Pairs(differs[0], "id", clean[None].astype(int), corrupted[None].astype(int))
+    pair = Pairs(differs[0], "id", clean[None].astype(int), corrupted[None].astype(int), columns)
     sites = all_sites(model, only=[c for c in components(model) if c in STREAMS])
     found = patch_effects(model, weights, pair, direction="denoising", sites=sites)
     patched = found.logit_difference.to_numpy().ravel()
@@ -116,7 +146,13 @@ def patch_question(
     wide = table.pivot_table(
         index=["stream", "stage"], columns="position", values="effect", sort=False
     )
-    return wide[order]
+    name = dataset.vocabulary.name
+    exchanged = {
+        slot: f"{slot}: {name(clean[i])} for {name(corrupted[i])}"
+        for slot, i in zip((*task.question, "answer"), columns, strict=True)
+        if clean[i] != corrupted[i]
+    }
+    return wide[order].rename(columns=exchanged)
 
 
 def questions_table(

@@ -9,7 +9,12 @@ import grokjax
 from grokjax.analysis import draw_pairs, logit_lens, patch_effects
 from grokjax.analysis.onset import causal_score, order_of_events
 from grokjax.analysis.pairs import SPLITS
-from grokjax.analysis.questions import questions_table
+from grokjax.analysis.questions import (
+    patch_question,
+    question,
+    questions_table,
+    read_question,
+)
 from grokjax.base.errors import UserError
 from grokjax.data.comparison import COMPARISON
 from grokjax.data.modular import MODULAR
@@ -77,6 +82,27 @@ def test_pairs_for_patching_are_called_as_the_task_calls_them(trained):
     figure = patching_figure(table, "ood", "denoising", task=task).figure
     said = " ".join(text.get_text() for text in figure.texts)
     assert f"{wanted[1]} queries" in " ".join(said.split()), said
+
+
+def test_single_questions_are_asked_by_its_names(trained):
+    task, dataset = trained.task, trained.dataset(0)
+    pairs = draw_pairs(dataset, task.question[-1], "id", 1)
+    clean, corrupted = pairs.clean[0], pairs.corrupted[0]
+    names = [dataset.vocabulary.name(token) for token in clean[:-1]]
+    assert question(dataset, *names).tolist() == clean.tolist()
+    model, weights = trained.model, trained.weights(0)
+    read = read_question(model, weights, dataset, clean)
+    assert list(read.columns) == list(task.positions) and len(read) == len(model.evaluation_stages)
+    other = dataset.vocabulary.name(corrupted[-2])
+    effects = patch_question(model, weights, dataset, clean, corrupted)
+    assert f"{task.question[-1]}: {names[-1]} for {other}" in effects.columns
+    assert np.isfinite(effects.to_numpy()).all()
+    with pytest.raises(UserError, match=f"a question is {', '.join(task.question)}; 2 names"):
+        question(dataset, *names[:2])
+    with pytest.raises(UserError, match="nobody asks"):
+        question(dataset, *names[:-1], "Alice")
+    with pytest.raises(UserError, match="differ in nothing"):
+        patch_question(model, weights, dataset, clean, clean)
 
 
 @pytest.mark.slow

@@ -51,10 +51,13 @@ def test_the_tour(monkeypatch, tmp_path, capsys):
 
     # At the first stage nothing but the clean head's own embedding can carry anything.
     effects = known["effects"]
-    assert effects.loc[("embedding", "Init"), "head"] == pytest.approx(1, abs=1e-3)
+    other = name(known["corrupted"][0])
+    assert effects.loc[("embedding", "Init"), f"head: {head} for {other}"] == pytest.approx(
+        1, abs=1e-3
+    )
     assert effects.loc[("embedding", "Init"), "relation1"] == pytest.approx(0, abs=1e-3)
     with pytest.raises(UserError, match="differ in nothing"):
-        analysis.patch_question(known["model"], known["weights"], clean, clean)
+        analysis.patch_question(known["model"], known["weights"], dataset, clean, clean)
 
     # Names of questions, and what is said of them, are those of the probes.
     questions = analysis.questions_table(known["model"], known["weights"], dataset, num=1000)

@@ -18,9 +18,7 @@ def test_path_stages_go_with_the_evaluated_depth():
 
 def test_a_place_of_the_path_is_one_of_the_tasks():
     check_settings(tiny_config(evaluate__path_position="relation1"))
-    with pytest.raises(
-        UserError, match="'bridge' is no place of composition, which has best"
-    ):
+    with pytest.raises(UserError, match="'bridge' is no place of composition, which has best"):
         check_settings(tiny_config(evaluate__path_position="bridge"))
     check_settings(tiny_config(data__task="comparison", evaluate__path_position="entity1"))
     with pytest.raises(UserError, match="'head' is no place of comparison"):
