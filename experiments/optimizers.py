@@ -14,7 +14,7 @@ hidden 256, 8 seeds. The report has a group for each method and rate: compare ea
 `:modular` asks where the speed-ups were published, on modular addition (`experiments/modular.py`):
 AdamW, Grokfast, OrthoGrad and no weight decay (as Prieto et al. have it) with stablemax and with
 softmax, Adam-atan2 (Everett et al. 2024) and stablemax with AdamW, three rates and 4 seeds each, 72
-runs of 3,000 steps in some 20 minutes on 2 quiet CPU cores. `costs.csv` of the report has what
+runs of 3,000 steps in some 25 minutes on 2 CPU cores. `costs.csv` of the report has what
 grokking cost each, runs that did not by the end as censored ones; docs/tasks.md has what came.
 """
 
