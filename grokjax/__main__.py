@@ -1,7 +1,17 @@
-"""`python -m grokjax`."""
+"""`python -m grokjax`, and the command `grokjax`."""
 
 import sys
 
-from grokjax.cli import main
+from grokjax.runtime.interrupt import ending_in_order
 
-sys.exit(main())
+
+def main() -> int:
+    """Runs one subcommand; signals end it in order before the rest is imported."""
+    with ending_in_order("grokjax", for_good=True):
+        from grokjax.cli import main as run
+
+        return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m launch`: a sweep on Slurm, on Kubernetes or on this machine."""
+"""A sweep on Slurm, on Kubernetes or on this machine."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ from collections.abc import Sequence
 from grokjax.arguments import Parser, add_workdir, one_workdir, printing_plainly, tell
 from grokjax.base.errors import UserError
 from grokjax.base.files import given_path
-from grokjax.runtime.interrupt import ending_in_order
 from grokjax.sweeps.plan import require_plan
 from launch import status, submit, worker
 from launch.submit import launch
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Returns:
-      0; 1 if rows that were trained here failed; 2 after one line about bad input; 75 after an
-      interruption that the same command resumes.
-    """
-    with ending_in_order("launch", for_good=argv is None), printing_plainly():
+def run(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; what it returns is told in `launch.__main__`."""
+    with printing_plainly():
         return _run(argv)
 
 
@@ -141,7 +135,3 @@ def _workdir(text: str) -> pathlib.Path:
         return given_path(text).absolute()
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

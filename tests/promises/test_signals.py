@@ -69,17 +69,22 @@ import runpy, signal, sys
 
 class Watch:
     def find_spec(self, name, *_):
-        if name == "jaxlib":
+        if name == FIRST:
             print(*(callable(signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)))
             raise SystemExit
 
 sys.meta_path.insert(0, Watch())
-runpy.run_module("grokjax", run_name="__main__", alter_sys=True)
+runpy.run_module(PROGRAM, run_name="__main__", alter_sys=True)
 """
 
 
-def test_handlers_are_there_before_jax_is(tmp_path):
-    command = [sys.executable, "-c", IMPORTS_WATCHED, "train", CONFIG, f"--workdir={tmp_path}/w"]
+@pytest.mark.parametrize(
+    "program, first, words",
+    [("grokjax", "argparse", ["train", CONFIG]), ("launch", "pandas", ["worker"])],
+)
+def test_handlers_are_there_before_anything_that_takes_long(program, first, words, tmp_path):
+    code = f"FIRST, PROGRAM = {first!r}, {program!r}\n{IMPORTS_WATCHED}"
+    command = [sys.executable, "-c", code, *words, f"--workdir={tmp_path}/w"]
     environment = os.environ | OWN
     done = subprocess.run(command, text=True, env=environment, cwd=ROOT, capture_output=True)
     assert done.stdout == "True True\n", done.stderr
