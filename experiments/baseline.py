@@ -1,7 +1,7 @@
 """The ordinary transformer, the looped one and the recursive model on the same data.
 
     for model in ordinary looped recursive; do
-      grokjax train --config=experiments/baseline.py:$model --workdir=runs/baseline/$model
+      grokjax train runs/baseline/$model --config=experiments/baseline.py:$model
     done
     grokjax compare runs/baseline/ordinary runs/baseline/looped runs/baseline/recursive \\
       --out=runs/baseline/comparison.png

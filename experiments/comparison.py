@@ -1,6 +1,6 @@
 """Does an ordinary transformer compare entities that it never compared in training?
 
-    grokjax sweep --config=experiments/comparison.py --workdir=runs/comparison
+    grokjax sweep runs/comparison --config=experiments/comparison.py
     grokjax report runs/comparison
 
 Wang et al. 2024 (arXiv 2405.15071) find that it does, late, while it fails on compositions of OOD

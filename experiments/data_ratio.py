@@ -1,6 +1,6 @@
 """Does more composition data per fact (phi) bring grokking sooner?
 
-    grokjax sweep --config=experiments/data_ratio.py:small --workdir=runs/data_ratio
+    grokjax sweep runs/data_ratio --config=experiments/data_ratio.py:small
     grokjax report runs/data_ratio
 
 Without `:small` it is for accelerators.

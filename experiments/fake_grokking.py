@@ -1,6 +1,6 @@
 """Fake grokking: which augmentation brings answers without the path? The phase diagram.
 
-    grokjax sweep --config=experiments/fake_grokking.py:small --workdir=runs/fake_grokking
+    grokjax sweep runs/fake_grokking --config=experiments/fake_grokking.py:small
     grokjax report runs/fake_grokking
 
 Without `:small` it is for accelerators.

@@ -1,14 +1,14 @@
 """Grokking where it was first seen: arithmetic modulo p (Power et al. 2022, arXiv 2201.02177).
 
-    grokjax sweep --config=experiments/modular.py --workdir=runs/modular
+    grokjax sweep runs/modular --config=experiments/modular.py
     grokjax report runs/modular
 
 A decoder of one layer, 31,440 parameters, on 40 % of all additions modulo 47: 8 seeds of 3,000
 steps. Every run first knows what it trains on and nothing of the rest, and much later all of it;
 the report says when each did, and how long it took in between. All 8 memorise by step 750 and
 answer 95 % of the held-out equations 150 to 1,800 steps later, by step 2,550
-(`experiments/results/modular`). 24,000 member-steps are about 200 seconds of CPU time, some minutes
-on 2 quiet cores.
+(`experiments/results/modular`). 24,000 member-steps took 4 minutes on 2 CPU cores that had other
+work as well.
 
 `:operations` trains the five operations, 2 seeds each; `:shares` addition at four shares of the
 equations, 2 seeds each: the fewer there are, the longer the delay.

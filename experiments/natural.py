@@ -1,6 +1,6 @@
 """What makes natural data grok at a small size? The search so far, and its next bracket.
 
-    grokjax sweep --config=experiments/natural.py --workdir=runs/natural
+    grokjax sweep runs/natural --config=experiments/natural.py
     grokjax report runs/natural
 
 Default: eight heads, batches of 16, a graph of 30 entities with an OOD share of 0.25, two seeds

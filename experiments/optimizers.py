@@ -1,6 +1,6 @@
 """Do methods that promise faster grokking bring it, at an equal tuning budget?
 
-    grokjax sweep --config=experiments/optimizers.py:modular --workdir=runs/optimizers
+    grokjax sweep runs/optimizers --config=experiments/optimizers.py:modular
     grokjax report runs/optimizers
 
 `:small` is the same on a small graph; without an argument it is for accelerators.

@@ -1,13 +1,13 @@
 """One run: the place to start an experiment of your own.
 
-    grokjax train --config=experiments/pretrain.py --workdir=runs/x --config.train.num_steps=2000
+    grokjax train runs/x --config=experiments/pretrain.py --config.train.num_steps=2000
 
 One seed of natural with the quickstart's model and graph; about 60 steps a second on one CPU core,
 full training accuracy after about 2,500 steps. Any setting can be given on the command line, among
 them `--config.data.regime=both_hop_full` and `--config.seeds.init=1`; `grokjax config
 experiments/pretrain.py` lists all of them.
 
-    grokjax train --config=experiments/pretrain.py:small --workdir=runs/small
+    grokjax train runs/small --config=experiments/pretrain.py:small
 
 A smaller graph and model: a look at the whole path in a minute.
 

@@ -1,6 +1,6 @@
 """The paper's five regimes: who groks, when, and at what cost?
 
-    grokjax sweep --config=experiments/regimes.py:small --workdir=runs/regimes
+    grokjax sweep runs/regimes --config=experiments/regimes.py:small
     grokjax report runs/regimes
 
 Without `:small` it is for accelerators.

@@ -1,6 +1,6 @@
 """Loops against layers: does sharing parameters over depth bring the path?
 
-    grokjax sweep --config=experiments/sharing.py:small --workdir=runs/sharing
+    grokjax sweep runs/sharing --config=experiments/sharing.py:small
     grokjax report runs/sharing
 
 Without `:small` it is for accelerators.

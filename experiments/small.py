@@ -1,6 +1,6 @@
 """The smallest setting found in which natural data grok, late: three regimes, eight seeds each.
 
-    grokjax sweep --config=experiments/small.py --workdir=runs/small
+    grokjax sweep runs/small --config=experiments/small.py
     grokjax report runs/small
 
 The quickstart's graph; its model with rotary positions, a tied head and four H cycles, so that both

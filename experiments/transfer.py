@@ -1,7 +1,7 @@
 """What does a grokked model do with new facts? Finetuning of runs that are trained already.
 
     grokjax quickstart
-    grokjax transfer --config=experiments/transfer.py:small --from=runs/quickstart --workdir=runs/x
+    grokjax transfer runs/x --config=experiments/transfer.py:small --from=runs/quickstart
 
 Every run of a workdir, from several of its checkpoints, and a control that knows atomic facts
 alone, on new facts and a part of the old data, at half the learning rate; asked for compositions of

@@ -1,6 +1,6 @@
 """What does weight decay do to the delay between memorising and grokking?
 
-    grokjax sweep --config=experiments/weight_decay.py:small --workdir=runs/weight_decay
+    grokjax sweep runs/weight_decay --config=experiments/weight_decay.py:small
     grokjax report runs/weight_decay
 
 Without `:small` it is for accelerators.

@@ -73,6 +73,8 @@ def _resolve(setting: str, value: str, experiment: pathlib.Path) -> str:
         match = _FILE.fullmatch(value)
     if match is None:
         return value
+    if value in _paths:  # of another experiment, which has been read
+        return value
     named = value.partition("@")[0]
     path = experiment.parent / match["file"]
     try:

@@ -37,6 +37,8 @@ from grokjax.workdir.layout import check_data, open_workdir, write_config
 from grokjax.workdir.lock import locked_once
 from grokjax.workdir.tables import CURVES, read_table
 
+_MANY_ITEMS, _SMALL_DECAY = 4_000, 0.3  # more of both at once: the quickstart's model stays at 0.7
+
 
 def train(
     config: ConfigDict,
@@ -94,7 +96,7 @@ def train(
             on_all(lambda: check_measured(config, found, [d.counts for d in datasets]))
 
         # From here on things are written: settings, tables, what the first evaluation finds.
-        progress.say(describe_data(datasets))
+        progress.say(describe_data(datasets, runs))
         progress.say(f"{path}: resuming at step {step:,}" if step else str(needs))
         if is_primary():
             size = datasets[0].vocabulary.size
@@ -198,8 +200,9 @@ def check_memory(
     return needs
 
 
-def describe_data(datasets: Sequence[Dataset]) -> str:
-    """One line: training items, and what is wrong with a folder that is used all the same."""
+def describe_data(datasets: Sequence[Dataset], runs: Sequence[ConfigDict]) -> str:
+    """One line: training items, and what is wrong with a folder that is used all the same, or with
+    settings that were found for fewer items than it has."""
     sizes = sorted({int(d.train.size) for d in datasets})
     text = f"data: {sizes[0]:,}" + (f" to {sizes[-1]:,}" if len(sizes) > 1 else "")
     text += " training items a run"
@@ -211,6 +214,12 @@ def describe_data(datasets: Sequence[Dataset]) -> str:
         text += (
             f"; {missing:,} compositions without one of their facts, {contradicting:,} that"
             " contradict them"
+        )
+    decay = max((run.optimizer.weight_decay for run in runs if run.data.folder), default=0.0)
+    if sizes[-1] > _MANY_ITEMS and decay > _SMALL_DECAY:
+        text += (
+            f"; optimizer.weight_decay={decay:g} keeps a small model from memorising so many:"
+            " experiments/pretrain.py:folder has what suits some 8,000"
         )
     return text
 

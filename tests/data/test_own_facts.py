@@ -12,6 +12,7 @@ from grokjax.data.folder import read_folder, write_folder
 from grokjax.data.graph import chain_facts
 from grokjax.data.own_facts import dataset_of_triples
 from grokjax.data.triples import Triples, read_triples
+from grokjax.runtime import progress
 from grokjax.settings import default_config
 
 
@@ -168,6 +169,22 @@ def test_the_table_in_docs_is_one(tmp_path, capsys, monkeypatch):
     assert main(command.split()[1:]) == 0
     assert "11 rows: 11 facts, 10 entities, 4 relations" in capsys.readouterr().out
     assert "Acme, Inc." in {*map(read_folder("runs/my_data").vocabulary.name, range(1, 15))}
+
+
+def test_the_command_says_how_far_it_is_and_refuses_more_than_can_be_read_back(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(progress, "_LOG_EVERY", 0.0)
+    source = tmp_path / "people.csv"
+    source.write_text(table(60, 5, np.random.default_rng(1)))
+    command = ["data", f"--from-csv={source}", "--config.data.ood_fraction=0.2"]
+    assert main([*command, f"--out={tmp_path / 'a'}"]) == 0
+    assert "train.json: 1 of " in capsys.readouterr().out
+    monkeypatch.setattr(data_folder, "MAX_JSON_BYTES", 5_000)  # as three million rows are
+    assert main([*command, f"--out={tmp_path / 'b'}"]) == 2
+    error = capsys.readouterr().err
+    assert "300 facts are over the" in error and error.count("\n") == 1
+    assert not (tmp_path / "b").exists()
 
 
 def test_the_command_writes_what_it_says(triples, tmp_path, capsys):

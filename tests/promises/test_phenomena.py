@@ -6,9 +6,12 @@ from conftest import PRETRAINING, ROOT
 
 import grokjax
 from grokjax.base.names import OOD_ACCURACY, POSITIONS, TRAINING_ACCURACY
+from grokjax.data.loading import load_datasets
 from grokjax.report import summary
 from grokjax.settings import grid, load_experiment, product, read_experiment, seeds
 from grokjax.settings.config import rows_of
+from grokjax.settings.rows import expand
+from grokjax.training.loop import describe_data
 
 
 def folder_config(**changes):
@@ -16,10 +19,20 @@ def folder_config(**changes):
     return load_experiment(str(ROOT / "experiments/pretrain.py:folder"), settings)
 
 
-def test_the_authors_folder_is_being_learned(tmp_path):
+def test_the_authors_folder_is_being_learned(tmp_path, capsys):
     config = folder_config(**{"train.num_steps": 200})
     curves = grokjax.train_and_evaluate(config, tmp_path).curves
+    assert "8,215 training items a run\n" in capsys.readouterr().out
     assert np.log(147) > curves.loss.iloc[1] > curves.loss.iloc[-1] + 0.2
+
+
+def test_who_would_not_memorise_a_large_folder_is_told(capsys):
+    """The quickstart's weight decay is for 2,000 items."""
+    changes = {"data.folder": str(PRETRAINING)}
+    config = load_experiment(str(ROOT / "experiments/pretrain.py"), changes)
+    runs = expand(config)
+    said = describe_data(load_datasets(runs), runs)
+    assert "weight_decay=0.6 keeps" in said and "experiments/pretrain.py:folder has" in said
 
 
 @pytest.mark.slow

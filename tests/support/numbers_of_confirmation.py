@@ -82,4 +82,47 @@ def confirmed_paths() -> str:
     return markdown(header, rows)
 
 
+def confirmed_transfers() -> str:
+    """Of each group of finetunings: what is answered of the new compositions, and what is left."""
+    own = table("confirmatory", "transfers")
+    rows = []
+    for (group, checkpoint), these in own.groupby(["source_group", "source_checkpoint"]):
+        rows.append(
+            [
+                f"{group}, {checkpoint}",
+                len(these),
+                *(spread(these[name]) for name in _ASKED),
+                f"{these.new_then_old_half_way.mean():.2f}, {these.new_then_old.mean():.2f}",
+                *(spread(these[name]) for name in ("kept_inferred", "train_inferred")),
+            ]
+        )
+    header = (
+        "source", "n", "`new then old`", "`old then new`", "`new then new`",
+        "`new then old` half-way and at the end, means",
+        "old compositions that stay in training", "those that do not, any more",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+_ASKED = ("new_then_old", "old_then_new", "new_then_new")
+
+
+def confirmed_transfer_tests() -> str:
+    rows = [
+        [
+            f"`{row.asked.replace('_', ' ')}`", f"{row.natural:.2f}", f"{row.control:.2f}",
+            f"{row.difference:.2f} ({row.lowest:.2f} to {row.highest:.2f})",
+            f"{row.p:.3f}", f"{row.p_holm:.3f}", f"{row.above:.0f} of {row.n}",
+        ]
+        for row in table("confirmatory", "transfers_tests")
+        .rename(columns={"above_0.9": "above"})
+        .itertuples()
+    ]  # fmt: skip
+    header = (
+        "asked", "natural at its end, mean", "control, mean", "difference (single seeds)", "p",
+        "p (Holm)", "above 0.9",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
 CONFIRMATION = (confirmed_runs, confirmed_answers, confirmed_paths)

@@ -133,13 +133,41 @@ def test_the_pages_schedule_and_optimiser_are_what_they_say(example):
         np.testing.assert_array_equal(step["w"], wanted["w"])
 
 
-def test_each_run_has_its_own_numbers(example):
-    """The same runs alone: a schedule and an optimiser under vmap are those of one run."""
+def test_each_run_has_its_own_numbers(example, tmp_path):
+    """One of them alone: schedule, optimiser and block of a population are those of one run."""
     both = grokjax.load(example.parent / "w")
     rates = both.runs["optimizer.learning_rate"].tolist()
     assert rates == [1e-4, 3e-4]
     weights = [jax.tree.leaves(both.parameters(i)["params"]) for i in (0, 1)]
     assert any(np.any(a != b) for a, b in zip(*weights, strict=True))
+    config = load_experiment(str(example), SMALL)
+    config.runs = config.runs[1:]
+    alone = grokjax.train_and_evaluate(config, tmp_path / "alone")
+    for a, b in zip(jax.tree.leaves(alone.parameters(0)["params"]), weights[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_an_experiment_of_another_folder_reads_one_and_keeps_its_functions(example, tmp_path):
+    file = tmp_path / "other.py"
+    file.write_text(
+        "from grokjax.settings import read_experiment\n\n\ndef get_config():\n"
+        f"    config, _ = read_experiment({str(example)!r})\n"
+        "    config.train.num_steps = 30\n    return config\n"
+    )
+    forget()
+    found, whole = load_experiment(str(file)), load_experiment(str(example))
+    assert found.optimizer.schedule == whole.optimizer.schedule
+    rate = learning_rate(OptimizerConfig(schedule=found.optimizer.schedule), numbers())
+    assert float(rate(9)) == 1
+    forget()
+    stored = json.loads((example.parent / "w" / "config.json").read_text())["config"]
+    file.write_text(
+        "from grokjax.settings import default_config\n\n\ndef get_config():\n"
+        "    config = default_config()\n"
+        f"    config.optimizer.schedule = {stored['optimizer']['schedule']!r}\n    return config\n"
+    )
+    with pytest.raises(UserError, match=r"schedules.py.*no such file; the path is relative to"):
+        load_experiment(str(file))  # which nobody has read here
 
 
 def experiment(folder, setting: str, code: str, value: str = "own.py:f"):
