@@ -99,7 +99,7 @@ def confirmed_transfers() -> str:
     header = (
         "source", "n", "`new then old`", "`old then new`", "`new then new`",
         "`new then old` half-way and at the end, means",
-        "old compositions that stay in training", "those that do not, any more",
+        "old compositions that stay in training", "compositions of pretraining",
     )  # fmt: skip
     return markdown(header, rows)
 
@@ -125,4 +125,7 @@ def confirmed_transfer_tests() -> str:
     return markdown(header, rows)
 
 
-CONFIRMATION = (confirmed_runs, confirmed_answers, confirmed_paths)
+CONFIRMATION = (
+    confirmed_runs, confirmed_answers, confirmed_paths, confirmed_transfers,
+    confirmed_transfer_tests,
+)  # fmt: skip

@@ -82,6 +82,8 @@ def test_curves_that_lack_rows_are_told_of(what, copied, capsys):
     assert f"{copied / 'curves.csv'}: {said}" in printed
     found = grokjax.load(copied)
     assert found.curves.step.max() == 60 and not found.curves.duplicated(["run_id", "step"]).any()
+    assert main(["compare", f"a={copied}", f"b={copied}", f"--out={copied / 'c.png'}"]) == 0
+    assert said.split(" of ")[0] + " of 14" in capsys.readouterr().out
     page = write_report(found).read_text()
     assert "What is shown is not whole:" in page and said.split(" of ")[0] + " of 14" in page
     assert "evaluations are missing" in capsys.readouterr().out
