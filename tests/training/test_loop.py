@@ -298,7 +298,7 @@ def test_raw_weights_are_reported_too(tmp_path):
 
 
 @pytest.mark.parametrize("folder, said", [
-    (PRETRAINING, "data: 8,215 training items a run\n"),
+    (PRETRAINING, "data: 8,215 training items a run; optimizer.weight_decay=0.6 keeps"),
     (FINETUNING, "982 compositions without one of their facts, 1 that contradict them"),
 ])  # fmt: skip
 def test_a_folder_fixes_the_data(folder, said, tmp_path, capsys):
