@@ -105,6 +105,10 @@ def test_the_sentences_on_new_facts_say_what_the_tables_do():
     assert (apart > 0).all() and apart.min() < 0.01 and (natural.new_then_old < 0.9).all()
     most = natural[["new_then_old", "old_then_new", "new_then_new"]].idxmax(axis=1)
     assert (most == "old_then_new").sum() == 7 and "in seven of eight natural seeds" in text
+    both = ends[ends.source_group == "both_hop_full"]
+    most = both[["new_then_old", "old_then_new", "new_then_new"]].idxmax(axis=1)
+    assert (most == "old_then_new").all() and "in all of both_hop_full's" in text
+    assert both.new_then_old.mean() < natural.new_then_old.mean()
     assert 0.35 < natural.train_inferred.mean() < 0.45 and "some four in ten" in text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from markdown_of_tables import how_many, markdown, spread, table
 
-from grokjax.base.names import STEPS_TO_ANSWER
+from grokjax.base.names import PATH_AT, STEPS_TO_ANSWER
 from grokjax.statistics.intervals import wilson
 
 
@@ -104,6 +104,23 @@ def confirmed_transfers() -> str:
     return markdown(header, rows)
 
 
+def confirmed_transfer_halves() -> str:
+    """Does the second half work, where some site carries the bridge of other old queries?"""
+    own = table("confirmatory", "transfers")
+    rows = []
+    for group, these in own.groupby("source_group"):
+        have = these[these.half_score >= PATH_AT]
+        parts = [have[f"half_{name}"] for name in ("old_patched", "new_patched")]
+        rows.append(
+            [group, f"{len(have)} of {len(these)}", *(spread(p) if len(p) else "" for p in parts)]
+        )
+    header = (
+        "source", "runs with such a site (0.5)", "old queries answered with its state put in",
+        "the same with the new relation",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
 _ASKED = ("new_then_old", "old_then_new", "new_then_new")
 
 
@@ -127,5 +144,5 @@ def confirmed_transfer_tests() -> str:
 
 CONFIRMATION = (
     confirmed_runs, confirmed_answers, confirmed_paths, confirmed_transfers,
-    confirmed_transfer_tests,
+    confirmed_transfer_tests, confirmed_transfer_halves,
 )  # fmt: skip
