@@ -120,7 +120,7 @@ def check_whole_stages(config):
 
 EXACTLY = """
 import test_patching
-for config in test_patching.NETWORKS:
+for config in test_patching.NETWORKS[::2]:  # what halts has the stages of one that does not
     test_patching.check_whole_stages(config)
 print("exact")
 """

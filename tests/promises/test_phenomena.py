@@ -20,7 +20,7 @@ def folder_config(**changes):
 
 
 def test_the_authors_folder_is_being_learned(tmp_path, capsys):
-    config = folder_config(**{"train.num_steps": 200})
+    config = folder_config(**{"train.num_steps": 120})
     curves = grokjax.train_and_evaluate(config, tmp_path).curves
     assert "8,215 training items a run\n" in capsys.readouterr().out
     assert np.log(147) > curves.loss.iloc[1] > curves.loss.iloc[-1] + 0.2

@@ -143,7 +143,7 @@ def test_none_is_lost_in_a_callback(tmp_path):
 
 
 def test_none_is_lost_once_there_is_something_to_save(tmp_path):
-    for trial in range(3):
+    for trial in range(2):
         workdir = tmp_path / f"w{trial}"
         process = start(workdir, "train", CONFIG, *SHORT, cache=tmp_path / "cache")
         wait_until(process, (workdir / "curves.csv").exists)

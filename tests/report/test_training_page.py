@@ -200,7 +200,7 @@ def test_identical_rows_are_one_run(tmp_path):
             {"seeds.init": 0} | nothing_added,
             {"seeds.init": 1} | natural,
         ],
-        "elsewhere": [nothing_added],
+        "elsewhere": [nothing_added, {"seeds.init": 2}, {"seeds.init": 3}],
     }.items():
         own = config.copy_and_resolve_references()
         own.runs = tuple(rows)
