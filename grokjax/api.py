@@ -17,6 +17,14 @@ Settings have [a page of their own](settings.md), functions of your own [another
 """
 _LONG = 120  # letters of a parameter with its annotation and default
 _ROOMS = ("grokjax", "grokjax.settings", "grokjax.analysis")
+# What functions of one's own are written with: docs/extending.md.
+_PARTS = {
+    "grokjax.data.task": (
+        "GENERALISATION", "HELD_OUT", "OTHER", "TRAINED", "Hidden", "ProbeType", "Task",
+    ),
+    "grokjax.data.queries": ("dataset_of", "vocabulary_of"),
+    "grokjax.model.layers": ("SwiGLU", "rms_norm", "untapped"),
+}  # fmt: skip
 
 
 class _Omitted:
@@ -29,9 +37,9 @@ class _Omitted:
 def page() -> str:
     """The whole page."""
     parts, told = [_HEAD], set()
-    for room in _ROOMS:
+    for room in (*_ROOMS, *_PARTS):
         module = importlib.import_module(room)
-        new = [name for name in sorted(module.__all__) if name not in told]
+        new = [n for n in _PARTS.get(room) or sorted(module.__all__) if n not in told]
         told |= set(new)
         parts.append(f"## `{room}`\n\n{_text(module.__doc__)}\n")
         parts += [_entry(name, getattr(module, name)) for name in new]

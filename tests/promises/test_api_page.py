@@ -21,6 +21,16 @@ def test_what_pythons_own_docstrings_say_is_not_on_it():
     assert max(map(len, re.findall(r"`.*?`", text))) < 300
 
 
+def test_what_extending_md_imports_is_told():
+    text, extending = page(), (ROOT / "docs" / "extending.md").read_text()
+    imports = re.findall(r"^from (grokjax[\w.]*) import (.*)$", extending, re.MULTILINE)
+    assert len(imports) > 4
+    for module, names in imports:
+        assert f"## `{module}`" in text
+        for name in names.split(", "):
+            assert re.search(rf"^### (class )?`{name}\b", text, re.MULTILINE), name
+
+
 def test_every_public_name_is_told():
     text = page()
     for name in {*grokjax.__all__, *grokjax.analysis.__all__}:
