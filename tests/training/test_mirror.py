@@ -74,6 +74,20 @@ def test_curves_are_mirrored(tmp_path, notes):
     assert [what for what, *_ in told].count("finish") == 2
 
 
+@pytest.mark.filterwarnings("default")  # its own are not ours
+def test_the_package_itself_takes_them_offline(tmp_path, monkeypatch):
+    """Where it is installed: `pip install -e '.[test,wandb]'`."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = tiny_config(train__mirror="wandb", train__num_steps=20, checkpoint__every=20)
+    config.model.update({"H_cycles": 1, "L_cycles": 1, "num_layers": 1})
+    config.runs = tuple({"optimizer.weight_decay": value} for value in (0.1, 1.0))
+    results = grokjax.train_and_evaluate(config, tmp_path / "w")
+    files = {path.name for path in (tmp_path / "w" / "wandb").glob("offline-run-*/*.wandb")}
+    assert files == {f"run-w-{run_hash}.wandb" for run_hash in results.runs.run_hash}
+
+
 def test_a_mirror_is_nobodys_identity():
     config = tiny_config()
     before = settings_hash(config)
