@@ -98,3 +98,16 @@ def test_mistakes_of_whole_models_are_one_line(good, wrong, said, tmp_path, caps
     error = refused(capsys, "train", tmp_path / "w", f"--config={file}", *OPTIONS)
     assert "model.kind=perceptron.py: " in error and said in error
     assert not (tmp_path / "w" / "config.json").exists()
+
+
+def test_a_model_that_is_missing_or_lacks_a_function_is_one_line(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "from tiny import fast\n\n\ndef get_config():\n    return fast(model__kind='nobody.py')\n"
+    )
+    with pytest.raises(UserError, match=r"model\.kind: nobody\.py: no such file; the path is"):
+        load_experiment(str(file))
+    (tmp_path / "nobody.py").write_text("def init(config, key):\n    return {}\n")
+    with pytest.raises(UserError, match=r"nobody\.py.*: the file has no function forward") as error:
+        grokjax.train_and_evaluate(load_experiment(str(file)), tmp_path / "w")
+    assert "\n" not in str(error.value) and not (tmp_path / "w" / "config.json").exists()
