@@ -19,6 +19,7 @@ from grokjax.base.names import FAILED
 from grokjax.base.text import HOW_FAR, counted
 from grokjax.runtime.interrupt import ended_with_us
 from grokjax.settings.config import flatten
+from grokjax.settings.declarations import SETTINGS
 from grokjax.settings.own_functions import is_own, is_own_file, values_of
 from grokjax.sweeps.plan import PLAN, Plan, PlannedPopulation, require_plan
 from launch import gke, local, slurm
@@ -210,7 +211,8 @@ def _experiment(args: argparse.Namespace, populations: Sequence[PlannedPopulatio
     Raises:
       UserError: they do, and it was not given.
     """
-    texts = [v for p in populations for v in flatten(p.config).values() if isinstance(v, str)]
+    settings = [s for p in populations for s in flatten(p.config).items()]
+    texts = [v for name, v in settings if name in SETTINGS and SETTINGS[name].own_file]
     own = next((p for text in texts for p in values_of(text) if is_own(p) or is_own_file(p)), "")
     if not own:
         return ""

@@ -63,10 +63,11 @@ def read_transfers(results: Results) -> TransferRuns:
     second reading of the paper's control group.
 
     Raises:
-      UserError: nothing was finetuned here.
+      UserError: nothing was finetuned here, or what was measured is lost.
     """
     if not results.config.transfer.source:
         raise UserError(f"{results.workdir}: holds no finetuning; see grokjax transfer")
+    results.require_curves()
     runs = usable_runs(results.runs)
     varied = [c for c in runs if "." in c and c.split(".")[-1] not in _NAMING and c not in SEEDS]
     varied = [c for c in varied if c not in ("data.regime", *HOP_SETTINGS)]  # the group's name

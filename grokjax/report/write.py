@@ -32,7 +32,6 @@ def write_report(
     """
     if figures not in LOOKS:
         raise UserError(f"--figures={figures}: give {' or '.join(LOOKS)}")
-    found.require_curves()
     if finetuning := found.finetuning:
         page = transfer_page.page(read_transfers(finetuning))
     else:

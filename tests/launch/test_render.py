@@ -77,7 +77,9 @@ def test_workers_are_given_the_experiment_whose_functions_a_row_names(name, valu
     rows, given = [SimpleNamespace(config=config)], tmp_path / "x.py"
     args = argparse.Namespace(config=f"{given}:small")
     assert submit._experiment(args, rows) == f"{given}:small"
-    assert submit._experiment(args, [SimpleNamespace(config=tiny_config())]) == ""
+    plain = tiny_config()
+    plain.name = "own.py"  # which names nothing
+    assert submit._experiment(args, [SimpleNamespace(config=plain)]) == ""
     with pytest.raises(UserError, match=r"m.py.*: is of an experiment; give it, --config=FILE"):
         submit._experiment(argparse.Namespace(config=None), rows)
 

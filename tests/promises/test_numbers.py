@@ -6,6 +6,8 @@ import numbers_of_pages as numbers
 import pytest
 from tiny import ROOT
 
+from grokjax.base.names import CATEGORIES
+
 # Sentences on the tables below; and of machines, told with the command that measured.
 _APART = ("## 1. What reproduces", "## 10. The confirmatory study: its plan")
 
@@ -103,10 +105,10 @@ def test_the_sentences_on_new_facts_say_what_the_tables_do():
     assert (runs.atomic_new == 1).all() and "all learn every new fact" in text
     apart = natural.new_then_old - control.new_then_old
     assert (apart > 0).all() and apart.min() < 0.01 and (natural.new_then_old < 0.9).all()
-    most = natural[["new_then_old", "old_then_new", "new_then_new"]].idxmax(axis=1)
+    most = natural[list(CATEGORIES)].idxmax(axis=1)
     assert (most == "old_then_new").sum() == 7 and "in seven of eight natural seeds" in text
     both = ends[ends.source_group == "both_hop_full"]
-    most = both[["new_then_old", "old_then_new", "new_then_new"]].idxmax(axis=1)
+    most = both[list(CATEGORIES)].idxmax(axis=1)
     assert (most == "old_then_new").all() and "in all of both_hop_full's" in text
     assert both.new_then_old.mean() < natural.new_then_old.mean()
     assert 0.35 < natural.train_inferred.mean() < 0.45 and "some four in ten" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from markdown_of_tables import how_many, markdown, spread, table
 
-from grokjax.base.names import PATH_AT, STEPS_TO_ANSWER
+from grokjax.base.names import CATEGORIES, PATH_AT, STEPS_TO_ANSWER
 from grokjax.statistics.intervals import wilson
 
 
@@ -91,7 +91,7 @@ def confirmed_transfers() -> str:
             [
                 f"{group}, {checkpoint}",
                 len(these),
-                *(spread(these[name]) for name in _ASKED),
+                *(spread(these[name]) for name in CATEGORIES),
                 f"{these.new_then_old_half_way.mean():.2f}, {these.new_then_old.mean():.2f}",
                 *(spread(these[name]) for name in ("kept_inferred", "train_inferred")),
             ]
@@ -119,9 +119,6 @@ def confirmed_transfer_halves() -> str:
         "the same with the new relation",
     )  # fmt: skip
     return markdown(header, rows)
-
-
-_ASKED = ("new_then_old", "old_then_new", "new_then_new")
 
 
 def confirmed_transfer_tests() -> str:

@@ -125,8 +125,9 @@ def test_without_any_curves_the_weights_are_still_there(trained, copied, tmp_pat
     found, whole = grokjax.load(copied), grokjax.load(trained)
     assert found.curves.empty and "no curves" in repr(found)
     jax.tree.map(np.testing.assert_array_equal, found.parameters(1), whole.parameters(1))
-    for command in (["report", str(copied)], ["transfer", *TRANSFER, f"--from={copied}"]):
-        assert main([*command, *([f"--workdir={tmp_path / 't'}"] * (len(command) > 2))]) == 2
+    finetuning = ["transfer", str(tmp_path / "t"), *TRANSFER, f"--from={copied}"]
+    for command in (["report", str(copied)], finetuning):
+        assert main(command) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
 

@@ -19,12 +19,11 @@ import numpy as np
 import pandas as pd
 
 import grokjax
-from grokjax.base.names import NEW_THEN_OLD
+from grokjax.base.names import CATEGORIES
 from grokjax.statistics.permutation import holm, permutation_test
 from grokjax.transfer.run import CONTROL
 
 FOLDER = pathlib.Path(__file__).parent
-ASKED = (NEW_THEN_OLD, "old_then_new", "new_then_new")
 KEPT = ("atomic_new", "kept_atomic", "kept_inferred", "id_atomic", "train_inferred")
 NAMED = ["group", "checkpoint", "step", "run_hash"]  # of the source, as `transfer` has them
 HALVES = ["component", "place", "position", "score", "accuracy", "old_patched", "new_patched"]
@@ -34,8 +33,8 @@ def rows(workdir):
     """Of one finetuning workdir, each run's."""
     results = grokjax.load(workdir)
     accuracy = results.curves.set_index(["run_id", "step"])
-    accuracy = accuracy[[f"{name}/answer_accuracy" for name in (*ASKED, *KEPT)]]
-    accuracy.columns = [*ASKED, *KEPT]
+    accuracy = accuracy[[f"{name}/answer_accuracy" for name in (*CATEGORIES, *KEPT)]]
+    accuracy.columns = [*CATEGORIES, *KEPT]
     end = int(results.curves.step.max())
     table = results.runs[["run_id", "run_hash", "seeds.data"]].rename(
         columns={"run_hash": "finetuning"}
@@ -44,7 +43,7 @@ def rows(workdir):
         table[f"source_{name}"] = [c.transfer[name] for c in results.run_configs]
     table["steps"] = end
     table = table.join(accuracy.xs(end, level="step"), on="run_id")
-    half = accuracy.xs(end // 2, level="step")[list(ASKED)].add_suffix("_half_way")
+    half = accuracy.xs(end // 2, level="step")[list(CATEGORIES)].add_suffix("_half_way")
     halves = pd.read_csv(pathlib.Path(workdir) / "halves.csv").set_index("run_id")[HALVES]
     table = table.join(half, on="run_id").join(halves.add_prefix("half_"), on="run_id")
     return table.drop(columns="run_id")
@@ -55,7 +54,7 @@ def declared(table):
     ends = table[(table.source_checkpoint == "end")]
     ends = ends[ends.source_group.isin(["natural", CONTROL])]
     found = []
-    for asked in ASKED:
+    for asked in CATEGORIES:
         test = permutation_test(
             ends[asked], ends.source_group == "natural", ends["seeds.data"].tolist()
         )
